@@ -1,0 +1,3 @@
+export { constantTimeEqual, isAllZero } from './constant-time.ts'
+export type { CryptoProvider, KeySlot } from './provider.ts'
+export * from './keys/index.ts'

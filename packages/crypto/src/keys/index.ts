@@ -1,0 +1,5 @@
+export { clampX25519, CryptoError, KEY_BYTES, PublicKeyBytes, SecretKeyBytes, type CryptoErrorCode } from './key-bytes.ts'
+export { NodePrivateKey, NodePublicKey } from './node-key.ts'
+export { MachinePrivateKey, MachinePublicKey } from './machine-key.ts'
+export { DiscoPrivateKey, DiscoPublicKey } from './disco-key.ts'
+export { ChallengePrivateKey, ChallengePublicKey } from './challenge-key.ts'

@@ -1,0 +1,1 @@
+export type { CapGrant, FilterRule, NetPortRange, PortRange } from './filter-rule.ts'

@@ -1,0 +1,3 @@
+export { drain, runTimers, VirtualClock } from './virtual-clock.ts'
+export { SeededRandom } from './seeded-random.ts'
+export { MachineLawError, machineLaws, type MachineLawsSubject } from './machine-laws.ts'
