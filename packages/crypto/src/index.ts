@@ -1,3 +1,6 @@
 export { constantTimeEqual, isAllZero } from './constant-time.ts'
 export type { CryptoProvider, KeySlot } from './provider.ts'
+export { nobleProvider } from './noble-provider.ts'
+export { BOX_NONCE_BYTES, BOX_OVERHEAD_BYTES, boxSharedKey, openBox, sealBox } from './box.ts'
 export * from './keys/index.ts'
+export * from './noise/index.ts'

@@ -1,0 +1,73 @@
+import type { Instant, Machine } from '@meshwright/core'
+
+/** `setTimeout` fires at once for longer waits (a signed 32-bit number of milliseconds). */
+const LONGEST_WAIT_MS = 2_147_483_647
+
+/** A machine that is being driven: feed it, change it by its methods, stop it. */
+export interface Driver<Input> {
+  /** Feeds one event, performs what the machine then owes, and waits for its next deadline. */
+  feed(input: Input): void
+  /** Calls methods of the machine at the current time, then performs what it owes. */
+  act<Result>(change: (now: Instant) => Result): Result
+  /** Stops the timer; nothing is performed any more. */
+  stop(): void
+}
+
+/**
+ * Runs a machine in real time: drains its effects into `perform`, sets one timer to its deadline. What `perform` feeds back while
+ * effects are being drained is queued behind them, so a machine is never entered twice.
+ */
+export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () => Instant, perform: (output: Output) => void): Driver<Input> {
+  let timer: NodeJS.Timeout | undefined
+  let timerDue: Instant | undefined
+  let draining = false
+  let stopped = false
+
+  const settle = (): void => {
+    if (draining) return
+    draining = true
+    try {
+      for (let output = machine.pollOutput(); output !== undefined && !stopped; output = machine.pollOutput()) perform(output)
+    } finally {
+      draining = false
+    }
+    schedule()
+  }
+
+  const schedule = (): void => {
+    const due = stopped ? undefined : machine.pollTimeout()
+    if (due === timerDue && timer !== undefined) return
+    if (timer !== undefined) clearTimeout(timer)
+    timer = undefined
+    timerDue = due
+    if (due === undefined) return
+    // Rounded up: a timer that fires early finds nothing due and would spin.
+    timer = setTimeout(expire, Math.min(LONGEST_WAIT_MS, Math.max(0, Math.ceil(due - clock()))))
+  }
+
+  const expire = (): void => {
+    timer = undefined
+    timerDue = undefined
+    if (stopped) return
+    machine.handleTimeout(clock())
+    settle()
+  }
+
+  settle()
+  return {
+    feed(input: Input): void {
+      if (stopped) return
+      machine.handleInput(clock(), input)
+      settle()
+    },
+    act<Result>(change: (now: Instant) => Result): Result {
+      const result = change(clock())
+      settle()
+      return result
+    },
+    stop(): void {
+      stopped = true
+      schedule()
+    },
+  }
+}
