@@ -11,7 +11,7 @@ const USAGE = `usage: npm run conformance -- KIND --cases PATH [--json]
 
 Runs golden data through our code and reports what passed.
   KIND    one of ${KINDS.join(', ')}
-  PATH    a file or folder of that form (default: the shared data of the kind)
+  PATH    a file or folder of that form (default: the copy in tests/vectors, else the shared data)
   --json  print {kind, passed, total, groups, failures} alone on standard output
 
 Exit status: 0 every case passed, 1 a case failed, 2 no case, unknown form or wrong usage.

@@ -16,17 +16,20 @@ export class ByteWriter {
   }
 
   u8(value: number): this {
-    this.#view.setUint8(this.#grow(1), value)
+    const at = this.#grow(1) // first: growing replaces the view
+    this.#view.setUint8(at, value)
     return this
   }
 
   u16be(value: number): this {
-    this.#view.setUint16(this.#grow(2), value, false)
+    const at = this.#grow(2) // first: growing replaces the view
+    this.#view.setUint16(at, value, false)
     return this
   }
 
   u16le(value: number): this {
-    this.#view.setUint16(this.#grow(2), value, true)
+    const at = this.#grow(2) // first: growing replaces the view
+    this.#view.setUint16(at, value, true)
     return this
   }
 
@@ -35,22 +38,26 @@ export class ByteWriter {
   }
 
   u32be(value: number): this {
-    this.#view.setUint32(this.#grow(4), value, false)
+    const at = this.#grow(4) // first: growing replaces the view
+    this.#view.setUint32(at, value, false)
     return this
   }
 
   u32le(value: number): this {
-    this.#view.setUint32(this.#grow(4), value, true)
+    const at = this.#grow(4) // first: growing replaces the view
+    this.#view.setUint32(at, value, true)
     return this
   }
 
   u64be(value: bigint): this {
-    this.#view.setBigUint64(this.#grow(8), value, false)
+    const at = this.#grow(8) // first: growing replaces the view
+    this.#view.setBigUint64(at, value, false)
     return this
   }
 
   u64le(value: bigint): this {
-    this.#view.setBigUint64(this.#grow(8), value, true)
+    const at = this.#grow(8) // first: growing replaces the view
+    this.#view.setBigUint64(at, value, true)
     return this
   }
 
