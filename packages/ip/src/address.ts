@@ -1,3 +1,4 @@
+import { MeshwrightError } from '@meshwright/core'
 import { Address4, Address6 } from 'ip-address'
 
 /** 4 for IPv4, 6 for IPv6. */
@@ -18,6 +19,18 @@ export class Ip {
   /** Copies 4 or 16 bytes; `undefined` for any other length. */
   static fromBytes(bytes: Uint8Array): Ip | undefined {
     return bytes.length === 4 || bytes.length === 16 ? new Ip(Uint8Array.from(bytes)) : undefined
+  }
+
+  /** As {@link Ip.fromBytes} without a copy: the caller gives the 4 or 16 bytes away and must not touch them again. */
+  static fromOwnedBytes(bytes: Uint8Array): Ip {
+    if (bytes.length !== 4 && bytes.length !== 16) throw new MeshwrightError('IP_LENGTH', `an address has 4 or 16 bytes, not ${bytes.length}`)
+    return new Ip(bytes)
+  }
+
+  /** Copies the address that stands at `offset`; `undefined` when the bytes are not all there. */
+  static fromBytesAt(memory: Uint8Array, offset: number, family: IpFamily): Ip | undefined {
+    const end = offset + (family === 4 ? 4 : 16)
+    return offset >= 0 && end <= memory.length ? new Ip(memory.slice(offset, end)) : undefined
   }
 
   /** The canonical text form (RFC 5952 for IPv6), computed once: also the right key for a `Map`. */
