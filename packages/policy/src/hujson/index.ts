@@ -1,1 +1,5 @@
-export {}
+export { formatHuJson, HuJsonTree, type HuJsonResult, minimizeHuJson, parseHuJson, patchHuJson, standardizeHuJson } from './hujson.ts'
+export type { HuJsonError } from './parse.ts'
+export type { ArrayNode, Composite, LiteralNode, Member, ObjectNode, Trimmed, Value } from './tree.ts'
+export { literalKind, literalText } from './literal.ts'
+export type { ByteText } from './byte-text.ts'
