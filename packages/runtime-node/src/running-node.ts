@@ -1,0 +1,96 @@
+import type { Duplex } from 'node:stream'
+import type { MeshStatus, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
+
+/** How a node is started. */
+export interface MeshNodeOptions {
+  /** The control server's address, `https://control.example` or `http://127.0.0.1:8080`. */
+  readonly controlUrl: string
+  /** Where keys and preferences are kept, mode 0600, written atomically. Absent: in memory, for ephemeral nodes and tests. */
+  readonly stateFile?: string
+  readonly hostname?: string
+  /** A pre-auth key: logs in without a person. */
+  readonly authKey?: string
+  /** Logs out on `close`, so that the control server forgets the node. */
+  readonly ephemeral?: boolean
+  /** UDP port for WireGuard, disco and STUN; 0 or absent: any free one. */
+  readonly port?: number
+  readonly advertiseRoutes?: readonly string[]
+  readonly advertiseTags?: readonly string[]
+  readonly acceptRoutes?: boolean
+  readonly shieldsUp?: boolean
+  /** Loopback addresses count as endpoints: only for several nodes on one machine, as demos and tests have. */
+  readonly allowLoopback?: boolean
+  /** Never use UDP: everything goes by relay. For networks that block UDP, and for demos and tests of that. */
+  readonly blockUdp?: boolean
+  /** Start in the state `stopped` when the state file says so (daemons); embedders leave it out and are up. */
+  readonly respectStoredPrefs?: boolean
+  /** Called when a person must open a URL to log this node in. */
+  readonly onAuthUrl?: (url: string) => void
+  /** One line of what happens, without secrets; `level` is `debug`, `info` or `warn`. */
+  readonly log?: (level: 'debug' | 'info' | 'warn', line: string) => void
+}
+
+/** A connection over the mesh: a stream in `node:net` terms. */
+export interface MeshSocket extends Duplex {
+  readonly remoteAddress: string
+  readonly remotePort: number
+  readonly localAddress: string
+  readonly localPort: number
+}
+
+/** A listener on the mesh. */
+export interface MeshListener {
+  readonly port: number
+  close(): void
+}
+
+/** A UDP socket on the mesh. */
+export interface MeshUdpSocket {
+  readonly port: number
+  send(bytes: Uint8Array, port: number, address: string): void
+  close(): void
+}
+
+/** How `up` asks for a login. */
+export interface LoginOptions {
+  readonly authKey?: string
+  /** Makes a new node key even if the present one is still good. */
+  readonly forceReauth?: boolean
+  /** Turns to another control server: the node starts anew there. */
+  readonly controlUrl?: string
+}
+
+/** A node that runs. All of it works without root. */
+export interface RunningNode {
+  status(): MeshStatus
+  prefs(): Prefs
+  /** Resolves once the node is `running` and peers know it; rejects when `signal` aborts. */
+  ready(signal?: AbortSignal): Promise<void>
+  /** Changes preferences; they are on disk when it returns. */
+  setPrefs(change: Partial<Prefs>): void
+  /** Takes part: sets `wantRunning`, logs in where that is needed. */
+  up(login?: LoginOptions): void
+  /** Takes no part, stays known. */
+  down(): void
+  /** Tells the control server that this node's key is no more, and forgets it. */
+  logout(): Promise<void>
+  /** Connects to `host` (name of the mesh or address) and `port`. Rejects with a plain reason. */
+  dialTcp(host: string, port: number, options?: { readonly signal?: AbortSignal; readonly timeoutMs?: number }): Promise<MeshSocket>
+  /** Accepts connections from the mesh that the policy allows; port 0 chooses one. */
+  listenTcp(port: number, onConnection: (socket: MeshSocket) => void): MeshListener
+  /** Binds a UDP port on the mesh; port 0 chooses one. */
+  listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket
+  /** Addresses of a name: of the mesh first, then of the system. */
+  resolve(name: string): Promise<readonly string[]>
+  ping(address: string, kind: PingKind, options?: { readonly timeoutMs?: number; readonly sizeBytes?: number }): Promise<PingResult>
+  /** Who stands behind `address` or `address:port`. */
+  whois(address: string): WhoIs | undefined
+  /** Blocks or frees UDP while running: see `MeshNodeOptions.blockUdp`. */
+  setUdpBlocked(blocked: boolean): void
+  /** The story of a path: candidates, probes, what was refused and what was chosen, as lines for people. */
+  explainPath(address: string): readonly string[]
+  /** Calls `listener` after every change of `status()` that a person would notice. Returns the way to stop it. */
+  onChange(listener: () => void): () => void
+  /** Stops everything; nothing of it keeps the process alive afterwards. */
+  close(): Promise<void>
+}
