@@ -1,1 +1,6 @@
-export {}
+export { classifyDatagram, type DatagramKind } from './classify.ts'
+export * from './stun/index.ts'
+export * from './disco/index.ts'
+export * from './netcheck/index.ts'
+export * from './paths/index.ts'
+export * from './portmap/index.ts'

@@ -1,1 +1,10 @@
-export {}
+export { DiscoBox, type DiscoBoxConfig, discoSender } from './envelope.ts'
+export { decodeDiscoMessage, type DiscoMessage, encodeDiscoMessage } from './message.ts'
+export { type DiscoPing, TX_ID_BYTES } from './ping.ts'
+export type { DiscoPong } from './pong.ts'
+export type { CallMeMaybe } from './call-me-maybe.ts'
+export { BIND_CHALLENGE_BYTES, type BindUdpRelay, type BindUdpRelayType } from './bind-udp-relay.ts'
+export type { UdpRelayEndpoint } from './udp-relay-endpoint.ts'
+export type { CallMeMaybeVia } from './call-me-maybe-via.ts'
+export type { AllocateUdpRelayRequest, AllocateUdpRelayResponse } from './allocate-udp-relay.ts'
+export { decodeGeneve, encodeGeneve, GENEVE_HEADER_BYTES, type GeneveHeader, isGeneve } from './geneve.ts'
