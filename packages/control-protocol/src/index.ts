@@ -114,3 +114,26 @@ export {
   type TokenRequest,
   type TokenResponse,
 } from './rpc.ts'
+export {
+  decodeInitiation,
+  formatHandshakeHeader,
+  INITIATION_BYTES,
+  MAX_RECORD_PLAINTEXT_BYTES,
+  NOISE_HANDSHAKE_HEADER,
+  NOISE_UPGRADE,
+  parseHandshakeHeader,
+  RESPONSE_BYTES,
+} from './noise-messages.ts'
+export { NoiseInitiator, type NoiseFailureCode, type NoiseInitiatorOptions, type NoiseInitiatorOutput, type NoiseReceived } from './noise-initiator.ts'
+export { NoiseResponder, type NoiseResponderInput, type NoiseResponderOptions, type NoiseResponderOutput } from './noise-responder.ts'
+export {
+  DEFAULT_MAX_MAP_FRAME_BYTES,
+  encodeKeepAliveChunk,
+  encodeMapChunk,
+  frameMapPayload,
+  MapChunkReader,
+  type MapChunkFailure,
+  type MapChunkReaderOptions,
+  type MapCompression,
+} from './map-chunk.ts'
+export { decodeZstdRaw, encodeZstdRaw } from './zstd.ts'
