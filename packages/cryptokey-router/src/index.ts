@@ -1,1 +1,1 @@
-export {}
+export { CryptokeyRouter, type CryptokeyRouterErrorCode, type RouteEntry } from './router.ts'
