@@ -1,0 +1,82 @@
+import { Bench } from 'tinybench'
+
+/** One thing to be timed: `run` does `count` units of work. */
+export interface Contender {
+  readonly name: string
+  /** Units of work that one call does (packets, look-ups); default 1. */
+  readonly count?: number
+  run(): void
+}
+
+/** A question that a benchmark file answers: contenders against a baseline that runs in the same process, interleaved. */
+export interface Question {
+  /** Unique over all files: `aead/1420`. */
+  readonly name: string
+  readonly unit: string
+  readonly baseline: Contender
+  readonly contenders: readonly Contender[]
+}
+
+/** The answer for one contender. */
+export interface Figure {
+  readonly name: string
+  readonly baseline: string
+  /** Median of the rounds' ratios: how many times the baseline's rate. */
+  readonly ratio: number
+  readonly min: number
+  readonly max: number
+  readonly rounds: number
+  /** Units per second of the contender and of the baseline, medians: only comparable on one machine. */
+  readonly rate: number
+  readonly baselineRate: number
+  readonly unit: string
+}
+
+const ROUNDS = 7
+const ROUND_MS = 40
+
+/** Times all contenders of a question and its baseline in turn, round by round. */
+export async function measure(question: Question, rounds: number = ROUNDS, roundMs: number = ROUND_MS): Promise<readonly Figure[]> {
+  const all = [question.baseline, ...question.contenders]
+  const rates = all.map((): number[] => [])
+  for (const each of all) for (let i = 0; i < 3; i += 1) each.run()
+  for (let round = 0; round <= rounds; round += 1) {
+    const bench = new Bench({ time: roundMs, warmup: round === 0, warmupTime: roundMs, iterations: 1 })
+    // The order turns from round to round, so that no contender always runs behind the same neighbour.
+    const order = all.map((_, i) => (i + round) % all.length)
+    for (const i of order) {
+      const contender = all[i]
+      if (contender !== undefined) bench.add(String(i), () => contender.run())
+    }
+    await bench.run()
+    if (round === 0) continue // warm-up
+    for (const task of bench.tasks) {
+      const i = Number(task.name)
+      const result = task.result
+      if (!('latency' in result)) throw new Error(`${question.name}: ${all[i]?.name ?? task.name} failed`, 'error' in result ? { cause: result.error } : undefined)
+      rates[i]?.push(((all[i]?.count ?? 1) * 1000) / result.latency.p50)
+    }
+  }
+  const base = rates[0] ?? []
+  return question.contenders.map((contender, i) => {
+    const own = rates[i + 1] ?? []
+    const ratios = own.map((rate, round) => rate / (base[round] ?? Number.NaN)).sort((a, b) => a - b)
+    return {
+      name: `${question.name}/${contender.name}`,
+      baseline: question.baseline.name,
+      ratio: median(ratios),
+      min: ratios[0] ?? Number.NaN,
+      max: ratios[ratios.length - 1] ?? Number.NaN,
+      rounds,
+      rate: median(own),
+      baselineRate: median(base),
+      unit: question.unit,
+    }
+  })
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? (sorted[middle] ?? Number.NaN) : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2
+}

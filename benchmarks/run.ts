@@ -1,0 +1,108 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { type Figure, measure, type Question } from './measure.ts'
+
+const HERE = import.meta.dirname
+const BASELINES = path.join(HERE, 'baselines', 'ratios.json')
+/** A ratio under this share of the recorded one is measured again, up to twice, and then fails. */
+const TOLERANCE = 0.7
+const REPEATS = 2
+
+const USAGE = `usage: npm run bench [-- --grep TEXT] [--json] [--check] [--record]
+
+Answers each question of benchmarks/*.bench.ts as a ratio to a baseline in the same run.
+  --grep TEXT  only questions whose name holds TEXT
+  --json       print {machine, figures} alone on standard output
+  --check      compare with benchmarks/baselines; what falls under ${TOLERANCE} of it is measured again twice, then fails
+  --record     write the ratios to benchmarks/baselines
+
+Exit status: 0 measured (and, with --check, nothing fell), 1 a ratio fell, 2 wrong usage.
+`
+
+interface Recorded {
+  readonly machine: string
+  readonly ratios: Readonly<Record<string, number>>
+}
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: { grep: { type: 'string' }, json: { type: 'boolean' }, check: { type: 'boolean' }, record: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+  })
+  if (values.help === true) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  const machine = `${os.cpus()[0]?.model ?? 'unknown'}, ${os.cpus().length} cores, ${process.platform} ${process.arch}, Node ${process.versions.node}`
+  const questions = (await allQuestions()).filter((question) => question.name.includes(values.grep ?? ''))
+  if (questions.length === 0) {
+    process.stderr.write(`bench: no question has '${values.grep ?? ''}' in its name\n`)
+    return 2
+  }
+  const recorded = values.check === true ? readRecorded() : undefined
+  const figures: Figure[] = []
+  const fallen: string[] = []
+  if (values.json !== true) process.stdout.write(`${machine}\n\n`)
+  for (const question of questions) {
+    process.stderr.write(`${question.name}...\r`)
+    let measured = await measure(question)
+    for (let again = 0; recorded !== undefined && again < REPEATS && fell(measured, recorded).length > 0; again += 1) measured = best(measured, await measure(question))
+    figures.push(...measured)
+    if (recorded !== undefined) fallen.push(...fell(measured, recorded))
+    if (values.json !== true) for (const figure of measured) process.stdout.write(`${row(figure, recorded)}\n`)
+  }
+  if (values.record === true) {
+    const kept = existsSync(BASELINES) && values.grep !== undefined ? readRecorded().ratios : {}
+    const ratios = { ...kept, ...Object.fromEntries(figures.map((figure) => [figure.name, Number(figure.ratio.toPrecision(3))])) }
+    writeFileSync(BASELINES, `${JSON.stringify({ machine, ratios } satisfies Recorded, null, 2)}\n`)
+  }
+  if (values.json === true) process.stdout.write(`${JSON.stringify({ machine, figures }, null, 2)}\n`)
+  for (const line of fallen) process.stderr.write(`bench: ${line}\n`)
+  return fallen.length > 0 ? 1 : 0
+}
+
+async function allQuestions(): Promise<readonly Question[]> {
+  const files = readdirSync(HERE).filter((name) => name.endsWith('.bench.ts')).sort()
+  const modules = await Promise.all(files.map(async (name) => (await import(`./${name}`)) as { questions(): Promise<readonly Question[]> | readonly Question[] }))
+  return (await Promise.all(modules.map((module) => module.questions()))).flat()
+}
+
+function readRecorded(): Recorded {
+  return JSON.parse(readFileSync(BASELINES, 'utf8')) as Recorded
+}
+
+function fell(figures: readonly Figure[], recorded: Recorded): readonly string[] {
+  return figures.flatMap((figure) => {
+    const before = recorded.ratios[figure.name]
+    if (before === undefined || figure.ratio >= before * TOLERANCE) return []
+    return [`${figure.name} fell to ${figure.ratio.toFixed(2)} times ${figure.baseline}; ${before} is recorded (${recorded.machine})`]
+  })
+}
+
+function best(a: readonly Figure[], b: readonly Figure[]): readonly Figure[] {
+  return a.map((figure, i) => {
+    const other = b[i]
+    return other !== undefined && other.ratio > figure.ratio ? other : figure
+  })
+}
+
+function row(figure: Figure, recorded: Recorded | undefined): string {
+  const before = recorded?.ratios[figure.name]
+  const compared = before === undefined ? '' : `  recorded ${before.toFixed(2)}`
+  return `${figure.name.padEnd(46)} ${figure.ratio.toFixed(2).padStart(8)} x ${figure.baseline.padEnd(22)} [${figure.min.toFixed(2)}..${figure.max.toFixed(2)}] ${rate(figure.rate).padStart(9)} ${figure.unit}/s${compared}`
+}
+
+function rate(value: number): string {
+  return value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : value.toFixed(1)
+}
+
+main().then(
+  (status) => {
+    process.exitCode = status
+  },
+  (error: unknown) => {
+    process.stderr.write(`bench: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+    process.exitCode = 2
+  },
+)
