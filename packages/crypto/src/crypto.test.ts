@@ -38,13 +38,22 @@ describe.each(KINDS)('%s keys', (prefix, Private, Public) => {
     const secret = Private.generate(() => new Uint8Array(32).fill(255))
     expect([secret.secretBytes[0]! & 7, secret.secretBytes[31]! >> 6]).toEqual([0, 1])
     const copy = Private.fromBytes(secret.secretBytes)!
-    expect(copy.equals(secret)).toBe(true)
+    expect(constantTimeEqual(copy.secretBytes, secret.secretBytes)).toBe(true)
     copy.destroy()
     expect(() => copy.secretBytes).toThrow(expect.objectContaining({ code: 'CRYPTO_KEY_DESTROYED' }))
-    expect(secret.equals(Private.fromBytes(secret.secretBytes)!)).toBe(true)
+    expect(isAllZero(secret.secretBytes)).toBe(false) // a copy was destroyed, not this one
     expect(Public.zero().isZero).toBe(true)
     expect(secret.publicKey().isZero).toBe(false)
   })
+})
+
+test('keys of one kind are equal by their bytes', () => {
+  const secret = NodePrivateKey.generate(random.bytes)
+  const other = NodePrivateKey.generate(random.bytes)
+  expect(secret.equals(NodePrivateKey.fromBytes(secret.secretBytes)!)).toBe(true)
+  expect(secret.equals(other)).toBe(false)
+  expect(secret.publicKey().equals(NodePublicKey.fromBytes(secret.publicKey().bytes)!)).toBe(true)
+  expect(secret.publicKey().equals(other.publicKey())).toBe(false)
 })
 
 describe('boxes', () => {
