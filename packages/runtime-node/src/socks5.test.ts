@@ -1,0 +1,64 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Server } from 'node:net'
+import { afterEach, expect, test } from 'vitest'
+import { createSocks5Server } from './socks5.ts'
+
+const open: Server[] = []
+afterEach(() => {
+  for (const server of open.splice(0)) server.close()
+})
+
+async function listen(server: Server): Promise<number> {
+  open.push(server)
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return (server.address() as AddressInfo).port
+}
+
+async function talk(port: number, pieces: readonly Buffer[], expectBytes: number): Promise<Buffer> {
+  const socket = connect(port, '127.0.0.1')
+  const seen: Buffer[] = []
+  socket.on('data', (bytes) => seen.push(bytes))
+  for (const piece of pieces) {
+    socket.write(piece)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  while (Buffer.concat(seen).length < expectBytes && !socket.destroyed && !socket.readableEnded) await Promise.race([once(socket, 'data'), once(socket, 'close')])
+  socket.destroy()
+  return Buffer.concat(seen)
+}
+
+const name = (text: string): Buffer => Buffer.from([5, 1, 0, 3, text.length, ...Buffer.from(text), 0, 80])
+
+test('a name is dialled and bytes pass both ways, also when requests come byte by byte', async () => {
+  const echo = await listen(createServer((socket) => socket.pipe(socket)))
+  const asked: string[] = []
+  const port = await listen(
+    createSocks5Server(async (host, dialled) => {
+      asked.push(`${host}:${dialled}`)
+      const socket = connect(echo, '127.0.0.1')
+      await once(socket, 'connect')
+      return socket
+    }),
+  )
+  const request = Buffer.concat([Buffer.of(5, 1, 0), name('db.mesh')])
+  const answer = await talk(port, [...[...request].map((byte) => Buffer.of(byte)), Buffer.from('hello')], 2 + 10 + 5)
+  expect(answer.subarray(0, 4)).toEqual(Buffer.of(5, 0, 5, 0))
+  expect(answer.subarray(12).toString()).toBe('hello')
+  await talk(port, [Buffer.of(5, 1, 0), Buffer.of(5, 1, 0, 1, 100, 64, 0, 1, 1, 187)], 12)
+  await talk(port, [Buffer.of(5, 1, 0), Buffer.from([5, 1, 0, 4, 0xfd, 0x7a, ...new Array<number>(13).fill(0), 1, 1, 187])], 12)
+  expect(asked).toEqual(['db.mesh:80', '100.64.0.1:443', 'fd7a:0:0:0:0:0:0:1:443'])
+})
+
+test.each([['ECONNREFUSED', 5], ['ETIMEDOUT', 6], ['EHOSTUNREACH', 4], ['ENOTFOUND', 4], ['EACCES', 2], ['EOTHER', 1]])('a dial that fails with %s is answered with reply %d', async (code, expected) => {
+  const port = await listen(createSocks5Server(() => Promise.reject(Object.assign(new Error(code), { code }))))
+  expect((await talk(port, [Buffer.of(5, 1, 0), name('x')], 12))[3]).toBe(expected)
+})
+
+test('other commands, other versions, missing methods and endless requests are refused', async () => {
+  const port = await listen(createSocks5Server(() => Promise.reject(new Error('never asked'))))
+  expect((await talk(port, [Buffer.of(5, 1, 0), Buffer.from([5, 2, 0, 1, 1, 2, 3, 4, 0, 80])], 12))[3]).toBe(7)
+  expect((await talk(port, [Buffer.of(5, 1, 0), Buffer.from([5, 1, 0, 9, 1, 2])], 12))[3]).toBe(8)
+  expect([...(await talk(port, [Buffer.of(5, 1, 2)], 2))]).toEqual([5, 0xff])
+  expect((await talk(port, [Buffer.from('GET / HTTP/1.1\r\n\r\n')], 1)).length).toBe(0)
+})

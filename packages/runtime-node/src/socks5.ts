@@ -1,0 +1,148 @@
+import { createServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+
+const VERSION = 5
+const NO_AUTHENTICATION = 0
+const NO_ACCEPTABLE_METHOD = 0xff
+const COMMAND_CONNECT = 1
+const ADDRESS_IPV4 = 1
+const ADDRESS_NAME = 3
+const ADDRESS_IPV6 = 4
+const REPLY_OK = 0
+const REPLY_GENERAL_FAILURE = 1
+const REPLY_NOT_ALLOWED = 2
+const REPLY_HOST_UNREACHABLE = 4
+const REPLY_REFUSED = 5
+const REPLY_TIMED_OUT = 6
+const REPLY_COMMAND_NOT_SUPPORTED = 7
+const REPLY_ADDRESS_NOT_SUPPORTED = 8
+const MAX_REQUEST_BYTES = 600
+const REQUEST_TIMEOUT_MS = 10_000
+
+/** Connects to a host (name or address) and port, wherever that may be. The error's `code` (`ECONNREFUSED`, `ETIMEDOUT`...) becomes the reply. */
+export type Socks5Dial = (host: string, port: number) => Promise<Duplex>
+
+/**
+ * A SOCKS5 proxy (RFC 1928: CONNECT with names, IPv4 and IPv6, without authentication) over any way to dial: the door from a computer's
+ * own programs into a mesh. Listen on loopback only: whoever reaches the port speaks with this node's rights.
+ */
+export function createSocks5Server(dial: Socks5Dial): Server {
+  return createServer((socket) => {
+    serve(socket, dial).catch(() => socket.destroy())
+  })
+}
+
+async function serve(socket: Socket, dial: Socks5Dial): Promise<void> {
+  socket.on('error', () => socket.destroy())
+  socket.setNoDelay(true)
+  const reader = new RequestReader(socket)
+  const greeting = await reader.take(2)
+  const methods = greeting && (await reader.take(greeting[1] ?? 0))
+  if (greeting?.[0] !== VERSION || methods === undefined) {
+    socket.destroy()
+    return
+  }
+  if (!methods.includes(NO_AUTHENTICATION)) {
+    socket.end(Buffer.of(VERSION, NO_ACCEPTABLE_METHOD))
+    return
+  }
+  socket.write(Buffer.of(VERSION, NO_AUTHENTICATION))
+  const head = await reader.take(4)
+  if (head === undefined || head[0] !== VERSION) {
+    socket.destroy()
+    return
+  }
+  const host = await readHost(reader, head[3] ?? 0)
+  const port = await reader.take(2)
+  if (host === undefined || port === undefined) {
+    socket.end(reply(REPLY_ADDRESS_NOT_SUPPORTED))
+    return
+  }
+  if (head[1] !== COMMAND_CONNECT) {
+    socket.end(reply(REPLY_COMMAND_NOT_SUPPORTED))
+    return
+  }
+  let upstream: Duplex
+  try {
+    upstream = await dial(host, port.readUInt16BE(0))
+  } catch (error) {
+    socket.end(reply(replyFor(error)))
+    return
+  }
+  reader.release()
+  if (socket.destroyed) {
+    upstream.destroy()
+    return
+  }
+  socket.write(reply(REPLY_OK))
+  upstream.on('error', () => socket.destroy())
+  upstream.on('close', () => socket.destroy())
+  socket.on('close', () => upstream.destroy())
+  socket.pipe(upstream)
+  upstream.pipe(socket)
+}
+
+async function readHost(reader: RequestReader, type: number): Promise<string | undefined> {
+  if (type === ADDRESS_IPV4) return (await reader.take(4))?.join('.')
+  if (type === ADDRESS_IPV6) {
+    const bytes = await reader.take(16)
+    return bytes && Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(i * 2).toString(16)).join(':')
+  }
+  if (type !== ADDRESS_NAME) return undefined
+  const length = await reader.take(1)
+  const name = length && (await reader.take(length[0] ?? 0))
+  return name === undefined || name.length === 0 ? undefined : name.toString('latin1')
+}
+
+function reply(code: number): Buffer {
+  return Buffer.of(VERSION, code, 0, ADDRESS_IPV4, 0, 0, 0, 0, 0, 0)
+}
+
+function replyFor(error: unknown): number {
+  const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined
+  if (code === 'ECONNREFUSED' || code === 'ECONNRESET') return REPLY_REFUSED
+  if (code === 'ETIMEDOUT') return REPLY_TIMED_OUT
+  if (code === 'EHOSTUNREACH' || code === 'ENETUNREACH' || code === 'ENOTFOUND') return REPLY_HOST_UNREACHABLE
+  if (code === 'EACCES') return REPLY_NOT_ALLOWED
+  return REPLY_GENERAL_FAILURE
+}
+
+/** Takes exactly as many bytes as a request needs, and leaves the rest of the stream alone. */
+class RequestReader {
+  readonly #socket: Socket
+  readonly #timer: NodeJS.Timeout
+  #taken = 0
+  #over = false
+
+  constructor(socket: Socket) {
+    this.#socket = socket
+    this.#timer = setTimeout(() => socket.destroy(), REQUEST_TIMEOUT_MS)
+    socket.once('close', () => {
+      this.#over = true
+      clearTimeout(this.#timer)
+    })
+  }
+
+  /** The next bytes, or `undefined` when the stream ends before, or the request is longer than any honest one. */
+  async take(length: number): Promise<Buffer | undefined> {
+    this.#taken += length
+    if (this.#taken > MAX_REQUEST_BYTES) return undefined
+    if (length === 0) return Buffer.alloc(0)
+    for (;;) {
+      const bytes = this.#socket.read(length) as Buffer | null
+      if (bytes !== null) return bytes.length === length ? bytes : undefined
+      if (this.#over || this.#socket.readableEnded) return undefined
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          for (const event of ['readable', 'end', 'close']) this.#socket.off(event, done)
+          resolve()
+        }
+        for (const event of ['readable', 'end', 'close']) this.#socket.on(event, done)
+      })
+    }
+  }
+
+  release(): void {
+    clearTimeout(this.#timer)
+  }
+}
