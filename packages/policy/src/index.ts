@@ -1,1 +1,1 @@
-export {}
+export { parsePolicy, POLICY_FIELDS, type ParsedPolicy } from './parse.ts'

@@ -1,0 +1,161 @@
+import { nearest, type Located, type Place, pointerPart, type Reporter } from './diagnostics.ts'
+import { literalKind, literalText } from './hujson/literal.ts'
+import type { ByteText } from './hujson/byte-text.ts'
+import type { Value } from './hujson/tree.ts'
+
+/** A JSON value deeper than this, inside the parts that are passed through unread, is refused: nothing that follows need fear its depth. */
+const MOST_DEPTH = 100
+
+/** A value of the tree and the pointer to it. */
+export interface Item {
+  readonly value: Value
+  readonly path: string
+}
+
+/** One member of an object. */
+export interface Entry {
+  readonly name: string
+  readonly nameAt: Place
+  readonly item: Item
+}
+
+/** Reads JSON shapes out of a HuJSON tree; whatever has another shape is reported and left out. */
+export class Decoder {
+  readonly #reporter: Reporter
+  readonly #lineStarts: number[] = [0]
+
+  constructor(text: ByteText, reporter: Reporter) {
+    this.#reporter = reporter
+    for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) this.#lineStarts.push(at + 1)
+  }
+
+  get reporter(): Reporter {
+    return this.#reporter
+  }
+
+  /** Where an item stands. */
+  placeOf(item: Item): Place {
+    return this.#place(item.value.start, item.path)
+  }
+
+  isNull(item: Item): boolean {
+    return item.value.trimmed.kind === 'literal' && item.value.trimmed.raw === 'null'
+  }
+
+  /** Members of an object in order; `null` counts as empty. Of duplicate names, all after the first are reported and left out. */
+  entries(item: Item, what: string): readonly Entry[] {
+    if (this.isNull(item)) return []
+    const { trimmed } = item.value
+    if (trimmed.kind !== 'object') {
+      this.shape(item, `${what} must be an object`)
+      return []
+    }
+    const entries: Entry[] = []
+    const seen = new Set<string>()
+    for (const member of trimmed.members) {
+      const name = member.name.trimmed.kind === 'literal' ? literalText(member.name.trimmed) : ''
+      const path = `${item.path}/${pointerPart(name)}`
+      const nameAt = this.#place(member.name.start, path)
+      if (seen.has(name)) {
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, { remedy: 'Keep one of them.' })
+        continue
+      }
+      seen.add(name)
+      entries.push({ name, nameAt, item: { value: member.value, path } })
+    }
+    return entries
+  }
+
+  /**
+   * Members of an object by their known names, matched without regard to case. Others are reported, except those that start with `#`
+   * where `comments` is set.
+   */
+  fields<Name extends string>(item: Item, what: string, known: readonly Name[], comments: boolean = false): ReadonlyMap<Name, Item> {
+    const found = new Map<Name, Item>()
+    for (const { name, nameAt, item: value } of this.entries(item, what)) {
+      if (comments && name.startsWith('#')) continue
+      const field = known.find((candidate) => candidate.toLowerCase() === name.toLowerCase())
+      if (field === undefined) {
+        const guess = nearest(name, known)
+        const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${JSON.stringify(guess)}?`
+        this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${JSON.stringify(name)}`, { remedy })
+      } else if (found.has(field)) {
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, { remedy: 'Keep one of them.' })
+      } else found.set(field, value)
+    }
+    return found
+  }
+
+  /** Elements of an array; absent or `null` gives `undefined`. */
+  elements(item: Item | undefined, what: string): readonly Item[] | undefined {
+    if (item === undefined || this.isNull(item)) return undefined
+    const { trimmed } = item.value
+    if (trimmed.kind !== 'array') {
+      this.shape(item, `${what} must be a list`)
+      return undefined
+    }
+    return trimmed.elements.map((value, i) => ({ value, path: `${item.path}/${i}` }))
+  }
+
+  /** A string, or `undefined` after a report. */
+  string(item: Item, what: string): Located<string> | undefined {
+    const { trimmed } = item.value
+    if (trimmed.kind === 'literal' && literalKind(trimmed) === 'string') return { value: literalText(trimmed), at: this.placeOf(item) }
+    this.shape(item, `${what} must be a string`)
+    return undefined
+  }
+
+  /** A string; absent or `null` gives `undefined`. */
+  optionalString(item: Item | undefined, what: string): Located<string> | undefined {
+    return item === undefined || this.isNull(item) ? undefined : this.string(item, what)
+  }
+
+  /** A list of strings; absent or `null` gives `undefined`. */
+  strings(item: Item | undefined, what: string): readonly Located<string>[] | undefined {
+    return this.elements(item, what)?.flatMap((element) => this.string(element, `every entry of ${what}`) ?? [])
+  }
+
+  /** A boolean; absent or `null` gives `undefined`. */
+  boolean(item: Item | undefined, what: string): boolean | undefined {
+    if (item === undefined || this.isNull(item)) return undefined
+    const { trimmed } = item.value
+    if (trimmed.kind === 'literal' && literalKind(trimmed) === 'boolean') return trimmed.raw === 'true'
+    this.shape(item, `${what} must be true or false`)
+    return undefined
+  }
+
+  /** The plain JSON value, for parts that are passed on unread. Objects have no prototype, so no name is special. */
+  json(item: Item, what: string, depth: number = 0): unknown {
+    const { trimmed } = item.value
+    if (depth > MOST_DEPTH) {
+      this.shape(item, `${what} is nested too deeply`)
+      return null
+    }
+    if (trimmed.kind === 'array') return trimmed.elements.map((value, i) => this.json({ value, path: `${item.path}/${i}` }, what, depth + 1))
+    if (trimmed.kind === 'object') {
+      const object: Record<string, unknown> = Object.create(null) as Record<string, unknown>
+      for (const { name, item: member } of this.entries(item, what)) object[name] = this.json(member, what, depth + 1)
+      return object
+    }
+    const kind = literalKind(trimmed)
+    if (kind === 'string') return literalText(trimmed)
+    if (kind === 'number') return Number(trimmed.raw)
+    return kind === 'null' ? null : trimmed.raw === 'true'
+  }
+
+  /** Reports a value of the wrong shape. */
+  shape(item: Item, message: string): void {
+    this.#reporter.report(this.placeOf(item), 'POLICY_SHAPE', message)
+  }
+
+  #place(offset: number, path: string): Place {
+    let low = 0
+    let high = this.#lineStarts.length
+    while (high - low > 1) {
+      const middle = (low + high) >>> 1
+      if ((this.#lineStarts[middle] ?? 0) <= offset) low = middle
+      else high = middle
+    }
+    return { line: low + 1, column: offset - (this.#lineStarts[low] ?? 0) + 1, offset, path }
+  }
+}
