@@ -37,8 +37,8 @@ async function serve(socket: Socket, dial: Socks5Dial): Promise<void> {
   socket.setNoDelay(true)
   const reader = new RequestReader(socket)
   const greeting = await reader.take(2)
-  const methods = greeting && (await reader.take(greeting[1] ?? 0))
-  if (greeting?.[0] !== VERSION || methods === undefined) {
+  const methods = greeting?.[0] === VERSION ? await reader.take(greeting[1] ?? 0) : undefined
+  if (methods === undefined) {
     socket.destroy()
     return
   }
@@ -107,42 +107,54 @@ function replyFor(error: unknown): number {
   return REPLY_GENERAL_FAILURE
 }
 
-/** Takes exactly as many bytes as a request needs, and leaves the rest of the stream alone. */
+/** Takes exactly as many bytes as a request needs, and gives the rest back to the stream. */
 class RequestReader {
   readonly #socket: Socket
   readonly #timer: NodeJS.Timeout
+  #bytes: Buffer = Buffer.alloc(0)
   #taken = 0
   #over = false
+  #wake: () => void = () => undefined
 
   constructor(socket: Socket) {
     this.#socket = socket
     this.#timer = setTimeout(() => socket.destroy(), REQUEST_TIMEOUT_MS)
-    socket.once('close', () => {
-      this.#over = true
-      clearTimeout(this.#timer)
-    })
+    socket.on('data', this.#onData)
+    for (const event of ['end', 'close']) socket.once(event, this.#onEnd)
   }
 
   /** The next bytes, or `undefined` when the stream ends before, or the request is longer than any honest one. */
   async take(length: number): Promise<Buffer | undefined> {
     this.#taken += length
     if (this.#taken > MAX_REQUEST_BYTES) return undefined
-    if (length === 0) return Buffer.alloc(0)
-    for (;;) {
-      const bytes = this.#socket.read(length) as Buffer | null
-      if (bytes !== null) return bytes.length === length ? bytes : undefined
-      if (this.#over || this.#socket.readableEnded) return undefined
+    while (this.#bytes.length < length) {
+      if (this.#over) return undefined
       await new Promise<void>((resolve) => {
-        const done = (): void => {
-          for (const event of ['readable', 'end', 'close']) this.#socket.off(event, done)
-          resolve()
-        }
-        for (const event of ['readable', 'end', 'close']) this.#socket.on(event, done)
+        this.#wake = resolve
       })
     }
+    const taken = this.#bytes.subarray(0, length)
+    this.#bytes = this.#bytes.subarray(length)
+    return taken
   }
 
+  /** Ends the reading; what came behind the request is the first to be read from the stream again. */
   release(): void {
     clearTimeout(this.#timer)
+    this.#socket.pause()
+    this.#socket.off('data', this.#onData)
+    if (this.#bytes.length > 0) this.#socket.unshift(this.#bytes)
+  }
+
+  readonly #onData = (bytes: Buffer): void => {
+    this.#bytes = Buffer.concat([this.#bytes, bytes])
+    if (this.#bytes.length > MAX_REQUEST_BYTES * 100) this.#socket.pause() // impatient, but honest: it may send before it is answered
+    this.#wake()
+  }
+
+  readonly #onEnd = (): void => {
+    this.#over = true
+    clearTimeout(this.#timer)
+    this.#wake()
   }
 }

@@ -40,8 +40,8 @@ test('a crash in the middle of a write leaves the old state', () => {
 
 test('a state that cannot be written says so and changes nothing', () => {
   const file = fresh()
-  StateFile.open(file).write({ a: '1' })
-  const state = StateFile.open(path.join(file, 'below-a-file'))
+  const state = StateFile.open(path.join(file, 'state')) // nothing there yet, so nothing is wrong yet
+  StateFile.open(file).write({ a: '1' }) // and now a file stands where its folder should
   expect(() => state.write({ a: '2' })).toThrow(expect.objectContaining({ code: 'STATE_FILE_UNWRITABLE' }))
   expect(state.read('a')).toBeUndefined()
 })
