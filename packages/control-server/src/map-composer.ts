@@ -1,0 +1,279 @@
+import { type UnixMillis, utf8Encode } from '@meshwright/core'
+import {
+  CAPVER_CERT_PIN,
+  CAPVER_DISPLAY_MESSAGES,
+  type CapMap,
+  type DERPMap,
+  formatJson,
+  formatTime,
+  type Hostinfo,
+  type Node,
+  TAGGED_DEVICES_USER_ID,
+  type UserProfile,
+  ZERO_TIME,
+} from '@meshwright/control-protocol'
+import type { AccessView } from './access.ts'
+import type { ControlServerConfig } from './config.ts'
+import { dnsConfigOf } from './dns-config.ts'
+import { servedRoutes } from './host-facts.ts'
+import { nodeFqdn } from './names.ts'
+import { addressesOf, patchBetween, type PeerImage, PeerImages } from './peer-images.ts'
+import type { NodeRecord } from './records.ts'
+import { displayNameOf, isExpired, loginNameOf } from './registration.ts'
+import type { State } from './state.ts'
+
+/** What one receiver has been told so far: every delta is the difference to it. */
+export class Delivered {
+  /** Nothing has been sent: the next frame is a full one. */
+  first = true
+  readonly peers: Map<number, PeerImage> = new Map()
+  readonly profiles: Map<number, string> = new Map()
+  /** Member of the frame to the JSON that it last had. */
+  readonly members: Map<string, string> = new Map()
+}
+
+/** Everything that frames are made of. */
+export interface World {
+  readonly state: State
+  access(): AccessView
+  config(): ControlServerConfig
+  wallNow(): UnixMillis
+  isOnline(nodeId: number): boolean
+}
+
+/** Who a frame is for. */
+export interface Receiver {
+  readonly nodeId: number
+  readonly capVersion: number
+  readonly delivered: Delivered
+  /** Without peers: for the one-shot request that asks so. */
+  readonly omitPeers: boolean
+}
+
+const NO_POLICY = 'no policy is set on the control server: all traffic is denied until an administrator sets one'
+const CAP = 'https://tailscale.com/cap/'
+
+/**
+ * Makes the frames that nodes get: a full one at first, then only what changed for that node. What has been delivered is remembered for
+ * each receiver, so a receiver that could not be written to for a while gets one frame with the sum of what it missed.
+ */
+export class MapComposer {
+  readonly #world: World
+  readonly #images = new PeerImages()
+  readonly #patches = new WeakMap<PeerImage, { readonly from: PeerImage; readonly json: string | undefined }>()
+  readonly #json = new WeakMap<object, string>()
+  #derp: { readonly map: DERPMap; readonly json: string; readonly unpinned: string } | undefined
+  #dns: { readonly config: ControlServerConfig; readonly json: string } | undefined
+
+  constructor(world: World) {
+    this.#world = world
+  }
+
+  /** The node changed, in its record or in what stands beside it. */
+  changed(nodeId: number): void {
+    if (this.#world.state.node(nodeId) === undefined) this.#images.forget(nodeId)
+    else this.#images.invalidate(nodeId)
+  }
+
+  /** Everything may have changed: the policy, the settings. */
+  allChanged(): void {
+    this.#images.invalidateAll()
+  }
+
+  /**
+   * The JSON of the next frame for a receiver, or `undefined` when there is nothing to tell. `dirty` names the nodes that may look
+   * different since the last frame; `undefined` means any of them.
+   */
+  compose(receiver: Receiver, dirty: ReadonlySet<number> | undefined): Uint8Array | undefined {
+    const { delivered } = receiver
+    const self = this.#world.state.node(receiver.nodeId)
+    if (self === undefined) return undefined
+    const parts: string[] = []
+    const member = (name: string, json: string): void => {
+      if (delivered.members.get(name) === json) return
+      delivered.members.set(name, json)
+      parts.push(`"${name}":${json}`)
+    }
+    // Order matters little to clients, but taking away stands before giving.
+    const whole = dirty === undefined || delivered.first || dirty.has(self.id)
+    if (whole) member('Node', formatJson(this.#selfNode(self)))
+    if (whole) {
+      const access = this.#world.access()
+      const config = this.#world.config()
+      member('PacketFilters', `{"base":${isExpired(self, this.#world.wallNow()) ? '[]' : this.#encode(access.filterFor(self.id))}}`)
+      member('SSHPolicy', this.#encode(access.sshFor(self.id)))
+      member('DERPMap', this.#derpMap(config.derpMap, receiver.capVersion))
+      member('DNSConfig', this.#dnsConfig(config))
+      member('Domain', JSON.stringify(config.baseDomain))
+      this.#health(access.active, receiver, member)
+    }
+    if (!receiver.omitPeers) this.#peers(self, delivered, whole ? undefined : dirty, parts)
+    this.#profiles(self, delivered, parts)
+    if (delivered.first) {
+      parts.push('"CollectServices":false')
+      if (!this.#world.config().logtail) parts.push('"Debug":{"DisableLogTail":true}')
+    }
+    delivered.first = false
+    if (parts.length === 0) return undefined
+    parts.push(`"ControlTime":"${formatTime(this.#world.wallNow())}"`)
+    return utf8Encode(`{${parts.join(',')}}`)
+  }
+
+  #peers(self: NodeRecord, delivered: Delivered, dirty: ReadonlySet<number> | undefined, parts: string[]): void {
+    const expired = isExpired(self, this.#world.wallNow())
+    const access = this.#world.access()
+    const visible = expired ? NOBODY : access.peersFor(self.id)
+    const ipv6Only = 'disable-ipv4' in access.attrsFor(self.id)
+    if (delivered.first) {
+      const images = [...visible].sort((a, b) => a - b).flatMap((id) => this.#image(self.id, id, ipv6Only) ?? [])
+      for (const image of images) delivered.peers.set(image.id, image)
+      parts.push(`"Peers":[${images.map((image) => image.json).join(',')}]`)
+      return
+    }
+    const removed: number[] = []
+    const changed: PeerImage[] = []
+    const patches: string[] = []
+    for (const id of dirty ?? new Set([...delivered.peers.keys(), ...visible])) {
+      if (id === self.id) continue
+      const before = delivered.peers.get(id)
+      const after = visible.has(id) ? this.#image(self.id, id, ipv6Only) : undefined
+      if (before === after) continue
+      if (after === undefined) {
+        delivered.peers.delete(id)
+        removed.push(id)
+        continue
+      }
+      delivered.peers.set(id, after)
+      const patch = before === undefined ? undefined : this.#patch(before, after)
+      if (patch === undefined) changed.push(after)
+      else patches.push(patch)
+    }
+    if (removed.length > 0) parts.push(`"PeersRemoved":${JSON.stringify(removed.sort((a, b) => a - b))}`)
+    if (changed.length > 0) parts.push(`"PeersChanged":[${changed.sort((a, b) => a.id - b.id).map((image) => image.json).join(',')}]`)
+    if (patches.length > 0) parts.push(`"PeersChangedPatch":[${patches.join(',')}]`)
+  }
+
+  #image(viewer: number, id: number, ipv6Only: boolean): PeerImage | undefined {
+    const record = this.#world.state.node(id)
+    if (record === undefined) return undefined
+    const access = this.#world.access()
+    const routes = record.advertisedRoutes.length === 0 ? NO_ROUTES : access.routesFor(viewer, id)
+    return this.#images.image(record, { routes, ipv6Only: ipv6Only || 'disable-ipv4' in access.attrsFor(id) }, () => ({
+      online: this.#world.isOnline(id),
+      expired: isExpired(record, this.#world.wallNow()),
+      capMap: access.peerAttrsFor(id),
+      baseDomain: this.#world.config().baseDomain,
+    }))
+  }
+
+  #patch(before: PeerImage, after: PeerImage): string | undefined {
+    const known = this.#patches.get(after)
+    if (known?.from === before) return known.json
+    const json = patchBetween(before, after)
+    this.#patches.set(after, { from: before, json })
+    return json
+  }
+
+  #profiles(self: NodeRecord, delivered: Delivered, parts: string[]): void {
+    const wanted = new Set<number>([self.userId ?? TAGGED_DEVICES_USER_ID])
+    for (const image of delivered.peers.values()) wanted.add(image.userId)
+    const profiles: string[] = []
+    for (const id of [...wanted].sort((a, b) => a - b)) {
+      const json = formatJson(this.#profile(id))
+      if (delivered.profiles.get(id) === json) continue
+      delivered.profiles.set(id, json)
+      profiles.push(json)
+    }
+    if (profiles.length > 0) parts.push(`"UserProfiles":[${profiles.join(',')}]`)
+  }
+
+  #profile(id: number): UserProfile {
+    const user = this.#world.state.user(id)
+    if (user === undefined) return { ID: id, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' }
+    return { ID: id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
+  }
+
+  #selfNode(node: NodeRecord): Node {
+    const config = this.#world.config()
+    const attrs = this.#world.access().attrsFor(node.id)
+    const addresses = addressesOf(node, 'disable-ipv4' in attrs)
+    const hostinfo: Hostinfo = node.hostinfo
+    const capMap: CapMap = {
+      [`${CAP}is-admin`]: [],
+      [`${CAP}ssh`]: [],
+      ...(config.taildrop && { [`${CAP}file-sharing`]: [] }),
+      'default-auto-update': [config.autoUpdate],
+      ...attrs,
+    }
+    return {
+      ID: node.id,
+      StableID: String(node.id),
+      Name: nodeFqdn(node.givenName, config.baseDomain),
+      User: node.userId ?? TAGGED_DEVICES_USER_ID,
+      Key: node.nodeKey,
+      KeyExpiry: node.expiry === undefined ? ZERO_TIME : formatTime(node.expiry),
+      Machine: node.machineKey,
+      ...(node.discoKey !== undefined && { DiscoKey: node.discoKey }),
+      Addresses: addresses,
+      AllowedIPs: [...addresses, ...servedRoutes(node)],
+      Endpoints: node.endpoints,
+      HomeDERP: node.homeRelay,
+      Hostinfo: { ...(hostinfo.OS !== undefined && { OS: hostinfo.OS }), Hostname: node.hostname, ...(hostinfo.RoutableIPs !== undefined && { RoutableIPs: hostinfo.RoutableIPs }) },
+      Created: formatTime(node.createdAt),
+      Cap: node.capVersion,
+      ...(node.tags.length > 0 && { Tags: node.tags }),
+      Online: true,
+      MachineAuthorized: true,
+      CapMap: capMap,
+    }
+  }
+
+  #health(active: boolean, receiver: Receiver, member: (name: string, json: string) => void): void {
+    if (receiver.capVersion >= CAPVER_DISPLAY_MESSAGES) {
+      const message = active ? null : { Title: 'No policy', Text: NO_POLICY, Severity: 'high', ImpactsConnectivity: true }
+      if (active && !receiver.delivered.members.has('DisplayMessages')) return
+      member('DisplayMessages', JSON.stringify({ 'meshwright-no-policy': message }))
+    } else {
+      if (active && !receiver.delivered.members.has('Health')) return
+      member('Health', JSON.stringify(active ? [] : [NO_POLICY]))
+    }
+  }
+
+  #derpMap(map: DERPMap, capVersion: number): string {
+    if (this.#derp?.map !== map) this.#derp = { map, json: formatJson(map), unpinned: formatJson(withoutPins(map)) }
+    return capVersion >= CAPVER_CERT_PIN ? this.#derp.json : this.#derp.unpinned
+  }
+
+  #dnsConfig(config: ControlServerConfig): string {
+    if (this.#dns?.config !== config) this.#dns = { config, json: formatJson(dnsConfigOf(config)) }
+    return this.#dns.json
+  }
+
+  #encode(value: object): string {
+    let json = this.#json.get(value)
+    if (json === undefined) {
+      json = formatJson(value)
+      this.#json.set(value, json)
+    }
+    return json
+  }
+}
+
+const NOBODY: ReadonlySet<number> = new Set()
+const NO_ROUTES: readonly string[] = []
+
+/** Clients before 1.82 take a certificate pin for a host name and never connect: for them the check is off. */
+function withoutPins(map: DERPMap): DERPMap {
+  if (map.Regions === undefined) return map
+  const regions = Object.entries(map.Regions).map(([id, region]) => [
+    id,
+    {
+      ...region,
+      Nodes: (region.Nodes ?? []).map((node) => {
+        const { CertName, ...rest } = node
+        return CertName?.startsWith('sha256-raw:') === true ? { ...rest, InsecureForTests: true } : node
+      }),
+    },
+  ])
+  return { ...map, Regions: Object.fromEntries(regions) }
+}

@@ -1,0 +1,198 @@
+import { after, earlier, type Instant, type RandomSource } from '@meshwright/core'
+import { encodeKeepAliveChunk, encodeMapChunk, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
+import type { RequestId } from './context.ts'
+import { Delivered, type MapComposer, type Receiver } from './map-composer.ts'
+
+const KEEPALIVE_MS = 50_000
+const KEEPALIVE_JITTER_MS = 9_000
+
+/** Packs JSON into a zstd frame, where the runtime can do that: without it frames are stored uncompressed. */
+export type Compressor = (json: Uint8Array) => Uint8Array
+
+/** What sessions owe the world. */
+export interface SessionSink {
+  chunk(stream: RequestId, bytes: Uint8Array): void
+  end(stream: RequestId): void
+}
+
+interface Session extends Receiver {
+  readonly stream: RequestId
+  readonly compression: MapCompression
+  /** Nodes that changed since its last frame; undefined: any. */
+  dirty: Set<number> | undefined
+  pending: boolean
+  /** The writer is full: nothing is composed until it drains. */
+  blocked: boolean
+  keepaliveDue: Instant
+}
+
+/**
+ * The open polls. Changes are collected for `batchMs` and told in one frame for each receiver; a receiver that does not read costs
+ * nothing but the list of what changed, and is dropped when it has not read for as long as a keepalive takes.
+ */
+export class MapSessions {
+  readonly #sessions = new Map<RequestId, Session>()
+  readonly #byNode = new Map<number, Session>()
+  readonly #composer: MapComposer
+  readonly #random: RandomSource
+  readonly #sink: SessionSink
+  readonly #compress: Compressor | undefined
+  #tickDue: Instant | undefined
+  #keepaliveDue: Instant | undefined
+
+  constructor(composer: MapComposer, random: RandomSource, sink: SessionSink, compress: Compressor | undefined) {
+    this.#composer = composer
+    this.#random = random
+    this.#sink = sink
+    this.#compress = compress
+  }
+
+  get size(): number {
+    return this.#sessions.size
+  }
+
+  /** When changes are due to be told. */
+  get tickDue(): Instant | undefined {
+    return this.#tickDue
+  }
+
+  /** When the first keepalive is due. */
+  get keepaliveDue(): Instant | undefined {
+    return this.#keepaliveDue
+  }
+
+  /** Whether the stream is one of ours. */
+  nodeOf(stream: RequestId): number | undefined {
+    return this.#sessions.get(stream)?.nodeId
+  }
+
+  /** Opens a poll with a full frame and ends an older poll of the same node. Gives the stream that was ended. */
+  open(now: Instant, stream: RequestId, nodeId: number, capVersion: number, zstd: boolean): RequestId | undefined {
+    const older = this.#byNode.get(nodeId)
+    const session: Session = {
+      stream,
+      nodeId,
+      capVersion,
+      compression: zstd ? 'zstd' : 'none',
+      delivered: new Delivered(),
+      omitPeers: false,
+      dirty: undefined,
+      pending: true,
+      blocked: false,
+      keepaliveDue: now,
+    }
+    this.#sessions.set(stream, session)
+    this.#byNode.set(nodeId, session)
+    if (older !== undefined) {
+      this.#sessions.delete(older.stream)
+      this.#sink.end(older.stream)
+    }
+    this.#send(now, session)
+    return older?.stream
+  }
+
+  /** One full frame and the end. */
+  fetch(stream: RequestId, nodeId: number, capVersion: number, zstd: boolean, omitPeers: boolean): void {
+    const frame = this.#composer.compose({ nodeId, capVersion, delivered: new Delivered(), omitPeers }, undefined)
+    if (frame !== undefined) this.#sink.chunk(stream, this.#encode(frame, zstd ? 'zstd' : 'none'))
+    this.#sink.end(stream)
+  }
+
+  /** The other side is gone. Gives the node whose poll it was. */
+  close(stream: RequestId): number | undefined {
+    const session = this.#sessions.get(stream)
+    if (session === undefined) return undefined
+    this.#drop(session)
+    return session.nodeId
+  }
+
+  /** Ends the poll of a node that may have none any more. Gives whether there was one. */
+  endNode(nodeId: number): boolean {
+    const session = this.#byNode.get(nodeId)
+    if (session === undefined) return false
+    this.#drop(session)
+    this.#sink.end(session.stream)
+    return true
+  }
+
+  /** These nodes changed: everybody who may see them is told with the next tick. */
+  changed(now: Instant, nodeIds: Iterable<number>, batchMs: number): void {
+    const ids = [...nodeIds]
+    if (ids.length === 0) return
+    for (const id of ids) this.#composer.changed(id)
+    for (const session of this.#sessions.values()) {
+      session.pending = true
+      for (const id of ids) session.dirty?.add(id)
+    }
+    this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
+  }
+
+  /** Anything may look different to anybody. */
+  allChanged(now: Instant, batchMs: number): void {
+    this.#composer.allChanged()
+    for (const session of this.#sessions.values()) {
+      session.pending = true
+      session.dirty = undefined
+    }
+    this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
+  }
+
+  /** The writer of a stream is full (`true`) or has drained. */
+  setBlocked(now: Instant, stream: RequestId, blocked: boolean): void {
+    const session = this.#sessions.get(stream)
+    if (session === undefined) return
+    session.blocked = blocked
+    if (!blocked && session.pending) this.#tickDue = earlier(this.#tickDue, now)
+  }
+
+  /** Tells everybody what changed. */
+  tick(now: Instant): void {
+    this.#tickDue = undefined
+    for (const session of this.#sessions.values()) if (session.pending && !session.blocked) this.#send(now, session)
+  }
+
+  /** Sends what keeps quiet polls alive; gives the nodes whose readers have stalled and were dropped. */
+  keepalive(now: Instant): number[] {
+    const stalled: Session[] = []
+    for (const session of this.#sessions.values()) {
+      if (now < session.keepaliveDue) continue
+      if (session.blocked) {
+        stalled.push(session)
+        continue
+      }
+      this.#sink.chunk(session.stream, encodeKeepAliveChunk(session.compression))
+      this.#arm(now, session)
+    }
+    for (const session of stalled) {
+      this.#drop(session)
+      this.#sink.end(session.stream)
+    }
+    this.#keepaliveDue = undefined
+    for (const session of this.#sessions.values()) this.#keepaliveDue = earlier(this.#keepaliveDue, session.keepaliveDue)
+    return stalled.map((session) => session.nodeId)
+  }
+
+  #send(now: Instant, session: Session): void {
+    const frame = this.#composer.compose(session, session.dirty)
+    session.pending = false
+    if (session.dirty === undefined) session.dirty = new Set()
+    else session.dirty.clear()
+    if (frame === undefined) return
+    this.#sink.chunk(session.stream, this.#encode(frame, session.compression))
+    this.#arm(now, session)
+  }
+
+  #encode(frame: Uint8Array, compression: MapCompression): Uint8Array {
+    return compression === 'zstd' && this.#compress !== undefined ? frameMapPayload(this.#compress(frame)) : encodeMapChunk(frame, compression)
+  }
+
+  #arm(now: Instant, session: Session): void {
+    session.keepaliveDue = after(now, KEEPALIVE_MS + ((this.#random(1)[0] ?? 0) / 256) * KEEPALIVE_JITTER_MS)
+    this.#keepaliveDue = earlier(this.#keepaliveDue, session.keepaliveDue)
+  }
+
+  #drop(session: Session): void {
+    this.#sessions.delete(session.stream)
+    if (this.#byNode.get(session.nodeId) === session) this.#byNode.delete(session.nodeId)
+  }
+}
