@@ -1,0 +1,152 @@
+import type { Instant } from '@meshwright/core'
+import type { CryptoProvider, KeySlot } from '@meshwright/crypto'
+import { REJECT_AFTER_TIME_MS } from './constants.ts'
+import type { SessionKeys } from './handshake.ts'
+import { ReplayWindow } from './replay-window.ts'
+
+const U32 = 0x1_0000_0000
+
+/** Where a session's message numbers bring changes; see `MessageLimits` of the device. */
+export interface CounterLimits {
+  readonly rekeyAfter: bigint
+  readonly rejectAfter: bigint
+}
+
+/** One pair of keys with a peer. `Owner` is whoever the index table must lead to: the peer. */
+export class Session<Owner> {
+  readonly owner: Owner
+  /** The index by which the peer addresses us. */
+  readonly localIndex: number
+  /** The index by which we address the peer. */
+  readonly remoteIndex: number
+  /** Whether we began the handshake: only the initiator renews by age. */
+  readonly initiator: boolean
+  readonly createdAt: Instant
+  readonly sendKey: KeySlot
+  readonly receiveKey: KeySlot
+  /** False after a change of our own key: the session still receives, but new packets wait for a new handshake. */
+  sendAllowed = true
+  /** False once the session has left its slots: its packets are unknown from then on. */
+  alive = true
+  #sendLow = 0
+  #sendHigh = 0
+  #window: ReplayWindow | undefined
+
+  /** Prepares the keys with the provider and overwrites the bytes given. */
+  constructor(owner: Owner, provider: CryptoProvider, keys: SessionKeys, localIndex: number, remoteIndex: number, initiator: boolean, now: Instant) {
+    this.owner = owner
+    this.localIndex = localIndex
+    this.remoteIndex = remoteIndex
+    this.initiator = initiator
+    this.createdAt = now
+    this.sendKey = provider.keySlot(keys.send)
+    this.receiveKey = provider.keySlot(keys.receive)
+    keys.send.fill(0)
+    keys.receive.fill(0)
+  }
+
+  /** The next message number. */
+  get sendCounter(): bigint {
+    return (BigInt(this.#sendHigh) << 32n) | BigInt(this.#sendLow)
+  }
+
+  /** Takes `count` message numbers out of circulation, beginning at `sendCounter`. The caller has checked the limit. */
+  advance(count: number): void {
+    const low = this.#sendLow + count
+    this.#sendLow = low % U32
+    if (low >= U32) this.#sendHigh += 1
+  }
+
+  /** Too old to send on. */
+  isExpiredForSending(now: Instant): boolean {
+    return now - this.createdAt >= REJECT_AFTER_TIME_MS
+  }
+
+  /** Too old to receive on: one limit inclusive, the other not, as in WireGuard/wireguard-go:device/{send,receive}.go. */
+  isExpiredForReceiving(now: Instant): boolean {
+    return now - this.createdAt > REJECT_AFTER_TIME_MS
+  }
+
+  /** Marks an authentic packet as received; `false` when it is a repeat. */
+  acceptCounter(low: number, high: number): boolean {
+    this.#window ??= new ReplayWindow()
+    return this.#window.accept(low, high)
+  }
+
+  /** Overwrites the keys. */
+  destroy(): void {
+    this.alive = false
+    this.sendKey.destroy()
+    this.receiveKey.destroy()
+  }
+}
+
+/**
+ * The three sessions of a peer (WireGuard/wireguard-go:device/noise-protocol.go, keypairs). Every slot receives; only `current` sends.
+ *
+ * | event | previous | current | next |
+ * |---|---|---|---|
+ * | handshake finished as initiator, next empty | current | new | empty |
+ * | handshake finished as initiator, next waiting | next | new | empty |
+ * | answered as responder | dropped | stays | new |
+ * | first packet on next | current | next | empty |
+ */
+export class SessionSlots<Owner> {
+  previous: Session<Owner> | undefined
+  current: Session<Owner> | undefined
+  next: Session<Owner> | undefined
+  readonly #dropped: (session: Session<Owner>) => void
+
+  /** @param dropped called with every session that leaves its slot, before its keys are overwritten */
+  constructor(dropped: (session: Session<Owner>) => void) {
+    this.#dropped = dropped
+  }
+
+  get isEmpty(): boolean {
+    return this.previous === undefined && this.current === undefined && this.next === undefined
+  }
+
+  installAsInitiator(session: Session<Owner>): void {
+    this.#drop(this.previous)
+    if (this.next !== undefined) {
+      this.#drop(this.current)
+      this.previous = this.next
+      this.next = undefined
+    } else {
+      this.previous = this.current
+    }
+    this.current = session
+  }
+
+  installAsResponder(session: Session<Owner>): void {
+    this.#drop(this.next)
+    this.#drop(this.previous)
+    this.previous = undefined
+    this.next = session
+  }
+
+  /** A packet has been authenticated on `session`: true when that confirmed it and made it current. */
+  confirm(session: Session<Owner>): boolean {
+    if (session !== this.next) return false
+    this.#drop(this.previous)
+    this.previous = this.current
+    this.current = session
+    this.next = undefined
+    return true
+  }
+
+  clear(): void {
+    this.#drop(this.previous)
+    this.#drop(this.current)
+    this.#drop(this.next)
+    this.previous = undefined
+    this.current = undefined
+    this.next = undefined
+  }
+
+  #drop(session: Session<Owner> | undefined): void {
+    if (session === undefined) return
+    this.#dropped(session)
+    session.destroy()
+  }
+}

@@ -1,0 +1,43 @@
+import type { Instant } from '@meshwright/core'
+import type { Peer } from './peer.ts'
+import type { Shared } from './shared.ts'
+import type { DeviceStatus, PeerStatus, WireGuardPath } from './types.ts'
+
+/** What is known of a peer; see `PeerStatus`. */
+export function peerStatus<Path extends WireGuardPath>(now: Instant, peer: Peer<Path>): PeerStatus<Path> {
+  const current = peer.sessions.current
+  return {
+    publicKey: peer.publicKey,
+    state: peer.state,
+    path: peer.path,
+    hasPresharedKey: peer.presharedKey !== undefined,
+    persistentKeepaliveSeconds: peer.timers.persistentMs / 1000,
+    latestHandshake: peer.latestHandshake,
+    sessionAgeMs: current === undefined ? undefined : now - current.createdAt,
+    receivedBytes: peer.receivedBytes,
+    sentBytes: peer.sentBytes,
+    receivedPackets: peer.receivedPackets,
+    sentPackets: peer.sentPackets,
+    stagedPackets: peer.stagedCount,
+    handshakesCompleted: peer.handshakesCompleted,
+    drops: peer.drops.snapshot(),
+  }
+}
+
+/** What is known of a device; see `DeviceStatus`. */
+export function deviceStatus<Path extends WireGuardPath>(
+  now: Instant,
+  shared: Shared<Path>,
+  peers: Iterable<Peer<Path>>,
+  underLoad: boolean,
+): DeviceStatus<Path> {
+  return {
+    publicKey: shared.identity?.publicKey,
+    provider: shared.provider.name,
+    mtu: shared.mtu,
+    underLoad,
+    cookieRepliesSent: shared.cookieRepliesSent,
+    drops: shared.drops.snapshot(),
+    peers: Array.from(peers, (peer) => peerStatus(now, peer)),
+  }
+}
