@@ -1,1 +1,14 @@
-export {}
+export { type EndpointRefusal, MESH_PREFIXES } from './endpoint-refusal.ts'
+export type { CandidateExplanation, PathExplanation, PathFacts, WhyNotDirect } from './explain.ts'
+export { type Path, type PathChangeReason, type PathPeer, type PathVia, samePath } from './path.ts'
+export {
+  type PathDrop,
+  PathFinder,
+  type PathFinderConfig,
+  type PathFinderInput,
+  type PathFinderOutput,
+  type PathFinderStatus,
+  type PingFailure,
+} from './path-finder.ts'
+export { betterPath, type MeasuredPath, type PathPreference } from './scoring.ts'
+export { HEARTBEAT_INTERVAL_MS, PING_TIMEOUT_MS, SESSION_ACTIVE_TIMEOUT_MS, TRUST_UDP_MS } from './timing.ts'
