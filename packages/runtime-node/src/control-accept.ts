@@ -1,0 +1,72 @@
+import type { IncomingMessage } from 'node:http'
+import http2 from 'node:http2'
+import type { Duplex } from 'node:stream'
+import { NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseResponder, type NoiseResponderOutput, parseHandshakeHeader } from '@meshwright/control-protocol'
+import { instant, type RandomSource } from '@meshwright/core'
+import { type ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, type MachinePublicKey, nobleProvider } from '@meshwright/crypto'
+import { ControlConnectionError, NoiseStream } from './control-dial.ts'
+
+/** How a server takes control connections. */
+export interface ControlAcceptOptions {
+  /** The server's Noise key. */
+  readonly machineKey: MachinePrivateKey
+  readonly random: RandomSource
+  readonly provider?: CryptoProvider
+  /** Whether clients get an early payload; default true. */
+  readonly earlyPayload?: boolean
+  /** The most requests that a client may have open at once; default 100. */
+  readonly maxConcurrentStreams?: number
+}
+
+/** A client that proved its machine key. */
+export interface AcceptedControl {
+  /** Authentication of every request of this connection. */
+  readonly machineKey: MachinePublicKey
+  /** Capability version that the client named. */
+  readonly version: number
+  readonly challenge: ChallengePrivateKey | undefined
+  /** HTTP/2: listen for `stream` in the same tick in which the promise resolves. */
+  readonly session: http2.ServerHttp2Session
+}
+
+const DEFAULT_MAX_STREAMS = 100
+const WINDOW_BYTES = 1_048_576
+
+/**
+ * Answers the upgrade request of a client (`POST /ts2021`, event `upgrade` of an HTTP server) and gives HTTP/2 inside the Noise channel.
+ * Refusals are answered with status 400 and the socket is closed; a handshake that fails is told to the client by an error frame.
+ * @throws RUNTIME_CONTROL_UPGRADE the request is no control upgrade; RUNTIME_CONTROL_CHANNEL the handshake failed
+ */
+export async function acceptControl(request: IncomingMessage, socket: Duplex, head: Uint8Array, options: ControlAcceptOptions): Promise<AcceptedControl> {
+  socket.on('error', () => socket.destroy())
+  const header = request.headers[NOISE_HANDSHAKE_HEADER.toLowerCase()]
+  const initiation = typeof header === 'string' ? parseHandshakeHeader(header) : undefined
+  if (request.method !== 'POST') throw refuse(socket, 'only POST is supported')
+  if (request.headers.upgrade?.toLowerCase() !== NOISE_UPGRADE) throw refuse(socket, `the Upgrade header must be ${NOISE_UPGRADE}`)
+  if (initiation === undefined) throw refuse(socket, `the ${NOISE_HANDSHAKE_HEADER} header is missing or not an initiation`)
+
+  const channel = new NoiseResponder({
+    provider: options.provider ?? nobleProvider,
+    random: options.random,
+    machineKey: options.machineKey,
+    ...(options.earlyPayload !== undefined && { earlyPayload: options.earlyPayload }),
+  })
+  socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: ${NOISE_UPGRADE}\r\nConnection: upgrade\r\n\r\n`)
+  channel.handleInput(instant(performance.now()), { type: 'initiation', bytes: initiation })
+  const stream = new NoiseStream(socket, channel)
+  const established = await new Promise<NoiseResponderOutput & { type: 'established' }>((resolve, reject) => {
+    stream.once('established', resolve)
+    stream.once('error', (cause: Error) => reject(new ControlConnectionError('RUNTIME_CONTROL_CHANNEL', cause.message, { cause })))
+    stream.begin(head)
+  })
+  const session = http2.performServerHandshake(stream, {
+    settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS, initialWindowSize: WINDOW_BYTES },
+  })
+  session.on('error', () => session.destroy())
+  return { machineKey: established.machineKey, version: established.version, challenge: established.challenge, session }
+}
+
+function refuse(socket: Duplex, reason: string): ControlConnectionError {
+  socket.end(`HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: ${reason.length + 1}\r\nConnection: close\r\n\r\n${reason}\n`)
+  return new ControlConnectionError('RUNTIME_CONTROL_UPGRADE', `a client's upgrade was refused: ${reason}`)
+}

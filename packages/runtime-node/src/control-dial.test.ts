@@ -1,0 +1,127 @@
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { ControlClient, type ControlClientOutput } from '@meshwright/control-client'
+import { encodeJson, encodeMapChunk, type MapResponse, type RegisterResponse } from '@meshwright/control-protocol'
+import { instant, isMeshwrightError } from '@meshwright/core'
+import { MachinePrivateKey } from '@meshwright/crypto'
+import { afterEach, expect, test } from 'vitest'
+import { acceptControl, type AcceptedControl } from './control-accept.ts'
+import { ControlTransport, dialControl, fetchControlKey } from './control-dial.ts'
+import { drive } from './drive.ts'
+import { systemRandom } from './random.ts'
+
+const serverKey = MachinePrivateKey.generate(systemRandom)
+const cleanups: (() => void)[] = []
+
+afterEach(() => {
+  for (const cleanup of cleanups.splice(0)) cleanup()
+})
+
+// A control server of a few lines: everything that `onControl` does not answer is 404.
+async function serve(onControl: (control: AcceptedControl) => void): Promise<string> {
+  const server = http.createServer((request, response) => {
+    if (!request.url?.startsWith('/key?v=')) return void response.writeHead(404).end('no such thing')
+    response.end(JSON.stringify({ legacyPublicKey: `mkey:${'0'.repeat(64)}`, publicKey: serverKey.publicKey().text }))
+  })
+  server.on('upgrade', (request, socket, head) => {
+    acceptControl(request, socket, head, { machineKey: serverKey, random: systemRandom }).then((control) => {
+      cleanups.push(() => control.session.destroy())
+      onControl(control)
+    }, () => {})
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+test('a request and its body pass through the channel both ways, with the machine key and version of the client', async () => {
+  const big = new Uint8Array(300_000).map((_, i) => i % 251)
+  let control: AcceptedControl | undefined
+  const url = await serve((accepted) => {
+    control = accepted
+    accepted.session.on('stream', (stream, headers) => {
+      const parts: Buffer[] = []
+      stream.on('data', (part: Buffer) => parts.push(part))
+      stream.on('end', () => {
+        stream.respond({ ':status': 200, 'x-path': headers[':path'] })
+        stream.end(Buffer.concat(parts))
+      })
+    })
+  })
+  const machineKey = MachinePrivateKey.generate(systemRandom)
+  const connection = await dialControl({ url, machineKey, random: systemRandom, version: 123 })
+  cleanups.push(() => connection.close())
+  const echoed = await new Promise<Uint8Array>((resolve, reject) => {
+    const parts: Uint8Array[] = []
+    connection.request(
+      { method: 'POST', path: '/machine/echo', headers: {}, body: big },
+      { response: (status) => expect(status).toBe(200), chunk: (bytes) => parts.push(bytes), end: () => resolve(Buffer.concat(parts)), failed: (message) => reject(new Error(message)) },
+    )
+  })
+  expect(Buffer.compare(Buffer.from(echoed), Buffer.from(big))).toBe(0)
+  expect(control?.machineKey.text).toBe(machineKey.publicKey().text)
+  expect(control?.version).toBe(123)
+  expect(connection.early?.nodeKeyChallenge).toBe(control?.challenge?.publicKey().text)
+})
+
+test('a wrong server key, another web server, a closed port and an address with a path are told apart', async () => {
+  const url = await serve(() => {})
+  const options = { machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom }
+  const code = (attempt: Promise<unknown>): Promise<unknown> => attempt.then(() => 'none', (error: unknown) => (isMeshwrightError(error) ? error.code : error))
+  expect(await code(dialControl({ ...options, url, serverKey: MachinePrivateKey.generate(systemRandom).publicKey() }))).toBe('RUNTIME_CONTROL_CHANNEL')
+  expect(await code(fetchControlKey({ url: 'http://127.0.0.1:1' }))).toBe('RUNTIME_CONTROL_UNREACHABLE')
+  expect(await code(fetchControlKey({ url: `${url}/path` }))).toBe('RUNTIME_CONTROL_URL')
+  const other = http.createServer((_request, response) => void response.writeHead(404).end('nothing here'))
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => other.close())
+  const otherUrl = `http://127.0.0.1:${(other.address() as AddressInfo).port}`
+  expect(await code(fetchControlKey({ url: otherUrl }))).toBe('RUNTIME_CONTROL_KEY')
+  expect(await code(dialControl({ ...options, url: otherUrl, serverKey: serverKey.publicKey() }))).toBe('RUNTIME_CONTROL_UPGRADE')
+})
+
+test('an upgrade without a handshake is answered with 400 and a reason', async () => {
+  const url = await serve(() => {})
+  const status = await new Promise<number | undefined>((resolve) => {
+    http.request(`${url}/ts2021`, { method: 'POST', headers: { Upgrade: 'tailscale-control-protocol', Connection: 'upgrade' } }, (response) => resolve(response.resume().statusCode)).end()
+  })
+  expect(status).toBe(400)
+})
+
+test('a control client registers, gets its map and follows a change over a real connection', async () => {
+  const url = await serve((control) => {
+    control.session.on('stream', (stream, headers) => {
+      stream.on('error', () => {})
+      const parts: Buffer[] = []
+      stream.on('data', (part: Buffer) => parts.push(part))
+      stream.on('end', () => {
+        const body = JSON.parse(Buffer.concat(parts).toString()) as { NodeKey: string; Stream?: boolean }
+        stream.respond({ ':status': 200 })
+        if (headers[':path'] === '/machine/register') {
+          const answer: RegisterResponse = { NodeKeyExpired: false, MachineAuthorized: true, AuthURL: '', Error: '', User: { ID: 1, DisplayName: 'Alice' } }
+          return void stream.end(encodeJson(answer))
+        }
+        if (body.Stream !== true) return void stream.end()
+        const first: MapResponse = { Node: { ID: 7, StableID: '7', Name: 'a.example.com.', User: 1, Key: body.NodeKey, Addresses: ['100.64.0.7/32'], MachineAuthorized: true } }
+        stream.write(encodeMapChunk(encodeJson(first), 'zstd'))
+        setTimeout(() => stream.write(encodeMapChunk(encodeJson({ Domain: 'example.com' }), 'none')), 20)
+      })
+    })
+  })
+  const client = new ControlClient({ random: systemRandom, wallClock: Date.now, hostinfo: { Hostname: 'a' } })
+  const seen: ControlClientOutput[] = []
+  await new Promise<void>((resolve) => {
+    const transport = new ControlTransport({ url, machineKey: client.machineKey, random: systemRandom }, (input) => driver.feed(input))
+    const driver = drive(client, () => instant(performance.now()), (output) => {
+      if (output.type === 'request' || output.type === 'cancel') transport.perform(output)
+      else seen.push(output)
+      if (output.type === 'netmap' && output.map.domain === 'example.com') resolve()
+    })
+    cleanups.push(() => driver.stop(), () => transport.close())
+    driver.act((at) => client.login(at, { authKey: 'k' }))
+  })
+  expect(seen.map((output) => output.type)).toEqual(['saveState', 'saveState', 'loginFinished', 'netmap', 'polling', 'netmap'])
+  expect(client.status()).toMatchObject({ state: 'running', polling: true })
+})

@@ -1,0 +1,398 @@
+import http from 'node:http'
+import http2 from 'node:http2'
+import https from 'node:https'
+import { Duplex } from 'node:stream'
+import {
+  CAPABILITY_VERSION,
+  decodeDocument,
+  decodeOverTLSPublicKeyResponse,
+  type EarlyNoise,
+  formatHandshakeHeader,
+  NOISE_HANDSHAKE_HEADER,
+  NOISE_UPGRADE,
+  NoiseInitiator,
+  type NoiseInitiatorOutput,
+  type NoiseResponderOutput,
+} from '@meshwright/control-protocol'
+import type { ControlClientOutput, ControlResponseInput } from '@meshwright/control-client'
+import { instant, type Machine, MeshwrightError, type RandomSource } from '@meshwright/core'
+import { type CryptoProvider, type MachinePrivateKey, MachinePublicKey, nobleProvider } from '@meshwright/crypto'
+
+/** Codes of the errors of dialling and accepting control connections. */
+export type ControlConnectionErrorCode =
+  | 'RUNTIME_CONTROL_URL'
+  | 'RUNTIME_CONTROL_UNREACHABLE'
+  | 'RUNTIME_CONTROL_KEY'
+  | 'RUNTIME_CONTROL_UPGRADE'
+  | 'RUNTIME_CONTROL_CHANNEL'
+
+/** A control connection that could not be made, or broke. */
+export class ControlConnectionError extends MeshwrightError<ControlConnectionErrorCode> {}
+
+/** How to reach a control server. */
+export interface ControlDialOptions {
+  /** `https://control.example.com` or `http://127.0.0.1:8080`, without a path. */
+  readonly url: string
+  readonly machineKey: MachinePrivateKey
+  /** The server's Noise key, where it is known; otherwise it is asked for, and with https the certificate vouches for the answer. */
+  readonly serverKey?: MachinePublicKey
+  readonly random: RandomSource
+  readonly provider?: CryptoProvider
+  /** Capability version; default: the one that this project speaks. */
+  readonly version?: number
+  /** For key, connection and handshake together; default 10 s. */
+  readonly timeoutMs?: number
+  /** Certificates (PEM) to trust instead of the system's. */
+  readonly ca?: string
+}
+
+/** One request inside the channel. */
+export interface ControlRequest {
+  readonly method: string
+  readonly path: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: Uint8Array | undefined
+}
+
+/** What becomes of a request: `response`, chunks, then `end` or `failed`; or `failed` at once. Nothing after `cancel`. */
+export interface ControlRequestEvents {
+  response(status: number, retryAfter: string | undefined): void
+  chunk(bytes: Uint8Array): void
+  end(): void
+  failed(message: string): void
+}
+
+/** HTTP/2 inside the Noise channel to one control server. */
+export interface ControlConnection {
+  readonly serverKey: MachinePublicKey
+  /** What the server said first, once it has. */
+  readonly early: EarlyNoise | undefined
+  /** False once the connection is closing: make a new one. */
+  readonly usable: boolean
+  /** Sends a request; the function given back resets it. */
+  request(request: ControlRequest, events: ControlRequestEvents): () => void
+  close(): void
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000
+const MAX_KEY_ANSWER_BYTES = 65_536
+const WINDOW_BYTES = 4_194_304
+
+/**
+ * Asks for a server's Noise key: `GET /key`.
+ * @throws RUNTIME_CONTROL_URL, RUNTIME_CONTROL_UNREACHABLE, RUNTIME_CONTROL_KEY
+ */
+export async function fetchControlKey(options: Pick<ControlDialOptions, 'url' | 'version' | 'timeoutMs' | 'ca'>): Promise<MachinePublicKey> {
+  const base = parseBase(options.url)
+  const request = start(base, `/key?v=${options.version ?? CAPABILITY_VERSION}`, 'GET', {}, options)
+  const body = await new Promise<Uint8Array>((resolve, reject) => {
+    request.once('error', (cause) => reject(unreachable(base, cause)))
+    request.once('response', (response) => {
+      const parts: Buffer[] = []
+      let bytes = 0
+      response.on('data', (part: Buffer) => {
+        bytes += part.length
+        if (bytes > MAX_KEY_ANSWER_BYTES) request.destroy(new Error('the answer is too long'))
+        else parts.push(part)
+      })
+      response.once('error', (cause) => reject(unreachable(base, cause)))
+      response.once('end', () => {
+        if (response.statusCode === 200) return resolve(Buffer.concat(parts))
+        const text = Buffer.concat(parts).toString('utf8', 0, 200).trim()
+        reject(new ControlConnectionError('RUNTIME_CONTROL_KEY', `${base.origin}/key answered with status ${response.statusCode ?? 0}: ${text}`, NOT_A_CONTROL_SERVER))
+      })
+    })
+    request.end()
+  })
+  const decoded = decodeDocument(decodeOverTLSPublicKeyResponse, body)
+  const key = decoded.ok ? MachinePublicKey.parse(decoded.value.publicKey) : undefined
+  if (key === undefined || key.isZero) throw new ControlConnectionError('RUNTIME_CONTROL_KEY', `${base.origin}/key does not name a Noise key`, NOT_A_CONTROL_SERVER)
+  return key
+}
+
+/**
+ * Connects to a control server: key, HTTP upgrade, Noise, HTTP/2.
+ * @throws RUNTIME_CONTROL_URL, RUNTIME_CONTROL_UNREACHABLE, RUNTIME_CONTROL_KEY, RUNTIME_CONTROL_UPGRADE, RUNTIME_CONTROL_CHANNEL
+ */
+export async function dialControl(options: ControlDialOptions): Promise<ControlConnection> {
+  const base = parseBase(options.url)
+  const serverKey = options.serverKey ?? (await fetchControlKey(options))
+  const channel = new NoiseInitiator({
+    provider: options.provider ?? nobleProvider,
+    random: options.random,
+    machineKey: options.machineKey,
+    serverKey,
+    version: options.version ?? CAPABILITY_VERSION,
+  })
+  const socket = await upgrade(base, channel.initiation, options)
+  let early: EarlyNoise | undefined
+  const stream = new NoiseStream(socket.stream, channel)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => stream.destroy(new Error('the handshake took too long')), options.timeoutMs ?? DEFAULT_TIMEOUT_MS)
+      stream.once('established', () => {
+        clearTimeout(timer)
+        resolve()
+      })
+      stream.once('error', (cause: Error) => {
+        clearTimeout(timer)
+        reject(new ControlConnectionError('RUNTIME_CONTROL_CHANNEL', `no Noise channel to ${base.origin}: ${cause.message}`, { cause }))
+      })
+      stream.once('close', () => {
+        clearTimeout(timer)
+        reject(new ControlConnectionError('RUNTIME_CONTROL_CHANNEL', `${base.origin} closed the connection during the handshake`))
+      })
+      stream.on('early', (payload: EarlyNoise) => {
+        early = payload
+      })
+      stream.begin(socket.head)
+    })
+  } catch (error) {
+    stream.destroy()
+    throw error
+  }
+  const session = http2.connect(base.origin, { createConnection: () => stream, settings: { enablePush: false, initialWindowSize: WINDOW_BYTES } })
+  session.on('error', () => {}) // told to every request by its own 'error' or 'close'
+  session.once('connect', () => session.setLocalWindowSize(WINDOW_BYTES))
+  return {
+    serverKey,
+    get early() {
+      return early
+    },
+    get usable() {
+      return !session.closed && !session.destroyed && !stream.destroyed
+    },
+    request: (request, events) => send(session, base.host, request, events),
+    close: () => session.destroy(),
+  }
+}
+
+/**
+ * Carries the requests of a `ControlClient`: dials when there is something to send and no connection, shares one connection among all
+ * requests, and reports every end. Give it the client's `request` and `cancel` outputs; it calls `feed` with the client's inputs.
+ */
+export class ControlTransport {
+  readonly #options: ControlDialOptions
+  readonly #feed: (input: ControlResponseInput) => void
+  readonly #cancels = new Map<number, () => void>()
+  #connection: ControlConnection | undefined
+  #dialling: Promise<ControlConnection> | undefined
+  #closed = false
+
+  constructor(options: ControlDialOptions, feed: (input: ControlResponseInput) => void) {
+    this.#options = options
+    this.#feed = feed
+  }
+
+  /** Sends a request, or resets one. */
+  perform(output: Extract<ControlClientOutput, { type: 'request' | 'cancel' }>): void {
+    if (output.type === 'cancel') {
+      this.#cancels.get(output.id)?.()
+      this.#cancels.delete(output.id)
+      return
+    }
+    const { id } = output
+    let cancelled = false
+    this.#cancels.set(id, () => {
+      cancelled = true
+    })
+    this.#connect().then(
+      (connection) => {
+        if (cancelled || this.#closed) return
+        this.#cancels.set(id, connection.request(output, this.#events(id)))
+      },
+      (error: unknown) => {
+        if (cancelled || this.#closed) return
+        this.#cancels.delete(id)
+        this.#feed({ type: 'failed', id, message: error instanceof Error ? error.message : 'unknown failure' })
+      },
+    )
+  }
+
+  /** Closes the connection. Nothing is fed any more. */
+  close(): void {
+    this.#closed = true
+    this.#cancels.clear()
+    this.#connection?.close()
+    this.#connection = undefined
+  }
+
+  async #connect(): Promise<ControlConnection> {
+    if (this.#connection?.usable === true) return this.#connection
+    this.#dialling ??= dialControl(this.#options).finally(() => {
+      this.#dialling = undefined
+    })
+    const connection = await this.#dialling
+    if (this.#closed) connection.close()
+    else this.#connection = connection
+    return connection
+  }
+
+  #events(id: number): ControlRequestEvents {
+    const feed = (input: ControlResponseInput): void => {
+      if (!this.#closed) this.#feed(input)
+    }
+    return {
+      response: (status, retryAfter) => feed({ type: 'response', id, status, ...(retryAfter !== undefined && { retryAfter }) }),
+      chunk: (bytes) => feed({ type: 'chunk', id, bytes }),
+      end: () => {
+        this.#cancels.delete(id)
+        feed({ type: 'end', id })
+      },
+      failed: (message) => {
+        this.#cancels.delete(id)
+        feed({ type: 'failed', id, message })
+      },
+    }
+  }
+}
+
+/** Either end of the channel, as {@link NoiseStream} drives it. */
+type NoiseChannel = Machine<{ readonly type: 'received'; readonly bytes: Uint8Array }, NoiseInitiatorOutput | NoiseResponderOutput> & {
+  send(now: ReturnType<typeof instant>, plaintext: Uint8Array): boolean
+}
+
+/** The plaintext side of a Noise channel over a raw stream, as a duplex stream with back-pressure both ways. Emits `established` and `early` too. */
+export class NoiseStream extends Duplex {
+  readonly #raw: Duplex
+  readonly #channel: NoiseChannel
+
+  constructor(raw: Duplex, channel: NoiseChannel) {
+    super()
+    this.#raw = raw
+    this.#channel = channel
+  }
+
+  /** Starts reading; `head` is what had already been read from the raw stream. */
+  begin(head: Uint8Array): void {
+    this.#raw.on('data', (bytes: Buffer) => this.#received(bytes))
+    this.#raw.once('end', () => this.push(null))
+    this.#raw.once('error', (error) => this.destroy(error))
+    this.#raw.once('close', () => this.destroy())
+    this.drain()
+    if (head.length > 0) this.#received(head)
+  }
+
+  /** Performs what the channel owes. */
+  drain(): void {
+    for (let output = this.#channel.pollOutput(); output !== undefined; output = this.#channel.pollOutput()) {
+      if (output.type === 'transmit') this.#raw.write(output.bytes)
+      else if (output.type === 'data') {
+        if (!this.push(output.bytes)) this.#raw.pause()
+      } else if (output.type === 'failed') this.destroy(new MeshwrightError(output.code, output.message))
+      else if (output.type === 'early') this.emit('early', output.payload)
+      else this.emit('established', output)
+    }
+  }
+
+  override _read(): void {
+    if (this.#raw.isPaused()) this.#raw.resume()
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    if (!this.#channel.send(now(), chunk)) return done(new Error('the Noise channel is not open'))
+    this.drain()
+    if (this.#raw.writableNeedDrain) this.#raw.once('drain', () => done())
+    else done()
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#raw.end(() => done())
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#raw.destroy()
+    done(error)
+  }
+
+  #received(bytes: Uint8Array): void {
+    if (this.destroyed) return
+    this.#channel.handleInput(now(), { type: 'received', bytes })
+    this.drain()
+  }
+}
+
+const NOT_A_CONTROL_SERVER = { remedy: 'Check that the login server is the address of a control server.' }
+
+function now(): ReturnType<typeof instant> {
+  return instant(performance.now())
+}
+
+function parseBase(url: string): URL {
+  const base = URL.canParse(url) ? new URL(url) : undefined
+  if (base !== undefined && (base.protocol === 'http:' || base.protocol === 'https:') && base.pathname === '/' && base.username === '' && base.search === '') return base
+  throw new ControlConnectionError('RUNTIME_CONTROL_URL', `'${url}' is not the address of a control server`, { remedy: 'Give http://HOST:PORT or https://HOST, without a path.' })
+}
+
+function unreachable(base: URL, cause: Error): ControlConnectionError {
+  return new ControlConnectionError('RUNTIME_CONTROL_UNREACHABLE', `cannot reach ${base.origin}: ${cause.message === '' ? 'connection refused' : cause.message}`, { cause })
+}
+
+function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca'>): http.ClientRequest {
+  const settings = { method, headers, agent: false as const, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS) }
+  const url = new URL(path, base)
+  if (base.protocol === 'http:') return http.request(url, settings)
+  return https.request(url, { ...settings, ...(options.ca !== undefined && { ca: options.ca }) })
+}
+
+async function upgrade(base: URL, initiation: Uint8Array, options: ControlDialOptions): Promise<{ stream: Duplex; head: Uint8Array }> {
+  const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(initiation), 'Content-Length': '0' }
+  const request = start(base, '/ts2021', 'POST', headers, options)
+  return new Promise((resolve, reject) => {
+    request.once('error', (cause) => reject(unreachable(base, cause)))
+    request.once('response', (response) => {
+      response.destroy()
+      reject(
+        new ControlConnectionError('RUNTIME_CONTROL_UPGRADE', `${base.origin}/ts2021 answered with status ${response.statusCode ?? 0} instead of switching protocols`, {
+          remedy: 'If a reverse proxy stands before the server, let it pass WebSocket-like upgrades of POST requests.',
+        }),
+      )
+    })
+    request.once('upgrade', (response, stream, head) => {
+      if (response.headers.upgrade === NOISE_UPGRADE) return resolve({ stream, head })
+      stream.destroy()
+      reject(new ControlConnectionError('RUNTIME_CONTROL_UPGRADE', `${base.origin}/ts2021 switched to another protocol`))
+    })
+    request.end()
+  })
+}
+
+function send(session: http2.ClientHttp2Session, host: string, request: ControlRequest, events: ControlRequestEvents): () => void {
+  let over = false
+  const fail = (message: string): void => {
+    if (over) return
+    over = true
+    events.failed(message)
+  }
+  if (session.closed || session.destroyed) {
+    queueMicrotask(() => fail('the connection is closed'))
+    return () => {
+      over = true
+    }
+  }
+  const head = { ...request.headers, ':method': request.method, ':path': request.path, ':scheme': 'https', ':authority': host }
+  const stream = session.request(head, { endStream: request.body === undefined })
+  let ended = false
+  stream.on('response', (headers) => {
+    if (!over) events.response(headers[':status'] ?? 0, headers['retry-after'])
+  })
+  stream.on('data', (bytes: Buffer) => {
+    if (!over) events.chunk(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length))
+  })
+  stream.on('end', () => {
+    ended = true
+  })
+  stream.on('error', (error) => fail(error.message))
+  stream.on('close', () => {
+    if (over) return
+    if (!ended || stream.rstCode !== http2.constants.NGHTTP2_NO_ERROR) return fail(`the stream was reset (code ${stream.rstCode})`)
+    over = true
+    events.end()
+  })
+  if (request.body !== undefined) stream.end(request.body)
+  else stream.resume()
+  return () => {
+    over = true
+    stream.close(http2.constants.NGHTTP2_CANCEL)
+  }
+}
