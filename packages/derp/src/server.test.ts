@@ -1,7 +1,7 @@
 import { concatBytes, instant } from '@meshwright/core'
 import { NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
 import { parseIp } from '@meshwright/ip'
-import { drain, machineLaws, runTimers, SeededRandom, VirtualClock } from '@meshwright/testkit'
+import { drain, machineLaws, SeededRandom, VirtualClock } from '@meshwright/testkit'
 import { beforeEach, expect, test } from 'vitest'
 import {
   decodeFrame, DerpClient, type DerpFrame, DerpServer, type DerpServerInput, type DerpServerOptions, type DerpServerOutput, encodeFrame, formatDerpMetrics,
