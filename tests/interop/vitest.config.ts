@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config'
+
+// As the root configuration, for tests that need other programs and are therefore not part of `npm test`.
+const conditions: string[] = ['@meshwright/source', 'import', 'module', 'default']
+
+export default defineConfig({
+  resolve: { conditions },
+  ssr: { resolve: { conditions, externalConditions: conditions } },
+  test: {
+    include: ['tests/interop/**/*.interop.test.ts'],
+    testTimeout: 180_000,
+    hookTimeout: 120_000,
+    pool: 'forks',
+    fileParallelism: false,
+  },
+})
