@@ -138,6 +138,11 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     return this.#machineKey
   }
 
+  /** How many requests wait for an answer: a few at most, however the server behaves. */
+  get openRequests(): number {
+    return this.#requests.size
+  }
+
   /** The registered node key: the private key of WireGuard and relays; `undefined` before login. */
   get nodeKey(): NodePrivateKey | undefined {
     return this.#nodeKey
