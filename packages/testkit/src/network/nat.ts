@@ -68,6 +68,8 @@ interface Mapping {
   readonly inside: Endpoint
   readonly port: number
   lastOut: Instant
+  /** Something has come in by it. */
+  answered: boolean
   /** By remote address, or address and port, or '' for everybody: when it was last sent to. */
   readonly permissions: Map<string, Instant>
 }
@@ -129,8 +131,9 @@ export class Nat {
     const key = `${inside}|${spoilt ? `spoilt ${formatEndpoint(to)}` : destination}`
     let mapping = this.#byInside.get(key)
     if (mapping === undefined || this.#expired(now, mapping.lastOut)) {
-      if (mapping !== undefined) this.#byPort.delete(this.#portKey(mapping.inside, mapping.port))
-      mapping = { inside: from, port: this.#allocate(now, from, spoilt), lastOut: now, permissions: new Map() }
+      const old = mapping && this.#portKey(mapping.inside, mapping.port)
+      if (old !== undefined && this.#byPort.get(old) === mapping) this.#byPort.delete(old)
+      mapping = { inside: from, port: this.#allocate(now, from, spoilt), lastOut: now, answered: false, permissions: new Map() }
       this.#byInside.set(key, mapping)
       this.#byPort.set(this.#portKey(from, mapping.port), mapping)
     }
@@ -145,7 +148,14 @@ export class Nat {
     const mapping = this.#byPort.get(this.#portKey(to, to.port))
     const live = mapping !== undefined && !this.#expired(now, mapping.lastOut)
     const permitted = live ? mapping.permissions.get(dependentPart(this.#config.filtering, from)) : undefined
-    if (live && permitted !== undefined && !this.#expired(now, permitted)) return mapping.inside
+    if (live && permitted !== undefined && !this.#expired(now, permitted)) {
+      // The packet opens a flow, and answers follow it: back through this port, unless another flow to that place works already.
+      const key = `${formatEndpoint(mapping.inside)}|${dependentPart(this.#config.mapping, from)}`
+      const usual = this.#byInside.get(key)
+      if (usual === undefined || !usual.answered || this.#expired(now, usual.lastOut)) this.#byInside.set(key, mapping)
+      mapping.answered = true
+      return mapping.inside
+    }
     if (this.#config.earlyPacketSpoils) this.#spoilt.set(`${formatEndpoint(from)}|${to.port}`, now)
     return undefined
   }
