@@ -117,19 +117,19 @@ test('many rules with many sources, so that some are asked by their own set, giv
   filter.replace(rules, IpSet.everything)
   const view = new PacketView()
   let accepted = 0
-  for (let i = 0; i < 2000; i += 1) {
-    const [rule] = [random.pick(rules)]
-    const src = readAddresses(random.pick(rule?.SrcIPs ?? ['*']))
+  for (let i = 0; i < 400; i += 1) {
+    const rule = random.pick(rules)
+    const src = readAddresses(random.pick(rule.SrcIPs))
     const ip = src !== undefined && 'addresses' in src ? src.addresses.ranges()[0]?.first : undefined
     const dst = Ip.fromBytes(Uint8Array.of(10, 0, 0, 1))
     if (ip === undefined || dst === undefined || ip.family === 6) continue
-    const packet: Packet = { src: ip, dst, protocol: 6, port: random.chance(0.5) ? (rule?.DstPorts?.[0]?.Ports.First ?? 0) : random.below(400) }
+    const packet: Packet = { src: ip, dst, protocol: 6, port: random.chance(0.5) ? (rule.DstPorts?.[0]?.Ports.First ?? 0) : random.below(400) }
     view.at(encode(packet))
     const expected = oracle(rules, IpSet.everything, packet)
     expect(filter.checkIn(NOW, view).accept).toBe(expected)
     accepted += expected ? 1 : 0
   }
-  expect(accepted).toBeGreaterThan(500)
+  expect(accepted).toBeGreaterThan(100)
 })
 
 test('no bytes make the filter throw, and what it cannot read it drops', () => {
