@@ -1,0 +1,149 @@
+import { formatPrefix, type Ip, type Prefix } from '@meshwright/ip'
+import { BitSet } from './bits.ts'
+import type { Inventory, NodeRecord, ServedRoute } from './inventory.ts'
+import { type CompiledStatement, isServedBy, type Target } from './statements.ts'
+import type { TailnetNode } from './tailnet.ts'
+
+/** A peer as one node sees it. */
+export interface PeerView {
+  readonly node: TailnetNode
+  /** Its addresses that the viewer may use. */
+  readonly addresses: readonly Ip[]
+  /** Subnet routes that lead over this peer for the viewer: also its primary routes as the viewer is told them. */
+  readonly subnetRoutes: readonly Prefix[]
+  /** 0.0.0.0/0 and ::/0, when the viewer may use it as an exit node. */
+  readonly exitRoutes: readonly Prefix[]
+  /** Capabilities of the peer that the viewer is told of. */
+  readonly capabilities: readonly string[]
+}
+
+/** What a peer is to a viewer, before attributes are looked at. */
+export interface PeerRoutes {
+  readonly record: NodeRecord
+  readonly subnetRoutes: readonly Prefix[]
+  readonly exitRoutes: readonly Prefix[]
+}
+
+/** Who may use a route, and who steers to it. */
+interface RouteAccess {
+  /** Nodes that are sources of a statement without via whose destination overlaps the route. */
+  readonly reaching: BitSet
+  /** Nodes that receive a rule whose sources overlap the route. */
+  readonly reached: BitSet
+  /** Statements with via whose destination overlaps the route, and the router that they steer to. */
+  readonly steered: readonly { readonly sources: BitSet; readonly router: NodeRecord }[]
+}
+
+/**
+ * Who sees whom, with which routes. Two nodes see each other when a rule of either has the other among its sources, by an address or by
+ * one of its subnet routes; routers of via grants are seen by the grant's sources.
+ */
+export class Visibility {
+  readonly #statements: readonly CompiledStatement[]
+  readonly #inventory: Inventory
+  readonly #access: Map<string, RouteAccess> = new Map()
+  #exits: { readonly everywhere: BitSet; readonly via: readonly { readonly sources: BitSet; readonly routers: BitSet }[] } | undefined
+
+  constructor(statements: readonly CompiledStatement[], inventory: Inventory) {
+    this.#statements = statements
+    this.#inventory = inventory
+  }
+
+  /** Slots of all nodes that the node sees. */
+  peersOf(record: NodeRecord): BitSet {
+    const { slot } = record
+    const peers = new BitSet(this.#inventory.room)
+    const owner = this.#inventory.ownerOf(record.node)
+    for (const { statement, sources, receivers, self } of this.#statements) {
+      if (statement.protocols.length === 0 && statement.app.length === 0) continue
+      if (receivers.has(slot)) peers.or(sources.nodes)
+      if (sources.nodes.has(slot)) peers.or(receivers)
+      if (self === undefined || owner === undefined || statement.via.length > 0) continue
+      const own = this.#inventory.owned(owner.id)
+      // As a destination it sees those of its user's nodes that are sources; as a source, all of them.
+      for (const other of own) if (sources.nodes.has(slot) || sources.nodes.has(other.slot)) peers.add(other.slot)
+    }
+    return peers
+  }
+
+  /** The peers of a node with the routes that lead over them, in the order of their slots. */
+  routesOf(record: NodeRecord): PeerRoutes[] {
+    const found: PeerRoutes[] = []
+    for (const slot of this.peersOf(record).slots()) {
+      const peer = this.#inventory.records[slot]
+      if (peer === undefined || peer === record) continue
+      const subnetRoutes = peer.subnetRoutes.filter((route) => this.#leadsOver(peer, record, route))
+      found.push({ record: peer, subnetRoutes, exitRoutes: peer.exitRoutes.length > 0 && this.#mayExit(peer, record) ? peer.exitRoutes : [] })
+    }
+    return found
+  }
+
+  /** Subnet routes of which the node is the primary. */
+  primaryRoutesOf(record: NodeRecord): Prefix[] {
+    return record.subnetRoutes.filter((route) => this.#inventory.routes.get(formatPrefix(route))?.servers[0] === record)
+  }
+
+  #leadsOver(peer: NodeRecord, viewer: NodeRecord, prefix: Prefix): boolean {
+    const route = this.#inventory.routes.get(formatPrefix(prefix))
+    if (route === undefined) return false
+    const isPrimary = route.servers[0] === peer
+    if (route.allServers.has(viewer.slot)) return isPrimary
+    const access = this.#accessTo(route)
+    if (access.reaching.has(viewer.slot)) return isPrimary
+    const steered = access.steered.filter(({ sources }) => sources.has(viewer.slot))
+    if (steered.length > 0) return steered.some(({ router }) => router === peer)
+    return isPrimary && access.reached.has(viewer.slot)
+  }
+
+  #accessTo(route: ServedRoute): RouteAccess {
+    const known = this.#access.get(route.key)
+    if (known !== undefined) return known
+    const reaching = new BitSet(this.#inventory.room)
+    const reached = new BitSet(this.#inventory.room)
+    const steered: { sources: BitSet; router: NodeRecord }[] = []
+    for (const { statement, sources, targets, receivers } of this.#statements) {
+      if (statement.protocols.length === 0 && statement.app.length === 0) continue
+      const overlapping = targets.filter((target) => overlaps(target, route))
+      if (statement.via.length === 0) {
+        if (overlapping.length > 0) reaching.or(sources.nodes)
+        if (sources.any || sources.dangerAll || (!sources.literals.isEmpty && sources.literals.overlaps(route.set))) reached.or(receivers)
+      } else if (overlapping.length > 0) {
+        const router = route.servers.find((server) => statement.via.some(({ alias }) => server.node.tags.includes(alias.text)))
+        if (router !== undefined) steered.push({ sources: sources.nodes, router })
+      }
+    }
+    const access = { reaching, reached, steered }
+    this.#access.set(route.key, access)
+    return access
+  }
+
+  #mayExit(peer: NodeRecord, viewer: NodeRecord): boolean {
+    const exits = (this.#exits ??= this.#findExits())
+    if (exits.everywhere.has(viewer.slot)) return true
+    return exits.via.some(({ sources, routers }) => sources.has(viewer.slot) && routers.has(peer.slot))
+  }
+
+  #findExits(): { readonly everywhere: BitSet; readonly via: readonly { readonly sources: BitSet; readonly routers: BitSet }[] } {
+    const everywhere = new BitSet(this.#inventory.room)
+    const via: { sources: BitSet; routers: BitSet }[] = []
+    for (const { statement, sources, targets } of this.#statements) {
+      if (statement.via.length === 0) {
+        if (targets.some(isWholeInternet)) everywhere.or(sources.nodes)
+      } else if (targets.some((target) => target.resolved.kind === 'internet')) {
+        const routers = new BitSet(this.#inventory.room)
+        for (const { alias } of statement.via) for (const router of this.#inventory.tagged(alias.text)) if (targets.some((target) => isServedBy(target, router))) routers.add(router.slot)
+        via.push({ sources: sources.nodes, routers })
+      }
+    }
+    return { everywhere, via }
+  }
+}
+
+function overlaps({ resolved }: Target, route: ServedRoute): boolean {
+  return resolved.kind === 'any' || (resolved.kind === 'addresses' && resolved.set.overlaps(route.set))
+}
+
+function isWholeInternet({ resolved, destination }: Target): boolean {
+  if (resolved.kind === 'any' || resolved.kind === 'internet') return true
+  return destination.alias.kind === 'prefix' && destination.alias.prefix.bits === 0
+}
