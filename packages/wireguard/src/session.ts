@@ -30,7 +30,7 @@ export class Session<Owner> {
   alive = true
   #sendLow = 0
   #sendHigh = 0
-  #window: ReplayWindow | undefined
+  #received: ReplayWindow | undefined
 
   /** Prepares the keys with the provider and overwrites the bytes given. */
   constructor(owner: Owner, provider: CryptoProvider, keys: SessionKeys, localIndex: number, remoteIndex: number, initiator: boolean, now: Instant) {
@@ -69,8 +69,8 @@ export class Session<Owner> {
 
   /** Marks an authentic packet as received; `false` when it is a repeat. */
   acceptCounter(low: number, high: number): boolean {
-    this.#window ??= new ReplayWindow()
-    return this.#window.accept(low, high)
+    this.#received ??= new ReplayWindow()
+    return this.#received.accept(low, high)
   }
 
   /** Overwrites the keys. */
@@ -86,15 +86,20 @@ export class Session<Owner> {
  *
  * | event | previous | current | next |
  * |---|---|---|---|
- * | handshake finished as initiator, next empty | current | new | empty |
- * | handshake finished as initiator, next waiting | next | new | empty |
+ * | handshake finished as initiator | current | new | stays |
  * | answered as responder | dropped | stays | new |
  * | first packet on next | current | next | empty |
+ * | first packet on next, both ends began at once and our session has precedence | next | stays | empty |
+ *
+ * When both ends begin at once there are two new sessions. The kernel would keep each end sending on its own one, and both would begin
+ * at once again two minutes later, losing what is in flight. Here both settle on the session of the end with the smaller public key;
+ * an end that does not know this rule simply goes on with its own, and either is received.
  */
 export class SessionSlots<Owner> {
   previous: Session<Owner> | undefined
   current: Session<Owner> | undefined
   next: Session<Owner> | undefined
+  #crossed = false
   readonly #dropped: (session: Session<Owner>) => void
 
   /** @param dropped called with every session that leaves its slot, before its keys are overwritten */
@@ -108,29 +113,32 @@ export class SessionSlots<Owner> {
 
   installAsInitiator(session: Session<Owner>): void {
     this.#drop(this.previous)
-    if (this.next !== undefined) {
-      this.#drop(this.current)
-      this.previous = this.next
-      this.next = undefined
-    } else {
-      this.previous = this.current
-    }
+    this.previous = this.current
     this.current = session
+    this.#crossed = this.next !== undefined
   }
 
   installAsResponder(session: Session<Owner>): void {
+    this.#crossed = false
     this.#drop(this.next)
     this.#drop(this.previous)
     this.previous = undefined
     this.next = session
   }
 
-  /** A packet has been authenticated on `session`: true when that confirmed it and made it current. */
-  confirm(session: Session<Owner>): boolean {
+  /**
+   * A packet has been authenticated on `session`: true when that confirmed it for the first time.
+   * @param weHavePrecedence which session to send on when both ends began at once: ours, or the peer's
+   */
+  confirm(session: Session<Owner>, weHavePrecedence: boolean): boolean {
     if (session !== this.next) return false
     this.#drop(this.previous)
-    this.previous = this.current
-    this.current = session
+    if (this.#crossed && weHavePrecedence) {
+      this.previous = session
+    } else {
+      this.previous = this.current
+      this.current = session
+    }
     this.next = undefined
     return true
   }

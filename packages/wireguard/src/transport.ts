@@ -202,7 +202,7 @@ export class Transport<Path extends WireGuardPath> {
     peer.receivedBytes += length + TRANSPORT_MIN_BYTES
     peer.receivedPackets += 1
     if (session === peer.sessions.next) {
-      peer.sessions.confirm(session)
+      peer.sessions.confirm(session, this.#hasPrecedence(peer))
       peer.timers.handshakeComplete()
       heardFrom(shared, peer, from)
       this.#handshakes.completed(peer, false)
@@ -225,6 +225,11 @@ export class Transport<Path extends WireGuardPath> {
     }
     batch.targetLength[slot] = inner
     return true
+  }
+
+  #hasPrecedence(peer: Peer<Path>): boolean {
+    const own = this.#shared.identity?.publicKey
+    return own !== undefined && own.text < peer.publicKey.text
   }
 
   #stageAll(now: Instant, peer: Peer<Path>, batch: PacketBatch): void {

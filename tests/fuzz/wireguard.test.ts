@@ -1,0 +1,41 @@
+import { instant } from '@meshwright/core'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { drain, SeededRandom } from '@meshwright/testkit'
+import { decodeMessage, WireGuardDevice } from '@meshwright/wireguard'
+import { innerLength } from '../../packages/wireguard/src/padding.ts'
+import { fuzzDecoder } from './fuzz-decoder.ts'
+
+const random = new SeededRandom(1)
+const PATH = { id: 'p', cookieBytes: Uint8Array.of(10, 0, 0, 1, 1, 1) }
+const now = instant(1_000)
+
+function device(privateKey: NodePrivateKey): WireGuardDevice {
+  return new WireGuardDevice({ random: random.bytes, wallClock: () => 1_700_000_000_000, privateKey })
+}
+
+// One whole conversation: an initiation, its response, a packet; and a cookie reply by form.
+const keys = [NodePrivateKey.generate(random.bytes), NodePrivateKey.generate(random.bytes)] as const
+const [caller, answerer] = [device(keys[0]), device(keys[1])]
+const packet = Uint8Array.from({ length: 60 }, (_, i) => [0x45, 0, 0, 60][i] ?? i)
+caller.setPeer(now, { publicKey: keys[1].publicKey(), path: PATH })
+answerer.setPeer(now, { publicKey: keys[0].publicKey(), path: PATH })
+caller.handleInput(now, { type: 'packet', peer: keys[1].publicKey(), bytes: packet })
+const samples: Uint8Array[] = [Uint8Array.from({ length: 64 }, (_, i) => (i === 0 ? 3 : i < 4 ? 0 : i))]
+for (const [from, to] of [[caller, answerer], [answerer, caller], [caller, answerer]] as const) {
+  for (const output of drain(from)) {
+    if (output.type !== 'transmit') continue
+    samples.push(output.bytes)
+    to.handleInput(now, { type: 'datagram', bytes: output.bytes, from: PATH })
+  }
+}
+drain(answerer)
+
+fuzzDecoder('WireGuard messages', samples, decodeMessage)
+fuzzDecoder('inner packets', [packet], (bytes) => ({ length: innerLength(bytes, 0, bytes.length) }))
+// The whole device: whatever comes, no inner packet may come out of it, since the only one that was sealed has been delivered.
+fuzzDecoder('a WireGuard device with a live session', samples, (bytes) => {
+  answerer.handleInput(now, { type: 'datagram', bytes, from: PATH })
+  const types = drain(answerer).map((output) => output.type)
+  if (types.includes('packet')) throw new Error('a packet came out that nobody sealed')
+  return types
+})
