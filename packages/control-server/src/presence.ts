@@ -48,6 +48,11 @@ export class Presence {
     }
   }
 
+  /** The server has just started: the node was connected before and surely comes back. */
+  assume(now: Instant, nodeId: number, graceMs: number): void {
+    this.#leaving.set(nodeId, after(now, graceMs))
+  }
+
   /** The node is gone or shut out: no grace. */
   forget(nodeId: number): void {
     this.#polls.delete(nodeId)

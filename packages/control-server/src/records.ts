@@ -44,7 +44,7 @@ export interface NodeRecord {
   /** Deleted after a time offline. */
   readonly ephemeral: boolean
   readonly createdAt: UnixMillis
-  /** When its last poll ended; undefined before the first. */
+  /** When its last poll ended; undefined while one is open, and before the first. */
   readonly lastSeen: UnixMillis | undefined
   /** When its node key stops being good; undefined: never. */
   readonly expiry: UnixMillis | undefined

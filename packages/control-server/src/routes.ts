@@ -20,30 +20,21 @@ export class PrimaryRoutes {
   }
 
   /**
-   * Chooses again: who has a route keeps it while online, so nothing flaps; else the node created first of those online; when all are
-   * offline, who has it keeps it. Gives the nodes whose share changed.
+   * Chooses again: of those that are connected the node created first (what Tailscale does in all recorded cases); nobody when none is.
+   * Gives the nodes whose share changed.
    */
   update(nodes: Iterable<NodeRecord>, alive: (node: NodeRecord) => boolean): number[] {
-    const servers = new Map<string, NodeRecord[]>()
+    const firsts = new Map<string, NodeRecord>()
     for (const node of nodes) {
+      if (node.advertisedRoutes.length === 0 || !alive(node)) continue
       for (const route of servedRoutes(node)) {
-        if (isExitRoute(route)) continue
-        const others = servers.get(route)
-        if (others === undefined) servers.set(route, [node])
-        else others.push(node)
+        const first = firsts.get(route)
+        if (!isExitRoute(route) && (first === undefined || node.createdAt < first.createdAt || (node.createdAt === first.createdAt && node.id < first.id))) {
+          firsts.set(route, node)
+        }
       }
     }
-    const primaries = new Map<string, number>()
-    for (const [route, candidates] of servers) {
-      const current = candidates.find((node) => node.id === this.#primaries.get(route))
-      if (current !== undefined && alive(current)) {
-        primaries.set(route, current.id)
-        continue
-      }
-      const first = candidates.filter(alive).sort((a, b) => a.createdAt - b.createdAt || a.id - b.id)[0] ?? current
-      if (first !== undefined) primaries.set(route, first.id)
-    }
-    return this.#swap(primaries)
+    return this.#swap(new Map([...firsts].map(([route, node]) => [route, node.id])))
   }
 
   #swap(primaries: Map<string, number>): number[] {

@@ -63,6 +63,9 @@ export interface ControlServerOptions {
 /** Inputs that wait while a commit is on its way; beyond it requests are turned away with 503. */
 const MAX_WAITING_INPUTS = 65_536
 
+/** How long nodes that were connected before a restart count as online: clients try again at least every 30 s. */
+const RECONNECT_MS = 40_000
+
 type Staged = { readonly output: ControlServerOutput } | { readonly run: () => void; readonly request: RequestId | undefined }
 
 /**
@@ -140,8 +143,13 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     }
     this.#sessions = new MapSessions(composer, options.random, sink, options.compress)
     this.#lifetimes = new Lifetimes(this.#context)
+    // Who was connected when the last run ended keeps its place until it had time to come back: a restart changes nothing for others.
+    for (const node of this.#state.nodes()) {
+      const connected = node.lastSeen === undefined && node.discoKey !== undefined
+      if (connected) this.#presence.assume(now, node.id, RECONNECT_MS)
+      this.#lifetimes.watch(node, connected)
+    }
     this.#updatePrimaries()
-    for (const node of this.#state.nodes()) this.#lifetimes.watch(node, false)
   }
 
   /** `idle` or `committing`: see the table above. */
@@ -342,7 +350,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     // The same answer for a stranger's node: whether a key is known is nobody's business.
     if (node === undefined || node.machineKey !== input.machineKey) return this.#context.respond(request, 404, 'node not found')
     const kind = mapRequestKind(body)
-    const next = this.#reported(node, body, kind === 'lite')
+    const reported = this.#reported(node, body, kind === 'lite')
+    const next = kind === 'stream' && reported.lastSeen !== undefined ? { ...reported, lastSeen: undefined } : reported
     if (next !== node) this.#state.putNode(next)
     const zstd = body.Compress === 'zstd'
     if (kind === 'lite') return this.#context.respond(request, 200)

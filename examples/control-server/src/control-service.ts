@@ -1,0 +1,123 @@
+import zlib from 'node:zlib'
+import { type AdminCommand, ControlServer, type ControlServerConfig, type ControlServerInput, type ControlServerOutput } from '@meshwright/control-server'
+import type { Instant } from '@meshwright/core'
+import { reasonOf } from './failure.ts'
+import type { Log } from './log.ts'
+import { drive, type Driver, nodeCryptoProvider, systemRandom } from './runtime.ts'
+import type { SqliteStore } from './store-sqlite.ts'
+
+/** Who waits for what the server says to a request. */
+export interface Reply {
+  respond(status: number, body: unknown, retryAfterSeconds: number | undefined): void
+  /** Bytes of a stream; false when no more should come until `drained` is fed. */
+  chunk?(bytes: Uint8Array): boolean
+  end?(): void
+}
+
+type NewRequest = Extract<ControlServerInput, { type: 'register' | 'map' | 'admin' }> extends infer Input ? (Input extends unknown ? Omit<Input, 'request'> : never) : never
+
+/** The state machine, driven in real time: requests in, answers out, commits to the store. */
+export class ControlService {
+  readonly machine: ControlServer
+  readonly #driver: Driver<ControlServerInput>
+  readonly #replies = new Map<number, Reply>()
+  readonly #store: SqliteStore
+  readonly #log: Log
+  #nextRequest = 1
+
+  constructor(options: { readonly config: ControlServerConfig; readonly store: SqliteStore; readonly log: Log; readonly clock: () => Instant; readonly allowLoopbackEndpoints: boolean }) {
+    this.#store = options.store
+    this.#log = options.log
+    const compress = zstdCompressor()
+    this.machine = new ControlServer(options.clock(), {
+      config: options.config,
+      state: options.store.load(),
+      random: systemRandom,
+      wallClock: Date.now,
+      provider: nodeCryptoProvider,
+      allowLoopbackEndpoints: options.allowLoopbackEndpoints,
+      ...(compress !== undefined && { compress }),
+    })
+    this.#driver = drive(this.machine, options.clock, (output) => this.#perform(output))
+  }
+
+  /** Puts a request to the server. Call {@link ControlService.closed} when nobody waits any more. */
+  request(input: NewRequest, reply: Reply): number {
+    const request = this.#nextRequest
+    this.#nextRequest += 1
+    this.#replies.set(request, reply)
+    this.#driver.feed({ ...input, request })
+    return request
+  }
+
+  /** Carries out a command and waits for its answer. */
+  command(command: AdminCommand): Promise<{ readonly status: number; readonly body: unknown }> {
+    return new Promise((resolve) => {
+      this.request({ type: 'admin', command }, { respond: (status, body) => resolve({ status, body }) })
+    })
+  }
+
+  /** Nobody waits for this request any more. */
+  closed(request: number): void {
+    this.#replies.delete(request)
+    this.#driver.feed({ type: 'closed', request })
+  }
+
+  /** The stream of a request takes bytes again. */
+  drained(request: number): void {
+    if (this.#replies.has(request)) this.#driver.feed({ type: 'drained', request })
+  }
+
+  configure(config: ControlServerConfig): void {
+    this.#driver.act((now) => this.machine.configure(now, config))
+  }
+
+  /** Ends all streams; nothing is answered any more. */
+  stop(): void {
+    this.#driver.stop()
+    for (const reply of this.#replies.values()) reply.end?.()
+    this.#replies.clear()
+  }
+
+  #perform(output: ControlServerOutput): void {
+    switch (output.type) {
+      case 'respond': {
+        const reply = this.#replies.get(output.request)
+        this.#replies.delete(output.request)
+        return reply?.respond(output.status, output.body, output.retryAfterSeconds)
+      }
+      case 'mapChunk': {
+        const reply = this.#replies.get(output.request)
+        if (reply?.chunk?.(output.bytes) === false) this.#driver.feed({ type: 'blocked', request: output.request })
+        return
+      }
+      case 'endMap': {
+        const reply = this.#replies.get(output.request)
+        this.#replies.delete(output.request)
+        return reply?.end?.()
+      }
+      case 'audit':
+        return this.#log.info(output.event.detail, { audit: output.event.action, actor: output.event.actor, target: output.event.target })
+      case 'commit':
+        // In the next turn: what else arrives in this one shares the next flush of the disk.
+        setImmediate(() => this.#commit(output))
+        return
+    }
+  }
+
+  #commit(output: Extract<ControlServerOutput, { type: 'commit' }>): void {
+    try {
+      this.#store.commit(output.changes)
+    } catch (error) {
+      this.#log.error('a change could not be stored and was undone: check the disk', { reason: reasonOf(error) })
+      return this.#driver.feed({ type: 'commitFailed', commit: output.commit, reason: reasonOf(error) })
+    }
+    this.#driver.feed({ type: 'committed', commit: output.commit })
+  }
+}
+
+/** Node has zstd from 22.15 on; without it frames are stored uncompressed, which every client reads. */
+function zstdCompressor(): ((json: Uint8Array) => Uint8Array) | undefined {
+  const compress: unknown = Object.getOwnPropertyDescriptor(zlib, 'zstdCompressSync')?.value
+  return typeof compress === 'function' ? (json) => new Uint8Array(compress(json)) : undefined
+}

@@ -1,0 +1,76 @@
+import { chmodSync, mkdirSync, rmSync, statSync } from 'node:fs'
+import http from 'node:http'
+import net from 'node:net'
+import path from 'node:path'
+import type { AdminCommand } from '@meshwright/control-server'
+import type { ControlService } from '../control-service.ts'
+import { Failure, reasonOf } from '../failure.ts'
+import { VERSION } from '../version.ts'
+import { readBody } from './body.ts'
+
+const MAX_COMMAND_BYTES = 4_194_304
+
+/**
+ * Serves administrators on this machine: `POST /command` with a JSON command on a Unix socket. Who may open the socket may do
+ * everything, so its permissions are the only lock.
+ * @param refuse says why a command is not for this server, such as setting a policy that stands in a file
+ */
+export async function serveAdminSocket(file: string, mode: number, service: ControlService, refuse: (command: AdminCommand) => { message: string; remedy: string } | undefined): Promise<http.Server> {
+  await clearStaleSocket(file)
+  const server = http.createServer((request, response) => {
+    const answer = (status: number, body: unknown): void => {
+      response.writeHead(status, { 'Content-Type': 'application/json' }).end(JSON.stringify(body ?? null))
+    }
+    if (request.url === '/version') return answer(200, { version: VERSION })
+    if (request.url !== '/command' || request.method !== 'POST') return answer(404, { message: 'not found' })
+    void readBody(request, MAX_COMMAND_BYTES).then(async (bytes) => {
+      const command = bytes === undefined ? undefined : commandIn(bytes)
+      if (command === undefined) return answer(400, { message: 'not a command of this version', remedy: 'use the command line program of the same version as the server' })
+      const refusal = refuse(command)
+      if (refusal !== undefined) return answer(400, refusal)
+      const { status, body } = await service.command(command)
+      answer(status, body)
+    })
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(new Failure(`cannot listen on the socket ${file}: ${reasonOf(error)}`, { remedy: 'set unix_socket to a path that this user may write', cause: error })))
+    server.listen(file, resolve)
+  })
+  chmodSync(file, mode)
+  return server
+}
+
+/** The commands by name: what comes over the socket is checked for its name here and for its values by the machine. */
+const NAMES: ReadonlySet<string> = new Set([
+  'createUser', 'listUsers', 'renameUser', 'deleteUser', 'listNodes', 'getNode', 'expireNode', 'renameNode', 'deleteNode', 'setTags', 'approveRoutes',
+  'createAuthKey', 'listAuthKeys', 'expireAuthKey', 'deleteAuthKey', 'registerLogin', 'rejectLogin', 'getLogin', 'getPolicy', 'setPolicy', 'checkPolicy', 'health',
+]) // prettier-ignore
+
+function commandIn(bytes: Uint8Array): AdminCommand | undefined {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
+    if (typeof value !== 'object' || value === null || !('command' in value) || typeof value.command !== 'string' || !NAMES.has(value.command)) return undefined
+    return value as AdminCommand // the socket is for administrators, whose program is of the same build
+  } catch {
+    return undefined // answered with 400
+  }
+}
+
+/** A socket that nobody listens on is left over from a crash; one that answers belongs to another server. */
+async function clearStaleSocket(file: string): Promise<void> {
+  mkdirSync(path.dirname(path.resolve(file)), { recursive: true })
+  let stat
+  try {
+    stat = statSync(file)
+  } catch {
+    return // nothing is there
+  }
+  if (!stat.isSocket()) throw new Failure(`${file} exists and is no socket`, { remedy: 'name another path as unix_socket', status: 2 })
+  const alive = await new Promise<boolean>((resolve) => {
+    const probe = net.connect(file)
+    probe.once('connect', () => resolve(true)).once('error', () => resolve(false))
+    probe.once('connect', () => probe.destroy())
+  })
+  if (alive) throw new Failure(`another server listens on ${file}`, { remedy: 'stop it first, or name another path as unix_socket' })
+  rmSync(file)
+}

@@ -1,0 +1,129 @@
+import type http2 from 'node:http2'
+import { decodeAuditLogRequest, decodeDocument, decodeMapRequest, decodeQueryFeatureRequest, decodeRegisterRequest, type Decoded, encodeJson, type JsonDecoder } from '@meshwright/control-protocol'
+import type { ControlService } from '../control-service.ts'
+import type { Log } from '../log.ts'
+import type { AcceptedControl } from '../runtime.ts'
+import { readBody } from './body.ts'
+
+const MAX_BODY_BYTES = 1_048_576
+
+/** One request of a node, its body still unread. */
+interface Call {
+  readonly stream: http2.ServerHttp2Stream
+  readonly machineKey: string
+  readonly source: string
+}
+
+/** What nodes ask inside the Noise channel. Routed by path alone: clients write several things as the authority. */
+export class NodeApi {
+  readonly #service: ControlService
+  readonly #log: Log
+
+  constructor(service: ControlService, log: Log) {
+    this.#service = service
+    this.#log = log
+  }
+
+  /** Serves one connection until it ends. */
+  serve(connection: AcceptedControl, source: string): void {
+    const machineKey = connection.machineKey.text
+    connection.session.on('stream', (stream, headers) => {
+      stream.on('error', () => stream.destroy()) // `close` follows and is what counts
+      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', (headers[':path'] ?? '/').split('?')[0] ?? '/')
+    })
+  }
+
+  async #route(call: Call, method: string, path: string): Promise<void> {
+    if (path === '/machine/register') return this.#register(call, method)
+    if (path === '/machine/map') return this.#map(call, method)
+    if (path === '/machine/feature/query') return this.#feature(call)
+    if (path === '/machine/audit-log') return this.#auditLog(call)
+    if (path === '/machine/update-health') return send(call.stream, 204, undefined)
+    if (path === '/machine/whoami') return send(call.stream, 200, `you are ${call.machineKey}\n`)
+    const missing = NOT_HERE.find(([prefix]) => path === prefix || path.startsWith(`${prefix}/`))
+    if (missing !== undefined) return send(call.stream, 501, `${missing[1]} is not available on this control server\n`)
+    send(call.stream, 404, 'not found\n')
+  }
+
+  async #register(call: Call, method: string): Promise<void> {
+    const body = await this.#body(call, method, 'POST', decodeRegisterRequest)
+    if (body === undefined) return
+    const request = this.#service.request(
+      { type: 'register', machineKey: call.machineKey, source: call.source, body },
+      { respond: (status, answer, retryAfter) => send(call.stream, status, answer, retryAfter), end: () => call.stream.close() },
+    )
+    call.stream.once('close', () => this.#service.closed(request))
+    if (call.stream.closed) this.#service.closed(request)
+  }
+
+  async #map(call: Call, method: string): Promise<void> {
+    const body = await this.#body(call, method, 'POST', decodeMapRequest)
+    if (body === undefined) return
+    const { stream } = call
+    const request = this.#service.request(
+      { type: 'map', machineKey: call.machineKey, body },
+      {
+        respond: (status, answer, retryAfter) => send(stream, status, answer, retryAfter),
+        chunk: (bytes) => {
+          if (stream.destroyed || stream.closed) return true
+          if (!stream.headersSent) stream.respond({ ':status': 200, 'content-type': 'application/json' })
+          return stream.write(bytes)
+        },
+        end: () => {
+          if (stream.destroyed || stream.closed) return
+          if (!stream.headersSent) stream.respond({ ':status': 200 })
+          stream.end()
+        },
+      },
+    )
+    stream.on('drain', () => this.#service.drained(request))
+    stream.once('close', () => this.#service.closed(request))
+    if (stream.closed) this.#service.closed(request)
+  }
+
+  async #feature(call: Call): Promise<void> {
+    const body = await this.#body(call, 'POST', 'POST', decodeQueryFeatureRequest)
+    if (body === undefined) return
+    if (!this.#service.machine.ownsNodeKey(call.machineKey, body.NodeKey)) return send(call.stream, 404, 'node not found\n')
+    // `serve` inside the mesh needs nothing of the server; Funnel needs a public entrance, which there is not.
+    if (body.Feature === 'serve') return send(call.stream, 200, { Complete: true })
+    send(call.stream, 200, { Complete: false, Text: `${body.Feature} is not available on this control server.`, ShouldWait: false })
+  }
+
+  async #auditLog(call: Call): Promise<void> {
+    const body = await this.#body(call, 'POST', 'POST', decodeAuditLogRequest)
+    if (body === undefined) return
+    if (!this.#service.machine.ownsNodeKey(call.machineKey, body.NodeKey)) return send(call.stream, 404, 'node not found\n')
+    this.#log.info('a node reports', { audit: body.Action, actor: body.NodeKey.slice(0, 16), details: body.Details })
+    send(call.stream, 200, {})
+  }
+
+  async #body<T>(call: Call, method: string, expected: string, decode: JsonDecoder<T>): Promise<T | undefined> {
+    if (method !== expected) return void send(call.stream, 405, `only ${expected} is supported\n`)
+    const bytes = await readBody(call.stream, MAX_BODY_BYTES)
+    if (bytes === undefined) return void send(call.stream, 413, 'the body is larger than 1 MiB\n')
+    const decoded: Decoded<T> = decodeDocument(decode, bytes)
+    if (decoded.ok) return decoded.value
+    return void send(call.stream, 400, `the body does not decode: ${decoded.path === '' ? '' : `${decoded.path}: `}${decoded.problem}\n`)
+  }
+}
+
+const NOT_HERE: readonly (readonly [path: string, name: string])[] = [
+  ['/machine/set-dns', 'setting DNS records (certificates)'],
+  ['/machine/id-token', 'issuing id tokens'],
+  ['/machine/set-device-attr', 'setting device attributes'],
+  ['/machine/tka', 'tailnet lock'],
+  ['/machine/webclient', 'the web client'],
+  ['/machine/ssh/action', 'SSH check mode'],
+]
+
+function send(stream: http2.ServerHttp2Stream, status: number, body: unknown, retryAfterSeconds?: number): void {
+  if (stream.destroyed || stream.closed || stream.headersSent) return
+  const bytes = body === undefined ? undefined : typeof body === 'string' ? Buffer.from(body) : encodeJson(body)
+  stream.respond({
+    ':status': status,
+    ...(bytes !== undefined && { 'content-type': typeof body === 'string' ? 'text/plain; charset=utf-8' : 'application/json', 'content-length': bytes.length }),
+    ...(retryAfterSeconds !== undefined && { 'retry-after': String(retryAfterSeconds) }),
+  })
+  stream.end(bytes)
+}

@@ -1,0 +1,77 @@
+import { readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { decodeDERPMap, type DERPMap, type DERPNode, type DERPRegion } from '@meshwright/control-protocol'
+import { parse } from 'yaml'
+import type { RelaySettings, ServerSettings } from './config/load.ts'
+import { Failure, reasonOf } from './failure.ts'
+
+/** Names of a relay map file (lower case, as headscale reads them) to those of the wire. */
+const REGION_FIELDS: Readonly<Record<string, string>> = {
+  regionid: 'RegionID', regioncode: 'RegionCode', regionname: 'RegionName', latitude: 'Latitude', longitude: 'Longitude', avoid: 'Avoid',
+  nomeasurenohome: 'NoMeasureNoHome', nodes: 'Nodes',
+} // prettier-ignore
+const NODE_FIELDS: Readonly<Record<string, string>> = {
+  name: 'Name', regionid: 'RegionID', hostname: 'HostName', certname: 'CertName', ipv4: 'IPv4', ipv6: 'IPv6', stunport: 'STUNPort', stunonly: 'STUNOnly',
+  derpport: 'DERPPort', insecurefortests: 'InsecureForTests', stuntestip: 'STUNTestIP', canport80: 'CanPort80',
+} // prettier-ignore
+
+/** The relays that clients may use: all files in order, later ones replace regions of the same number; then the embedded one. */
+export function buildRelayMap(settings: ServerSettings): DERPMap {
+  const regions = new Map<string, DERPRegion>()
+  for (const file of settings.relayMapPaths) for (const [id, region] of Object.entries(readRelayMap(file).Regions ?? {})) regions.set(id, region)
+  const { relay } = settings
+  if (relay?.addRegion === true) regions.set(String(relay.regionId), embeddedRegion(relay, settings.serverUrl))
+  return { Regions: Object.fromEntries(regions) }
+}
+
+/** @throws Failure naming the file and the key */
+export function readRelayMap(file: string): DERPMap {
+  let value: unknown
+  try {
+    value = parse(readFileSync(file, 'utf8'))
+  } catch (error) {
+    throw new Failure(`cannot read the relay map ${file}: ${reasonOf(error).split('\n')[0] ?? ''}`, { remedy: 'check derp.paths', status: 2, cause: error })
+  }
+  const regions = entries(file, 'the relay map', value).find(([name]) => name === 'regions')?.[1]
+  const unknown = entries(file, 'the relay map', value).find(([name]) => name !== 'regions')
+  if (unknown !== undefined) throw new Failure(`${file}: unknown key ${unknown[0]}`, { remedy: 'a relay map has the one key regions', status: 2 })
+  const wire = { Regions: Object.fromEntries(entries(file, 'regions', regions).map(([id, region]) => [id, renamed(file, `regions.${id}`, region, REGION_FIELDS)])) }
+  const decoded = decodeDERPMap(wire)
+  if (!decoded.ok) throw new Failure(`${file}: ${decoded.path}: ${decoded.problem}`, { status: 2 })
+  return decoded.value
+}
+
+function renamed(file: string, where: string, value: unknown, names: Readonly<Record<string, string>>): Record<string, unknown> {
+  const result: Record<string, unknown> = {}
+  for (const [name, item] of entries(file, where, value)) {
+    const wire = names[name]
+    if (wire === undefined) throw new Failure(`${file}: ${where}: unknown key ${name}`, { remedy: `known keys: ${Object.keys(names).join(', ')}`, status: 2 })
+    result[wire] = name === 'nodes' && Array.isArray(item) ? item.map((node: unknown, i) => renamed(file, `${where}.nodes[${i}]`, node, NODE_FIELDS)) : item
+  }
+  return result
+}
+
+function entries(file: string, where: string, value: unknown): [string, unknown][] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Failure(`${file}: ${where} must be a mapping`, { status: 2 })
+  return Object.entries(value)
+}
+
+/** The relay inside this server: same host and port as the control connection. */
+function embeddedRegion(relay: RelaySettings, serverUrl: string): DERPRegion {
+  const url = new URL(serverUrl)
+  const host = url.hostname.replace(/^\[|\]$/g, '')
+  const stunPort = relay.stunListenAddr === '' ? -1 : Number(relay.stunListenAddr.slice(relay.stunListenAddr.lastIndexOf(':') + 1))
+  const family = isIP(host)
+  const ipv4 = relay.ipv4 !== '' ? relay.ipv4 : family === 4 ? host : ''
+  const ipv6 = relay.ipv6 !== '' ? relay.ipv6 : family === 6 ? host : family === 4 ? 'none' : ''
+  const node: DERPNode = {
+    Name: String(relay.regionId),
+    RegionID: relay.regionId,
+    HostName: host,
+    STUNPort: stunPort,
+    DERPPort: url.port !== '' ? Number(url.port) : url.protocol === 'https:' ? 443 : 80,
+    ...(ipv4 !== '' && { IPv4: ipv4 }),
+    ...(ipv6 !== '' && { IPv6: ipv6 }),
+  }
+  return { RegionID: relay.regionId, RegionCode: relay.regionCode, RegionName: relay.regionName, Nodes: [node] }
+}

@@ -1,0 +1,139 @@
+import { closeSync, mkdirSync, openSync } from 'node:fs'
+import path from 'node:path'
+import Database from 'libsql'
+import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from '@meshwright/control-server'
+import { Failure, reasonOf } from './failure.ts'
+
+/** Each step leads from the schema before it to the next; never change one that has been released. */
+const MIGRATIONS: readonly string[] = [
+  `CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, record TEXT NOT NULL) STRICT;
+   CREATE TABLE nodes (id INTEGER PRIMARY KEY, node_key TEXT NOT NULL, machine_key TEXT NOT NULL, record TEXT NOT NULL) STRICT;
+   CREATE INDEX nodes_by_key ON nodes (node_key);
+   CREATE TABLE auth_keys (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, record TEXT NOT NULL) STRICT;
+   CREATE TABLE policies (id INTEGER PRIMARY KEY, text TEXT NOT NULL, updated_at INTEGER NOT NULL) STRICT;
+   CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;`,
+]
+
+/** The state of a server in a SQLite file. A commit is one transaction, and on the disk when it returns (`synchronous=FULL`). */
+export class SqliteStore {
+  readonly #database: Database.Database
+
+  /** @throws Failure when the file cannot be opened, is no database, or is newer than this program */
+  constructor(file: string, options: { readonly writeAheadLog: boolean; readonly walAutocheckpoint: number }) {
+    try {
+      mkdirSync(path.dirname(path.resolve(file)), { recursive: true, mode: 0o700 })
+      closeSync(openSync(file, 'a', 0o600)) // made by us, so that nobody else can read it
+      this.#database = new Database(file, { timeout: 5000 })
+      this.#database.exec(`PRAGMA journal_mode=${options.writeAheadLog ? 'WAL' : 'DELETE'}`)
+      this.#database.exec(`PRAGMA wal_autocheckpoint=${options.walAutocheckpoint}`)
+      this.#database.exec('PRAGMA synchronous=FULL')
+      this.#database.exec('PRAGMA foreign_keys=ON')
+    } catch (error) {
+      throw new Failure(`cannot open the database ${file}: ${reasonOf(error)}`, { remedy: 'check database.sqlite.path, its owner and the free space of the disk', cause: error })
+    }
+    this.#migrate(file)
+  }
+
+  /** The last state that was committed. */
+  load(): ServerState {
+    const records = <T>(table: string): T[] => this.#database.prepare(`SELECT record FROM ${table} ORDER BY id`).all().map((row) => JSON.parse(column(row, 'record')) as T)
+    const counters = new Map(this.#database.prepare('SELECT name, value FROM counters').all().map((row) => [column(row, 'name'), Number(column(row, 'value'))]))
+    const policy = this.#database.prepare('SELECT text, updated_at FROM policies ORDER BY id DESC LIMIT 1').get()
+    return {
+      users: records<UserRecord>('users'),
+      nodes: records<NodeRecord>('nodes'),
+      authKeys: records<AuthKeyRecord>('auth_keys'),
+      policy: policy === undefined ? undefined : { text: column(policy, 'text'), updatedAt: Number(column(policy, 'updated_at')) },
+      counters: { nextUserId: counters.get('nextUserId') ?? 1, nextNodeId: counters.get('nextNodeId') ?? 1, nextAuthKeyId: counters.get('nextAuthKeyId') ?? 1 },
+    }
+  }
+
+  /** Writes all changes or none. @throws when they could not be written */
+  commit(changes: readonly Change[]): void {
+    this.#database.exec('BEGIN IMMEDIATE')
+    try {
+      for (const change of changes) this.#apply(change)
+      this.#database.exec('COMMIT')
+    } catch (error) {
+      if (this.#database.inTransaction) this.#database.exec('ROLLBACK')
+      throw error
+    }
+  }
+
+  /** Whether the database answers. */
+  ping(): boolean {
+    try {
+      this.#database.prepare('SELECT 1').get()
+      return true
+    } catch {
+      return false // the caller shows it: that is what was asked
+    }
+  }
+
+  close(): void {
+    this.#database.close()
+  }
+
+  #apply(change: Change): void {
+    switch (change.type) {
+      case 'putUser':
+        return this.#run('INSERT OR REPLACE INTO users (id, name, record) VALUES (?, ?, ?)', change.user.id, change.user.name, JSON.stringify(change.user))
+      case 'deleteUser':
+        return this.#run('DELETE FROM users WHERE id = ?', change.id)
+      case 'putNode': {
+        const { node } = change
+        return this.#run('INSERT OR REPLACE INTO nodes (id, node_key, machine_key, record) VALUES (?, ?, ?, ?)', node.id, node.nodeKey, node.machineKey, JSON.stringify(node))
+      }
+      case 'deleteNode':
+        return this.#run('DELETE FROM nodes WHERE id = ?', change.id)
+      case 'putAuthKey':
+        return this.#run('INSERT OR REPLACE INTO auth_keys (id, prefix, record) VALUES (?, ?, ?)', change.authKey.id, change.authKey.prefix, JSON.stringify(change.authKey))
+      case 'deleteAuthKey':
+        return this.#run('DELETE FROM auth_keys WHERE id = ?', change.id)
+      case 'putPolicy':
+        return this.#putPolicy(change.policy)
+      case 'deletePolicy':
+        return this.#run('DELETE FROM policies')
+      case 'putCounters':
+        return this.#putCounters(change.counters)
+    }
+  }
+
+  #putPolicy(policy: PolicyRecord): void {
+    this.#run('INSERT INTO policies (text, updated_at) VALUES (?, ?)', policy.text, policy.updatedAt)
+    // Old policies stay for a while, for who wants to look back.
+    this.#run('DELETE FROM policies WHERE id NOT IN (SELECT id FROM policies ORDER BY id DESC LIMIT 50)')
+  }
+
+  #putCounters(counters: Counters): void {
+    for (const [name, value] of Object.entries(counters)) this.#run('INSERT OR REPLACE INTO counters (name, value) VALUES (?, ?)', name, value)
+  }
+
+  #run(sql: string, ...parameters: readonly (string | number)[]): void {
+    this.#database.prepare(sql).run(...parameters)
+  }
+
+  #migrate(file: string): void {
+    let version: number
+    try {
+      version = Number(column(this.#database.prepare('PRAGMA user_version').get(), 'user_version'))
+    } catch (error) {
+      throw new Failure(`${file} is not a database of this program: ${reasonOf(error)}`, { remedy: 'name another file as database.sqlite.path; this one is left as it is', cause: error })
+    }
+    if (version > MIGRATIONS.length) {
+      throw new Failure(`the database ${file} was written by a newer version of this program`, { remedy: 'install that version again; nothing was changed' })
+    }
+    for (const [step, sql] of MIGRATIONS.entries()) {
+      if (step < version) continue
+      this.#database.exec('BEGIN IMMEDIATE')
+      this.#database.exec(sql)
+      this.#database.exec(`PRAGMA user_version=${step + 1}`)
+      this.#database.exec('COMMIT')
+    }
+  }
+}
+
+function column(row: unknown, name: string): string {
+  if (typeof row !== 'object' || row === null) throw new Error(`the database gave no row for ${name}`)
+  return String(Object.getOwnPropertyDescriptor(row, name)?.value)
+}
