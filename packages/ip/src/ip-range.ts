@@ -63,14 +63,16 @@ export function ipFromBigInt(value: bigint, bits: 32 | 128): Ip {
 function splitRange(first: bigint, last: bigint, bits: number): Prefix[] {
   const prefixes: Prefix[] = []
   const width = bits === 32 ? 32 : 128
+  // The largest block that begins at `start` is limited by the zero bits at its end and by what is left. Over the whole range blocks
+  // first grow and then shrink, so the search goes on from the block before.
+  const fits = (start: bigint, hostBits: number): boolean => {
+    const mask = (1n << BigInt(hostBits)) - 1n
+    return (start & mask) === 0n && start + mask <= last
+  }
+  let hostBits = 0
   for (let start = first; start <= last; ) {
-    // The largest block that begins here is limited by the zero bits at the end of `start` and by what is left.
-    let hostBits = 0
-    while (hostBits < bits) {
-      const size = 1n << BigInt(hostBits + 1)
-      if ((start & (size - 1n)) !== 0n || start + size - 1n > last) break
-      hostBits += 1
-    }
+    while (hostBits > 0 && !fits(start, hostBits)) hostBits -= 1
+    while (hostBits < bits && fits(start, hostBits + 1)) hostBits += 1
     prefixes.push({ ip: ipFromBigInt(start, width), bits: bits - hostBits })
     start += 1n << BigInt(hostBits)
   }
