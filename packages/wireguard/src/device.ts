@@ -52,6 +52,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   readonly #peers: Map<string, Peer<Path>> = new Map()
   readonly #due: DueHeap<Peer<Path>> = new DueHeap()
   readonly #jitter: () => number
+  readonly #sessionDropped: (session: Session<Peer<Path>>) => void = (session) => this.#shared.index.delete(session.localIndex)
   readonly #touched: (peer: Peer<Path>) => void = (peer) => this.#due.update(peer)
   readonly #sealPlan: SealPlan<Path> = new SealPlan()
   #openPlan: OpenPlan<Path> = new OpenPlan(1)
@@ -142,10 +143,8 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   resetPeer(_now: Instant, publicKey: NodePublicKey): boolean {
     const peer = this.#peers.get(publicKey.text)
     if (peer === undefined) return false
-    const hadSession = !peer.sessions.isEmpty
-    this.#wipe(peer)
+    this.#expire(peer)
     peer.handshakeSentAt = -Infinity
-    if (hadSession) this.#shared.outbox.push({ type: 'expired', peer: peer.publicKey })
     return true
   }
 
@@ -389,8 +388,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
         this.#handshakes.initiate(now, peer, false)
         return
       case 'zeroKeys':
-        this.#wipe(peer)
-        this.#shared.outbox.push({ type: 'expired', peer: peer.publicKey })
+        this.#expire(peer)
         return
       case 'persistentKeepalive':
         timers.restartPersistent(now)
@@ -405,6 +403,12 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     const staged = peer.dropStaged()
     if (staged > 0) drop(this.#shared, 'staging-given-up', peer, staged)
     this.#shared.outbox.push({ type: 'handshakeFailed', peer: peer.publicKey })
+  }
+
+  #expire(peer: Peer<Path>): void {
+    const hadSession = !peer.sessions.isEmpty
+    this.#wipe(peer)
+    if (hadSession) this.#shared.outbox.push({ type: 'expired', peer: peer.publicKey })
   }
 
   #wipe(peer: Peer<Path>): void {
@@ -431,7 +435,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   }
 
   #newPeer(publicKey: NodePublicKey): Peer<Path> {
-    return new Peer(publicKey, this.#jitter, (session: Session<Peer<Path>>) => this.#shared.index.delete(session.localIndex))
+    return new Peer(publicKey, this.#jitter, this.#sessionDropped)
   }
 
   #peerOrLookup(now: Instant, publicKey: NodePublicKey): Peer<Path> | undefined {

@@ -64,9 +64,10 @@ export function drop<Path extends WireGuardPath>(shared: Shared<Path>, reason: D
 
 /** Owes a datagram to a peer, if there is a way to it. */
 export function transmit<Path extends WireGuardPath>(shared: Shared<Path>, peer: Peer<Path>, kind: 'handshake' | 'transport', bytes: Uint8Array): void {
+  if (shared.roaming && peer.path === undefined) return drop(shared, 'no-endpoint', peer)
   peer.sentBytes += bytes.length
-  if (!shared.roaming) shared.outbox.push({ type: 'transmit', kind, peer: peer.publicKey, bytes })
-  else if (peer.path !== undefined) shared.outbox.push({ type: 'transmit', kind, peer: peer.publicKey, to: peer.path, bytes })
+  const to = shared.roaming && peer.path !== undefined ? { to: peer.path } : {}
+  shared.outbox.push({ type: 'transmit', kind, peer: peer.publicKey, ...to, bytes })
 }
 
 /** True when datagrams to the peer have somewhere to go; else says so, once until a path is known. */
