@@ -1,3 +1,4 @@
+import type { CapMap, NodeId, UserId } from '@meshwright/control-protocol'
 import type { UnixMillis } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, Prefix } from '@meshwright/ip'
@@ -24,7 +25,7 @@ export type PeerPath =
 
 /** A user as the network map tells of them. */
 export interface UserStatus {
-  readonly id: number
+  readonly id: UserId
   readonly loginName: string
   readonly displayName: string
   readonly profilePicUrl: string
@@ -33,13 +34,13 @@ export interface UserStatus {
 /** One node of the mesh as this node sees it. */
 export interface PeerStatus {
   readonly nodeKey: NodePublicKey
-  readonly id: number
+  readonly id: NodeId
   readonly stableId: string
-  /** Fully qualified, with the trailing dot: `db.mesh.example.`. */
+  /** Full DNS name without the trailing dot: `db.mesh.example`. */
   readonly name: string
   readonly hostName: string
   readonly os: string
-  readonly userId: number
+  readonly userId: UserId
   readonly tags: readonly string[]
   readonly addresses: readonly Ip[]
   /** Everything that is routed to it: its addresses and approved routes. */
@@ -61,7 +62,7 @@ export interface PeerStatus {
   readonly lastWrite: UnixMillis | undefined
   readonly exitNode: boolean
   readonly exitNodeOption: boolean
-  readonly capabilities: { readonly [name: string]: readonly unknown[] }
+  readonly capabilities: CapMap
 }
 
 /** The node itself, as the network map describes it. */
@@ -105,7 +106,7 @@ export interface WhoIs {
   readonly node: PeerStatus | SelfStatus
   readonly user: UserStatus | undefined
   /** What the policy grants the node at this one, by capability name. */
-  readonly capabilities: { readonly [name: string]: readonly unknown[] }
+  readonly capabilities: ReadonlyMap<string, readonly unknown[]>
 }
 
 /** The kinds of ping (tailscale/tailscale:tailcfg, type PingType). */

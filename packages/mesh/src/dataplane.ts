@@ -1,0 +1,244 @@
+import { type Instant, Outbox, type RandomSource, type WallClock } from '@meshwright/core'
+import { type CryptoProvider, nobleProvider, type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import { CryptokeyRouter, type RouteEntry } from '@meshwright/cryptokey-router'
+import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } from '@meshwright/ip'
+import { type PathFinder } from '@meshwright/nat-traversal'
+import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import { WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+
+/** Where a WireGuard datagram came from: a UDP endpoint, or a peer behind a relay. */
+export interface DataPath extends WireGuardPath {
+  readonly via: { readonly type: 'direct'; readonly endpoint: Endpoint } | { readonly type: 'relay'; readonly region: number; readonly peer: NodePublicKey }
+}
+
+/** What both packet paths owe. */
+export type DataPlaneOutput =
+  /** Send a datagram by UDP. */
+  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly to: Endpoint }
+  /** Send a datagram through a relay. */
+  | { readonly type: 'relayed'; readonly bytes: Uint8Array; readonly region: number; readonly peer: NodePublicKey }
+  /** An inner packet for this node: routed, checked and accepted. */
+  | { readonly type: 'deliver'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
+  /** A TSMP message from a peer: node to node, beside the packet filter. */
+  | { readonly type: 'tsmp'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
+  /** A session with a peer has come to be. */
+  | { readonly type: 'established'; readonly peer: NodePublicKey }
+  /** Twenty initiations stayed without answer. */
+  | { readonly type: 'unanswered'; readonly peer: NodePublicKey }
+
+/** Why an inner or outer packet went nowhere, besides the drops that the WireGuard device and the packet filter count themselves. */
+export type DataPlaneDrop = 'malformed' | 'no-peer' | 'wrong-source' | 'no-path' | 'filter-in' | 'filter-out'
+
+/** The one swap: everything that decides where packets may go. */
+export interface DataPlaneConfig {
+  readonly peers: readonly NodePublicKey[]
+  readonly routes: readonly RouteEntry<string>[]
+  readonly rules: readonly FilterRule[]
+  /** Addresses that this node answers for. */
+  readonly local: IpSet
+}
+
+/**
+ * Both packet paths of a node, outbound and inbound. It joins four siblings that do not know each other: packet filter, cryptokey router,
+ * WireGuard device and path finder. Any doubt is a drop, counted by reason.
+ */
+export class DataPlane {
+  readonly device: WireGuardDevice<DataPath>
+  readonly filter: PacketFilter
+  readonly router: CryptokeyRouter<string> = new CryptokeyRouter()
+  readonly #paths: PathFinder
+  readonly #outbox: Outbox<DataPlaneOutput> = new Outbox()
+  readonly #view: PacketView = new PacketView()
+  readonly #peers: Map<string, NodePublicKey> = new Map()
+  readonly #lastSends: Map<string, Instant> = new Map()
+  readonly #drops: Map<DataPlaneDrop, number> = new Map()
+  #packetsIn = 0
+  #packetsOut = 0
+  #directIn = 0
+  #directOut = 0
+
+  constructor(options: {
+    readonly random: RandomSource
+    readonly wallClock: WallClock
+    readonly privateKey: NodePrivateKey
+    readonly paths: PathFinder
+    readonly provider?: CryptoProvider
+    readonly mtu: number
+  }) {
+    this.#paths = options.paths
+    this.filter = new PacketFilter()
+    this.device = new WireGuardDevice<DataPath>({
+      random: options.random,
+      wallClock: options.wallClock,
+      privateKey: options.privateKey,
+      provider: options.provider ?? nobleProvider,
+      mtu: options.mtu,
+      roaming: false,
+    })
+  }
+
+  /** Inner packets delivered and sent, and bytes of datagrams that came and went directly. */
+  get traffic(): { readonly packetsIn: number; readonly packetsOut: number; readonly directIn: number; readonly directOut: number } {
+    return { packetsIn: this.#packetsIn, packetsOut: this.#packetsOut, directIn: this.#directIn, directOut: this.#directOut }
+  }
+
+  /** Drops of this class, by reason. */
+  get drops(): ReadonlyMap<DataPlaneDrop, number> {
+    return this.#drops
+  }
+
+  /** When an inner packet last went to a peer. */
+  lastSend(peer: NodePublicKey): Instant | undefined {
+    return this.#lastSends.get(peer.text)
+  }
+
+  /** An inner packet of this node: filter, router, WireGuard. The bytes are not kept. */
+  outbound(now: Instant, packet: Uint8Array): void {
+    const view = this.#view
+    if (!view.at(packet)) return this.#drop('malformed')
+    if (!this.filter.checkOut(now, view).accept) return this.#drop('filter-out')
+    const peer = this.#peers.get(this.router.peerFor(view) ?? '')
+    if (peer === undefined) return this.#drop('no-peer')
+    this.sendTo(now, peer, packet)
+  }
+
+  /** An inner packet to a known peer, past router and filter: for messages of the node itself. */
+  sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
+    this.#packetsOut += 1
+    this.#lastSends.set(peer.text, now)
+    this.#paths.noteTraffic(now, peer)
+    this.device.handleInput(now, { type: 'packet', peer, bytes: packet })
+    this.#drain(now)
+  }
+
+  /** A WireGuard datagram that came by UDP. */
+  inboundDirect(now: Instant, bytes: Uint8Array, from: Endpoint): void {
+    this.#directIn += bytes.length
+    this.device.handleInput(now, { type: 'datagram', bytes, from: directPath(from) })
+    this.#drain(now)
+  }
+
+  /** A WireGuard datagram that a relay brought from `peer`. */
+  inboundRelayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
+    const from: DataPath = { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, via: { type: 'relay', region, peer } }
+    this.device.handleInput(now, { type: 'datagram', bytes, from })
+    this.#drain(now)
+  }
+
+  /** Replaces what may go where, in one call, taking rights away before giving any. Sessions of peers that stay live on. */
+  apply(now: Instant, config: DataPlaneConfig): void {
+    this.filter.replace(config.rules, config.local)
+    this.router.replace(config.routes)
+    const wanted = new Set(config.peers.map((key) => key.text))
+    for (const [text, key] of this.#peers) {
+      if (wanted.has(text)) continue
+      this.device.removePeer(now, key)
+      this.#peers.delete(text)
+      this.#lastSends.delete(text)
+    }
+    for (const key of config.peers) {
+      if (this.#peers.has(key.text)) continue
+      this.device.setPeer(now, { publicKey: key })
+      this.#peers.set(key.text, key)
+    }
+    this.#drain(now)
+  }
+
+  handleTimeout(now: Instant): void {
+    this.device.handleTimeout(now)
+    this.#drain(now)
+  }
+
+  pollOutput(): DataPlaneOutput | undefined {
+    return this.#outbox.poll()
+  }
+
+  pollTimeout(): Instant | undefined {
+    return this.device.pollTimeout()
+  }
+
+  /** Performs what the device owes after a command was given to it directly. */
+  settle(now: Instant): void {
+    this.#drain(now)
+  }
+
+  #drain(now: Instant): void {
+    for (let output = this.device.pollOutput(); output !== undefined; output = this.device.pollOutput()) this.#translate(now, output)
+  }
+
+  #translate(now: Instant, output: WireGuardOutput<DataPath>): void {
+    switch (output.type) {
+      case 'transmit':
+        if (output.peer === undefined) return this.#reply(output.bytes, output.to)
+        return this.#transmit(now, output.peer, output.bytes)
+      case 'packet':
+        return this.#inner(now, output.peer, output.bytes)
+      case 'established':
+        this.#outbox.push({ type: 'established', peer: output.peer })
+        return
+      case 'handshakeFailed':
+        this.#outbox.push({ type: 'unanswered', peer: output.peer })
+        return
+      case 'peerAdded':
+      case 'expired':
+      case 'roamed':
+      case 'noEndpoint':
+      case 'handshakeRetry':
+        return
+    }
+  }
+
+  #transmit(now: Instant, peer: NodePublicKey, bytes: Uint8Array): void {
+    const path = this.#paths.pathFor(now, peer)
+    switch (path.type) {
+      case 'direct':
+        return this.#sendDirect(bytes, path.endpoint)
+      case 'relay':
+        this.#outbox.push({ type: 'relayed', bytes, region: path.region, peer })
+        return
+      case 'both':
+        this.#sendDirect(bytes, path.endpoint)
+        this.#outbox.push({ type: 'relayed', bytes, region: path.region, peer })
+        return
+      case 'none':
+        return this.#drop('no-path')
+    }
+  }
+
+  // Cookie replies go back the way the datagram came, since nobody is known to stand behind it.
+  #reply(bytes: Uint8Array, to: DataPath | undefined): void {
+    if (to === undefined) return
+    if (to.via.type === 'direct') this.#sendDirect(bytes, to.via.endpoint)
+    else this.#outbox.push({ type: 'relayed', bytes, region: to.via.region, peer: to.via.peer })
+  }
+
+  #sendDirect(bytes: Uint8Array, to: Endpoint): void {
+    this.#directOut += bytes.length
+    this.#outbox.push({ type: 'datagram', bytes, to })
+  }
+
+  #inner(now: Instant, peer: NodePublicKey, bytes: Uint8Array): void {
+    const view = this.#view
+    if (!view.at(bytes)) return this.#drop('malformed')
+    if (!this.router.allows(peer.text, view)) return this.#drop('wrong-source')
+    if (view.protocol === PROTOCOL_TSMP) {
+      this.#outbox.push({ type: 'tsmp', bytes, peer })
+      return
+    }
+    if (!this.filter.checkIn(now, view).accept) return this.#drop('filter-in')
+    this.#packetsIn += 1
+    this.#outbox.push({ type: 'deliver', bytes, peer })
+  }
+
+  #drop(reason: DataPlaneDrop): void {
+    this.#drops.set(reason, (this.#drops.get(reason) ?? 0) + 1)
+  }
+}
+
+function directPath(from: Endpoint): DataPath {
+  const cookieBytes = new Uint8Array(from.ip.bytes.length + 2)
+  cookieBytes.set(from.ip.bytes)
+  cookieBytes[cookieBytes.length - 2] = from.port >> 8
+  cookieBytes[cookieBytes.length - 1] = from.port & 255
+  return { id: formatEndpoint(from), cookieBytes, via: { type: 'direct', endpoint: from } }
+}

@@ -1,0 +1,332 @@
+import { assertNever, earlier, type Instant, type Machine, Outbox, type RandomSource, type RelayMap, type RelayNode, type RelayRegion, type UnixMillis, type WallClock } from '@meshwright/core'
+import type { CryptoProvider, DiscoPrivateKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import type { Endpoint } from '@meshwright/ip'
+import { classifyDatagram, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
+import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
+import { DataPlane, type DataPlaneOutput } from './dataplane.ts'
+import { RelayLinks, type RelayLinksInput, type RelayLinksOutput } from './relay-links.ts'
+
+/** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
+const ACTIVE_MS = 45_000
+
+/** What comes from sockets and from this node's own programs. */
+export type EngineInput =
+  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly from: Endpoint }
+  | { readonly type: 'relay'; readonly input: RelayLinksInput }
+  /** An inner packet that this node wants to send. */
+  | { readonly type: 'packet'; readonly bytes: Uint8Array }
+
+/** What goes to sockets and to this node's own programs. */
+export type EngineOutput =
+  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly to: Endpoint }
+  | { readonly type: 'relayDial'; readonly link: number; readonly region: RelayRegion; readonly node: RelayNode }
+  | { readonly type: 'relayWrite'; readonly link: number; readonly bytes: Uint8Array }
+  | { readonly type: 'relayClose'; readonly link: number }
+  | { readonly type: 'stun'; readonly bytes: Uint8Array; readonly from: Endpoint }
+  | { readonly type: 'deliver'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
+  | { readonly type: 'tsmp'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
+  | { readonly type: 'relayConnected'; readonly region: number }
+  | { readonly type: 'relayDisconnected'; readonly region: number; readonly reason: string }
+  | { readonly type: 'endpointsWanted' }
+  | { readonly type: 'changed' }
+  | Extract<PathFinderOutput, { readonly type: 'pinged' | 'pingFailed' }>
+
+/** What an engine is made of. */
+export interface EngineOptions {
+  readonly random: RandomSource
+  readonly wallClock: WallClock
+  readonly provider?: CryptoProvider
+  readonly privateKey: NodePrivateKey
+  readonly discoKey: DiscoPrivateKey
+  readonly mtu: number
+  readonly allowLoopback: boolean
+  readonly blockUdp: boolean
+}
+
+/**
+ * Everything of a node that moves packets under one node key: both packet paths, the path finder and the connections with relays. A new
+ * node key means a new engine.
+ */
+export class Engine implements Machine<EngineInput, EngineOutput> {
+  readonly plane: DataPlane
+  readonly paths: PathFinder
+  readonly relays: RelayLinks
+  /** The node key that this engine works under. */
+  readonly privateKey: NodePrivateKey
+  readonly #outbox: Outbox<EngineOutput> = new Outbox()
+  readonly #allowLoopback: boolean
+  readonly #wallClock: WallClock
+  #blockUdp: boolean
+  #peers: Set<string> = new Set()
+  #keys: Map<string, NodePublicKey> = new Map()
+  #blockedDatagrams = 0
+
+  constructor(options: EngineOptions) {
+    this.privateKey = options.privateKey
+    this.#allowLoopback = options.allowLoopback
+    this.#wallClock = options.wallClock
+    this.#blockUdp = options.blockUdp
+    const provider = options.provider === undefined ? {} : { provider: options.provider }
+    this.paths = new PathFinder({
+      nodeKey: options.privateKey.publicKey(),
+      discoKey: options.discoKey,
+      random: options.random,
+      allowLoopback: options.allowLoopback,
+      udp: !options.blockUdp,
+      ...provider,
+    })
+    this.plane = new DataPlane({ random: options.random, wallClock: options.wallClock, privateKey: options.privateKey, paths: this.paths, mtu: options.mtu, ...provider })
+    this.relays = new RelayLinks({ privateKey: options.privateKey, random: options.random })
+  }
+
+  /** True while UDP is not used at all. */
+  get udpBlocked(): boolean {
+    return this.#blockUdp
+  }
+
+  /** Datagrams that were not sent or not read because UDP is blocked. */
+  get blockedDatagrams(): number {
+    return this.#blockedDatagrams
+  }
+
+  /** When this node last sent to a peer, and whether that was within the last 45 s. */
+  lastSend(now: Instant, peer: NodePublicKey): { readonly at: UnixMillis; readonly active: boolean } | undefined {
+    const sentAt = this.plane.lastSend(peer)
+    return sentAt && { at: this.#wallClock() - (now - sentAt), active: now - sentAt < ACTIVE_MS }
+  }
+
+  /** Takes a network map: rights are taken away before any are given, in this one call. */
+  apply(now: Instant, applied: AppliedMap): void {
+    this.plane.apply(now, applied.plane)
+    const peers = usableEndpoints(applied.paths, this.#allowLoopback)
+    const wanted = new Set(peers.map((peer) => peer.nodeKey.text))
+    for (const text of this.#peers) {
+      const key = this.#keys.get(text)
+      if (wanted.has(text) || key === undefined) continue
+      this.paths.removePeer(now, key)
+      this.#keys.delete(text)
+    }
+    for (const peer of peers) {
+      this.paths.setPeer(now, peer)
+      this.#keys.set(peer.nodeKey.text, peer.nodeKey)
+    }
+    this.#peers = wanted
+    this.#settle(now)
+  }
+
+  /** Takes the relay regions. */
+  setRelayMap(now: Instant, map: RelayMap): void {
+    this.paths.setRelayMap(map)
+    this.relays.setMap(now, map)
+    this.#settle(now)
+  }
+
+  /** Chooses the home relay. */
+  setHome(now: Instant, region: number): void {
+    this.relays.setHome(now, region)
+    this.#settle(now)
+  }
+
+  /** Takes this node's own endpoints. */
+  setSelfEndpoints(now: Instant, endpoints: readonly Endpoint[]): void {
+    this.paths.setSelfEndpoints(now, endpoints)
+    this.#settle(now)
+  }
+
+  /** Blocks or frees UDP. */
+  setUdpBlocked(now: Instant, blocked: boolean): void {
+    this.#blockUdp = blocked
+    this.paths.setUdpAvailable(now, !blocked)
+    this.#settle(now)
+  }
+
+  /** Sockets were bound anew or the network changed. */
+  rebind(now: Instant): void {
+    this.paths.rebind(now)
+    this.relays.rebind(now)
+    this.#settle(now)
+  }
+
+  /** Pings a peer by disco: `pinged` or `pingFailed` follows. */
+  ping(now: Instant, peer: NodePublicKey, id: number): void {
+    this.paths.ping(now, peer, id)
+    this.#settle(now)
+  }
+
+  /** Sends an inner packet to a known peer, past filter and router. */
+  sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
+    this.plane.sendTo(now, peer, packet)
+    this.#settle(now)
+  }
+
+  /** A peer's disco key became known inside the tunnel. */
+  setPeerDiscoKey(now: Instant, peer: NodePublicKey, key: Parameters<PathFinder['setPeerDiscoKey']>[2]): void {
+    this.paths.setPeerDiscoKey(now, peer, key)
+    this.#settle(now)
+  }
+
+  /** Ends everything: sessions, keys, relay connections. */
+  close(now: Instant): void {
+    this.plane.device.destroy(now)
+    this.relays.closeAll()
+    this.#settle(now)
+  }
+
+  handleInput(now: Instant, input: EngineInput): void {
+    switch (input.type) {
+      case 'datagram':
+        this.#datagram(now, input.bytes, input.from)
+        break
+      case 'relay':
+        this.relays.handleInput(now, input.input)
+        break
+      case 'packet':
+        this.plane.outbound(now, input.bytes)
+        break
+      default:
+        assertNever(input)
+    }
+    this.#settle(now)
+  }
+
+  handleTimeout(now: Instant): void {
+    this.paths.handleTimeout(now)
+    this.plane.handleTimeout(now)
+    this.relays.handleTimeout(now)
+    this.#settle(now)
+  }
+
+  pollOutput(): EngineOutput | undefined {
+    return this.#outbox.poll()
+  }
+
+  pollTimeout(): Instant | undefined {
+    return earlier(earlier(this.paths.pollTimeout(), this.plane.pollTimeout()), this.relays.pollTimeout())
+  }
+
+  #datagram(now: Instant, bytes: Uint8Array, from: Endpoint): void {
+    if (this.#blockUdp) {
+      this.#blockedDatagrams += 1
+      return
+    }
+    switch (classifyDatagram(bytes)) {
+      case 'stun':
+        this.#outbox.push({ type: 'stun', bytes, from })
+        return
+      case 'disco':
+        this.paths.handleInput(now, { type: 'datagram', bytes, from })
+        return
+      case 'wireguard':
+        this.plane.inboundDirect(now, bytes, from)
+        return
+      default:
+        return
+    }
+  }
+
+  #relayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
+    if (!this.#peers.has(peer.text)) return
+    const kind = classifyDatagram(bytes)
+    if (kind === 'disco') this.paths.handleInput(now, { type: 'relayed', bytes, region, peer })
+    else if (kind === 'wireguard') {
+      this.paths.noteReceived(now, peer, { type: 'relay', region })
+      this.plane.inboundRelayed(now, bytes, region, peer)
+    }
+  }
+
+  // Children may owe something to one another: a path that opens lets a handshake out, a relayed packet opens a session. Until all are quiet.
+  #settle(now: Instant): void {
+    for (let busy = true; busy; ) {
+      busy = false
+      for (let output = this.paths.pollOutput(); output !== undefined; output = this.paths.pollOutput()) {
+        busy = true
+        this.#fromPaths(now, output)
+      }
+      for (let output = this.plane.pollOutput(); output !== undefined; output = this.plane.pollOutput()) {
+        busy = true
+        this.#fromPlane(now, output)
+      }
+      for (let output = this.relays.pollOutput(); output !== undefined; output = this.relays.pollOutput()) {
+        busy = true
+        this.#fromRelays(now, output)
+      }
+    }
+  }
+
+  #fromPaths(now: Instant, output: PathFinderOutput): void {
+    switch (output.type) {
+      case 'transmit':
+        return this.#transmit(output.bytes, output.to)
+      case 'relay':
+        this.relays.send(now, output.region, output.peer, output.bytes)
+        return
+      case 'pathChanged':
+        this.#outbox.push({ type: 'changed' })
+        return
+      case 'endpointsWanted':
+        this.#outbox.push({ type: 'endpointsWanted' })
+        return
+      case 'pinged':
+      case 'pingFailed':
+        this.#outbox.push(output)
+        return
+      default:
+        assertNever(output)
+    }
+  }
+
+  #fromPlane(now: Instant, output: DataPlaneOutput): void {
+    switch (output.type) {
+      case 'datagram':
+        return this.#transmit(output.bytes, output.to)
+      case 'relayed':
+        this.relays.send(now, output.region, output.peer, output.bytes)
+        return
+      case 'deliver':
+      case 'tsmp':
+        this.#outbox.push(output)
+        return
+      case 'established':
+      case 'unanswered':
+        this.#outbox.push({ type: 'changed' })
+        return
+      default:
+        assertNever(output)
+    }
+  }
+
+  #fromRelays(now: Instant, output: RelayLinksOutput): void {
+    switch (output.type) {
+      case 'dial':
+        this.#outbox.push({ type: 'relayDial', link: output.link, region: output.region, node: output.node })
+        return
+      case 'write':
+        this.#outbox.push({ type: 'relayWrite', link: output.link, bytes: output.bytes })
+        return
+      case 'close':
+        this.#outbox.push({ type: 'relayClose', link: output.link })
+        return
+      case 'packet':
+        return this.#relayed(now, output.packet, output.region, output.source)
+      case 'connected':
+        this.#outbox.push({ type: 'relayConnected', region: output.region })
+        return
+      case 'disconnected':
+        this.#outbox.push({ type: 'relayDisconnected', region: output.region, reason: output.reason })
+        return
+      case 'peerGone':
+        this.#outbox.push({ type: 'changed' })
+        return
+      default:
+        assertNever(output)
+    }
+  }
+
+  #transmit(bytes: Uint8Array, to: Endpoint): void {
+    if (this.#blockUdp) {
+      this.#blockedDatagrams += 1
+      return
+    }
+    this.#outbox.push({ type: 'datagram', bytes, to })
+  }
+}

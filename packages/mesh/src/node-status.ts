@@ -1,0 +1,136 @@
+import { isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
+import type { UserProfile } from '@meshwright/control-protocol'
+import type { Instant } from '@meshwright/core'
+import type { NodePublicKey } from '@meshwright/crypto'
+import { type Ip, isExitRoute, prefixContains } from '@meshwright/ip'
+import { isExitNode } from './apply-network-map.ts'
+import type { Engine } from './engine.ts'
+import type { Prefs } from './prefs.ts'
+import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus } from './status.ts'
+
+/** What a status is made from. */
+export interface StatusSources {
+  readonly state: MeshState
+  readonly authUrl: string | undefined
+  readonly lastError: string | undefined
+  readonly controlUrl: string
+  readonly nodeKey: NodePublicKey | undefined
+  readonly map: NetworkMap | undefined
+  readonly prefs: Prefs
+  readonly engine: Engine | undefined
+  readonly homeRegion: number
+  readonly udpBlocked: boolean
+  readonly warnings: readonly string[]
+}
+
+/** Everything about a node at one moment. */
+export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
+  const { map, engine } = from
+  const traffic = engine?.plane.traffic
+  const relayed = engine?.relays.traffic
+  return {
+    state: from.state,
+    authUrl: from.authUrl,
+    lastError: from.lastError,
+    controlUrl: from.controlUrl,
+    nodeKey: from.nodeKey,
+    self: map && { ...selfStatus(map, from.prefs), homeRegion: from.homeRegion },
+    peers: map === undefined ? [] : [...map.peers.values()].map((peer) => peerStatus(peer, from.prefs, engine && { now, engine, map })),
+    users: map === undefined ? [] : [...map.users.values()].map(userStatus),
+    domain: map?.domain ?? '',
+    magicDnsSuffix: map === undefined ? '' : magicDnsSuffix(map),
+    magicDnsEnabled: map?.dns.Proxied === true,
+    homeRegion: from.homeRegion,
+    homeRegionCode: map?.relays.regions.get(from.homeRegion)?.code ?? '',
+    udpBlocked: from.udpBlocked,
+    health: from.warnings,
+    packetsIn: traffic?.packetsIn ?? 0,
+    packetsOut: traffic?.packetsOut ?? 0,
+    drops: drops(now, engine),
+    relayBytesIn: relayed?.bytesIn ?? 0,
+    relayBytesOut: relayed?.bytesOut ?? 0,
+    directBytesIn: traffic?.directIn ?? 0,
+    directBytesOut: traffic?.directOut ?? 0,
+  }
+}
+
+/** The node itself, as the map describes it. */
+export function selfStatus(map: NetworkMap, prefs: Prefs): SelfStatus {
+  const { path: _path, active: _active, lastHandshake: _handshake, lastWrite: _write, ...self } = peerStatus(map.self, prefs, undefined)
+  return self
+}
+
+/** A peer, with what the engine knows of it where there is one. */
+export function peerStatus(peer: MapNode, prefs: Prefs, live: { readonly now: Instant; readonly engine: Engine; readonly map: NetworkMap } | undefined): PeerStatus {
+  const session = live?.engine.plane.device.peerStatus(live.now, peer.nodeKey)
+  const lastSend = live?.engine.lastSend(live.now, peer.nodeKey)
+  return {
+    nodeKey: peer.nodeKey,
+    id: peer.id,
+    stableId: peer.stableId,
+    name: peer.name,
+    hostName: peer.hostinfo.Hostname ?? peer.name.split('.')[0] ?? '',
+    os: peer.hostinfo.OS ?? '',
+    userId: peer.userId,
+    tags: peer.tags,
+    addresses: peer.addresses.map((own) => own.ip),
+    allowedIps: peer.allowedIps,
+    primaryRoutes: peer.primaryRoutes,
+    endpoints: peer.endpoints,
+    online: peer.online,
+    lastSeen: peer.lastSeen,
+    expired: peer.expired,
+    keyExpiry: peer.keyExpiry,
+    created: peer.createdAt,
+    homeRegion: peer.homeRegion,
+    path: live === undefined ? { type: 'none' } : pathOf(peer, live),
+    active: lastSend?.active ?? false,
+    rxBytes: session?.receivedBytes ?? 0,
+    txBytes: session?.sentBytes ?? 0,
+    lastHandshake: session?.latestHandshake,
+    lastWrite: lastSend?.at,
+    exitNode: isExitNode(peer, prefs),
+    exitNodeOption: peer.allowedIps.some(isExitRoute),
+    capabilities: peer.capabilities,
+  }
+}
+
+/** A user of the map. */
+export function userStatus(user: UserProfile): UserStatus {
+  return { id: user.ID, loginName: user.LoginName, displayName: user.DisplayName, profilePicUrl: user.ProfilePicURL ?? '' }
+}
+
+/** The node, self included, that has this address, or else carries it as a subnet route. */
+export function nodeWithAddress(map: NetworkMap, ip: Ip): MapNode | undefined {
+  const owns = (node: MapNode): boolean => node.addresses.some((own) => own.ip.equals(ip))
+  if (owns(map.self)) return map.self
+  let carrier: { readonly node: MapNode; readonly bits: number } | undefined
+  for (const peer of map.peers.values()) {
+    if (owns(peer)) return peer
+    for (const prefix of peer.allowedIps) {
+      if (!isExitRoute(prefix) && prefixContains(prefix, ip) && (carrier === undefined || prefix.bits > carrier.bits)) carrier = { node: peer, bits: prefix.bits }
+    }
+  }
+  return carrier?.node
+}
+
+/** True when packets to the peer may flow at all. */
+export function isUsable(peer: MapNode, wallNow: number): boolean {
+  return !isKeyExpired(peer, wallNow) && !peer.isJailed
+}
+
+function pathOf(peer: MapNode, live: { readonly now: Instant; readonly engine: Engine; readonly map: NetworkMap }): PeerPath {
+  const path = live.engine.paths.pathFor(live.now, peer.nodeKey)
+  if (path.type === 'direct' || path.type === 'both') return { type: 'direct', endpoint: path.endpoint, latencyMs: path.latencyMs ?? 0 }
+  if (path.type === 'relay') return { type: 'relay', region: path.region, regionCode: live.map.relays.regions.get(path.region)?.code ?? '' }
+  return { type: 'none' }
+}
+
+function drops(now: Instant, engine: Engine | undefined): Readonly<Record<string, number>> {
+  if (engine === undefined) return {}
+  const all: Record<string, number> = {}
+  for (const [reason, count] of engine.plane.drops) if (count > 0) all[reason] = count
+  for (const [reason, count] of engine.plane.device.status(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
+  if (engine.blockedDatagrams > 0) all['udp-blocked'] = engine.blockedDatagrams
+  return all
+}

@@ -1,0 +1,303 @@
+import { Duplex } from 'node:stream'
+import type { Instant } from '@meshwright/core'
+import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
+import type { CloseReason, FlowId, ListenerId, Netstack, NetstackOutput, UdpId } from '@meshwright/netstack'
+import type { MeshListener, MeshSocket, MeshUdpSocket } from './running-node.ts'
+
+/** Calls methods of the stack at the current time, and performs what they cause. */
+export type StackDoor = <Result>(use: (stack: Netstack, now: Instant) => Result) => Result
+
+/** Decides on a connection that no listener claims: to where on this computer it is forwarded, or `undefined` to refuse it. */
+export type ForwardUnclaimed = (local: Endpoint, remote: Endpoint) => Promise<Duplex | undefined>
+
+const ERRORS: Readonly<Record<CloseReason, readonly [string, string]>> = {
+  finished: ['ECONNRESET', 'the connection was closed'],
+  reset: ['ECONNRESET', 'the peer reset the connection'],
+  refused: ['ECONNREFUSED', 'the peer refused the connection'],
+  timeout: ['ETIMEDOUT', 'the peer did not answer in time (is the port allowed by the policy?)'],
+  unreachable: ['EHOSTUNREACH', 'the peer cannot be reached'],
+  aborted: ['ECONNABORTED', 'the connection was given up'],
+}
+
+/** TCP connections, listeners and UDP sockets of a node's own stack, as Node knows them. */
+export class MeshFlows {
+  readonly #door: StackDoor
+  readonly #forward: ForwardUnclaimed | undefined
+  readonly #flows: Map<FlowId, Flow> = new Map()
+  readonly #listeners: Map<ListenerId, (socket: MeshSocket) => void> = new Map()
+  readonly #udp: Map<UdpId, (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void> = new Map()
+  readonly #forwarding: Map<FlowId, Duplex> = new Map()
+
+  constructor(door: StackDoor, forward?: ForwardUnclaimed) {
+    this.#door = door
+    this.#forward = forward
+  }
+
+  /** Connects; rejects with an error whose `code` is Node's. */
+  connect(to: Endpoint, signal?: AbortSignal, timeoutMs?: number): Promise<MeshSocket> {
+    return new Promise((resolve, reject) => {
+      let id: FlowId
+      try {
+        id = this.#door((stack, now) => stack.connectTcp(now, to))
+      } catch (error) {
+        reject(failure('EHOSTUNREACH', error instanceof Error ? error.message : String(error), to))
+        return
+      }
+      const flow = new Flow(id, this.#door, to)
+      const giveUp = (code: string, message: string): void => {
+        if (flow.opened) return
+        this.#flows.delete(id)
+        this.#door((stack, now) => stack.abort(now, id))
+        settle()
+        reject(failure(code, message, to))
+      }
+      const onAbort = (): void => giveUp('ABORT_ERR', 'the dial was aborted')
+      const timer = timeoutMs === undefined ? undefined : setTimeout(() => giveUp('ETIMEDOUT', `no answer within ${timeoutMs} ms (is the port allowed by the policy?)`), timeoutMs)
+      const settle = (): void => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
+      }
+      flow.onOpen = () => {
+        settle()
+        resolve(flow)
+      }
+      flow.onRefused = (reason) => {
+        settle()
+        reject(failure(...ERRORS[reason], to))
+      }
+      this.#flows.set(id, flow)
+      signal?.addEventListener('abort', onAbort, { once: true })
+      if (signal?.aborted === true) onAbort()
+    })
+  }
+
+  listen(port: number, onConnection: (socket: MeshSocket) => void): MeshListener {
+    const id = this.#door((stack) => stack.listenTcp(port === 0 ? 'any' : port))
+    this.#listeners.set(id, onConnection)
+    const bound = this.#door((stack) => stack.listenerAddress(id)?.port ?? port)
+    return {
+      port: bound,
+      close: () => {
+        if (this.#listeners.delete(id)) this.#door((stack) => stack.closeListener(id))
+      },
+    }
+  }
+
+  listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket {
+    const id = this.#door((stack) => stack.bindUdp(port === 0 ? 'any' : port))
+    this.#udp.set(id, onMessage)
+    const bound = this.#door((stack) => stack.udpAddress(id)?.port ?? port)
+    return {
+      port: bound,
+      send: (bytes, toPort, address) => {
+        const ip = parseIp(address)
+        if (ip === undefined) throw new TypeError(`not an IP address: ${address}`)
+        this.#door((stack, now) => stack.sendUdp(now, id, { ip, port: toPort }, bytes))
+      },
+      close: () => {
+        if (this.#udp.delete(id)) this.#door((stack) => stack.closeUdp(id))
+      },
+    }
+  }
+
+  /** Performs what the stack tells. */
+  perform(output: Exclude<NetstackOutput, { readonly type: 'packet' }>): void {
+    switch (output.type) {
+      case 'opened':
+        return this.#opened(output)
+      case 'data':
+        this.#flows.get(output.flow)?.received(output.bytes)
+        return
+      case 'ended':
+        this.#flows.get(output.flow)?.ended()
+        return
+      case 'writable':
+        this.#flows.get(output.flow)?.writeMore()
+        return
+      case 'closed': {
+        const flow = this.#flows.get(output.flow)
+        this.#flows.delete(output.flow)
+        this.#forwarding.get(output.flow)?.destroy()
+        this.#forwarding.delete(output.flow)
+        flow?.finish(output.reason)
+        return
+      }
+      case 'incoming':
+        return this.#incoming(output.flow, output.protocol, output.local, output.remote)
+      case 'udp':
+        this.#udp.get(output.socket)?.(output.bytes, { address: formatIp(output.from.ip), port: output.from.port })
+        return
+      case 'refused':
+      case 'datagram':
+      case 'echoReply':
+      case 'echoFailed':
+      case 'echoRequest':
+        return
+    }
+  }
+
+  /** Resets every connection. */
+  closeAll(): void {
+    for (const flow of [...this.#flows.values()]) flow.destroy()
+    for (const stream of this.#forwarding.values()) stream.destroy()
+    this.#forwarding.clear()
+    this.#listeners.clear()
+    this.#udp.clear()
+  }
+
+  #opened(output: Extract<NetstackOutput, { readonly type: 'opened' }>): void {
+    const known = this.#flows.get(output.flow)
+    if (known !== undefined) {
+      known.open(output.local, output.remote)
+      return
+    }
+    const flow = new Flow(output.flow, this.#door, output.remote)
+    const backend = this.#forwarding.get(output.flow)
+    const onConnection = output.listener === undefined ? undefined : this.#listeners.get(output.listener)
+    if (backend === undefined && onConnection === undefined) {
+      this.#door((stack, now) => stack.abort(now, output.flow))
+      return
+    }
+    this.#flows.set(output.flow, flow)
+    flow.open(output.local, output.remote)
+    if (backend === undefined) {
+      onConnection?.(flow)
+      return
+    }
+    this.#forwarding.delete(output.flow)
+    join(flow, backend)
+  }
+
+  // The far side hears that it is connected only once the backend is: a refused backend is a refused connection.
+  #incoming(id: FlowId, protocol: 'tcp' | 'udp', local: Endpoint, remote: Endpoint): void {
+    const refuse = (): void => this.#door((stack, now) => stack.refuse(now, id))
+    if (this.#forward === undefined || protocol === 'udp') return refuse()
+    this.#forward(local, remote).then(
+      (backend) => {
+        if (backend === undefined) return refuse()
+        this.#forwarding.set(id, backend)
+        this.#door((stack, now) => stack.accept(now, id))
+      },
+      () => refuse(),
+    )
+  }
+}
+
+/** One TCP connection of the stack as a Duplex. Back-pressure works both ways: the receive window opens as the reader reads. */
+class Flow extends Duplex implements MeshSocket {
+  remoteAddress: string
+  remotePort: number
+  localAddress = ''
+  localPort = 0
+  opened = false
+  onOpen: () => void = () => undefined
+  onRefused: (reason: CloseReason) => void = () => undefined
+  readonly #id: FlowId
+  readonly #door: StackDoor
+  #waiting: { readonly bytes: Uint8Array; readonly done: (error?: Error | null) => void } | undefined
+  #unread = 0
+  #over = false
+
+  constructor(id: FlowId, door: StackDoor, remote: Endpoint) {
+    super({ allowHalfOpen: true })
+    this.#id = id
+    this.#door = door
+    this.remoteAddress = formatIp(remote.ip)
+    this.remotePort = remote.port
+  }
+
+  open(local: Endpoint, remote: Endpoint): void {
+    this.opened = true
+    this.localAddress = formatIp(local.ip)
+    this.localPort = local.port
+    this.remoteAddress = formatIp(remote.ip)
+    this.remotePort = remote.port
+    this.onOpen()
+    this.emit('connect')
+  }
+
+  received(bytes: Uint8Array): void {
+    const wantsMore = this.push(bytes)
+    if (wantsMore) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
+    else this.#unread += bytes.length
+  }
+
+  ended(): void {
+    this.push(null)
+  }
+
+  /** The stack has room again for what waits to be written. */
+  writeMore(): void {
+    const waiting = this.#waiting
+    if (waiting === undefined) return
+    this.#waiting = undefined
+    this.#offer(waiting.bytes, waiting.done)
+  }
+
+  finish(reason: CloseReason): void {
+    this.#over = true
+    if (!this.opened) {
+      this.onRefused(reason)
+      this.destroy()
+      return
+    }
+    if (reason === 'finished') {
+      if (!this.readableEnded) this.push(null)
+      if (this.#waiting === undefined) return
+    }
+    this.#waiting?.done(failure(...ERRORS[reason]))
+    this.#waiting = undefined
+    this.destroy(reason === 'finished' || reason === 'aborted' ? undefined : failure(...ERRORS[reason]))
+  }
+
+  override _read(): void {
+    const bytes = this.#unread
+    if (bytes === 0 || this.#over) return
+    this.#unread = 0
+    this.#door((stack, now) => stack.consumed(now, this.#id, bytes))
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#offer(chunk, done)
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    if (!this.#over) this.#door((stack, now) => stack.shutdownWrite(now, this.#id))
+    done()
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    if (!this.#over) {
+      this.#over = true
+      const clean = error === null && this.writableFinished && this.readableEnded
+      this.#door((stack, now) => (clean ? stack.close(now, this.#id) : stack.abort(now, this.#id)))
+    }
+    done(error)
+  }
+
+  #offer(bytes: Uint8Array, done: (error?: Error | null) => void): void {
+    if (this.#over) return done(failure('EPIPE', 'the connection is closed'))
+    const taken = this.#door((stack, now) => stack.write(now, this.#id, bytes))
+    if (taken === bytes.length) done()
+    else this.#waiting = { bytes: bytes.subarray(taken), done }
+  }
+}
+
+/** Joins two streams for good: what one ends, the other ends; what breaks one, breaks both. */
+export function join(a: Duplex, b: Duplex): void {
+  a.on('error', () => b.destroy())
+  b.on('error', () => a.destroy())
+  a.on('close', () => {
+    if (!a.readableEnded || !a.writableFinished) b.destroy()
+  })
+  b.on('close', () => {
+    if (!b.readableEnded || !b.writableFinished) a.destroy()
+  })
+  a.pipe(b)
+  b.pipe(a)
+}
+
+function failure(code: string, message: string, to?: Endpoint): Error & { readonly code: string } {
+  const where = to === undefined ? '' : `${formatIp(to.ip)}:${to.port}: `
+  return Object.assign(new Error(`${where}${message}`), { code })
+}

@@ -1,0 +1,78 @@
+import { type RelayNode } from '@meshwright/core'
+import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
+import { type DerpConnection, dialDerp } from './derp-dial.ts'
+
+/** Carries a node's connections with relays over real sockets. */
+export class RelayDriver {
+  readonly #feed: (input: RelayLinksInput) => void
+  readonly #plainHttp: boolean
+  readonly #dials: Map<number, AbortController> = new Map()
+  readonly #connections: Map<number, DerpConnection> = new Map()
+  #closed = false
+
+  /** @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development */
+  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean) {
+    this.#feed = feed
+    this.#plainHttp = plainHttp
+  }
+
+  perform(output: Extract<MeshOutput, { readonly type: 'relayDial' | 'relayWrite' | 'relayClose' }>): void {
+    switch (output.type) {
+      case 'relayDial':
+        return this.#dial(output.link, output.node)
+      case 'relayWrite':
+        this.#connections.get(output.link)?.write(output.bytes)
+        return
+      case 'relayClose':
+        this.#dials.get(output.link)?.abort()
+        this.#connections.get(output.link)?.close()
+        this.#connections.delete(output.link)
+        return
+    }
+  }
+
+  /** Closes all connections; nothing is fed any more. */
+  close(): void {
+    this.#closed = true
+    for (const dial of this.#dials.values()) dial.abort()
+    for (const connection of this.#connections.values()) connection.close()
+    this.#connections.clear()
+  }
+
+  #dial(link: number, node: RelayNode): void {
+    const abort = new AbortController()
+    this.#dials.set(link, abort)
+    dialDerp({ node, signal: abort.signal, plainHttp: this.#plainHttp || isLoopbackPlain(node) }).then(
+      (connection) => {
+        this.#dials.delete(link)
+        if (this.#closed || abort.signal.aborted) {
+          connection.close()
+          return
+        }
+        this.#connections.set(link, connection)
+        this.#feed({ type: 'opened', link, ...(connection.serverKey === undefined ? {} : { serverKey: connection.serverKey }) })
+        connection.start({
+          bytes: (bytes) => this.#tell({ type: 'bytes', link, bytes }),
+          writable: () => this.#tell({ type: 'writable', link }),
+          closed: (reason) => {
+            this.#connections.delete(link)
+            this.#tell({ type: 'closed', link, reason })
+          },
+        })
+      },
+      (error: unknown) => {
+        this.#dials.delete(link)
+        this.#tell({ type: 'closed', link, reason: error instanceof Error ? error.message : String(error) })
+      },
+    )
+  }
+
+  #tell(input: RelayLinksInput): void {
+    if (!this.#closed) this.#feed(input)
+  }
+}
+
+// A relay that is to be trusted without any check, on this very computer, may speak plain HTTP: the demo and tests do.
+function isLoopbackPlain(node: RelayNode): boolean {
+  return node.insecureForTests === true && node.certName === 'plain-http'
+}

@@ -1,0 +1,364 @@
+import os from 'node:os'
+import { lookup } from 'node:dns/promises'
+import type { ControlClientInput } from '@meshwright/control-client'
+import { MeshwrightError } from '@meshwright/core'
+import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
+import { suspendAwareClock } from './clock.ts'
+import { ControlTransport } from './control-dial.ts'
+import { type Driver, drive } from './drive.ts'
+import { localEndpoints } from './local-endpoints.ts'
+import { type ForwardUnclaimed, MeshFlows } from './mesh-socket.ts'
+import { nodeCryptoProvider } from './node-crypto.ts'
+import { systemRandom } from './random.ts'
+import { RelayDriver } from './relay-driver.ts'
+import type { LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+import { NodeStore } from './stored-node.ts'
+import { openUdp, type UdpSocket } from './udp.ts'
+
+const ADDRESS_CHECK_MS = 5_000
+const DIAL_TIMEOUT_MS = 60_000
+const LOGOUT_TIMEOUT_MS = 10_000
+
+/** Codes of the errors of {@link startMeshNode} and of the node it gives. */
+export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED'
+
+/** A node that cannot do what it is asked. */
+export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}
+
+/** Options for programs that are more than an embedded node. */
+export interface MeshDaemonOptions extends MeshNodeOptions {
+  /** Where connections go that no listener of the node claims: a daemon hands them to programs on this computer. */
+  readonly forwardUnclaimed?: ForwardUnclaimed
+  /** Relays speak plain HTTP: development. */
+  readonly relayPlainHttp?: boolean
+  /** Version text, told to the control server. */
+  readonly version?: string
+}
+
+/**
+ * Starts a mesh node in this process: UDP socket, control connection, relays, TCP/IP stack. Needs no root. Resolves once it runs its
+ * machine; `ready()` tells when it takes part.
+ * @throws StateFileError, UdpError, MeshRuntimeError (the promise rejects)
+ */
+export async function startMeshNode(options: MeshDaemonOptions): Promise<RunningNode> {
+  const routes = (options.advertiseRoutes ?? []).map((text): Prefix => {
+    const prefix = parsePrefix(text)
+    if (prefix === undefined) throw new MeshRuntimeError('RUNTIME_OPTION', `advertiseRoutes: '${text}' is no address range`, { remedy: 'Write it as 10.0.0.0/8.' })
+    return prefix
+  })
+  const store = new NodeStore(options.stateFile)
+  const runner = new Runner(options, routes, store)
+  await runner.open()
+  return runner
+}
+
+class Runner implements RunningNode {
+  readonly #options: MeshDaemonOptions
+  readonly #store: NodeStore
+  readonly #clock = suspendAwareClock()
+  readonly #listeners: Set<() => void> = new Set()
+  readonly #pings: Map<number, (result: PingResult) => void> = new Map()
+  readonly #flows: MeshFlows
+  #firstPrefs: Prefs
+  #controlUrl: string
+  #node: MeshNode
+  #driver: Driver<Parameters<MeshNode['handleInput']>[1]>
+  #transport: ControlTransport
+  #relays: RelayDriver
+  #udp: UdpSocket | undefined
+  #addressTimer: NodeJS.Timeout | undefined
+  #lastEndpoints = ''
+  #nextPing = 1
+  #onLoggedOut: (() => void) | undefined
+  #closed = false
+  #changeQueued = false
+
+  constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore) {
+    this.#options = options
+    this.#store = store
+    const { stored } = store
+    this.#controlUrl = options.controlUrl === '' ? (stored.controlUrl ?? '') : options.controlUrl
+    this.#firstPrefs = {
+      ...(stored.prefs ?? DEFAULT_PREFS),
+      wantRunning: options.respectStoredPrefs === true ? (stored.prefs?.wantRunning ?? false) : true,
+      hostname: options.hostname ?? (stored.prefs?.hostname || os.hostname().split('.')[0] || 'node'),
+      ...(options.advertiseRoutes === undefined ? {} : { advertiseRoutes: routes }),
+      ...(options.advertiseTags === undefined ? {} : { advertiseTags: options.advertiseTags }),
+      ...(options.acceptRoutes === undefined ? {} : { acceptRoutes: options.acceptRoutes }),
+      ...(options.shieldsUp === undefined ? {} : { shieldsUp: options.shieldsUp }),
+    }
+    this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), options.forwardUnclaimed)
+    // A node of one control server is nobody at another: its keys are not shown around.
+    const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
+    const made = this.#make(sameServer ? stored.control : undefined, this.#firstPrefs, options.blockUdp === true)
+    this.#node = made.node
+    this.#driver = made.driver
+    this.#transport = made.transport
+    this.#relays = made.relays
+  }
+
+  /** Opens the socket and starts. */
+  async open(): Promise<void> {
+    this.#udp = await openUdp({
+      port: this.#options.port ?? 0,
+      onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
+      onError: (error) => this.#log('debug', `UDP: ${error.message}`),
+    })
+    this.#checkAddresses()
+    this.#addressTimer = setInterval(() => this.#checkAddresses(), ADDRESS_CHECK_MS)
+    this.#store.savePrefs(this.#node.prefs, this.#controlUrl)
+    const login = { ...(this.#options.authKey === undefined ? {} : { authKey: this.#options.authKey }) }
+    this.#driver.act((now) => this.#node.start(now, login))
+  }
+
+  status(): MeshStatus {
+    return this.#node.status(this.#clock())
+  }
+
+  prefs(): Prefs {
+    return this.#node.prefs
+  }
+
+  async ready(signal?: AbortSignal): Promise<void> {
+    while (this.#node.state !== 'running') {
+      if (this.#closed) throw new MeshRuntimeError('RUNTIME_CLOSED', 'the node was closed before it was ready')
+      await new Promise<void>((resolve, reject) => {
+        const stop = this.onChange(() => done())
+        const onAbort = (): void => {
+          stop()
+          reject(new MeshRuntimeError('RUNTIME_ABORTED', `the node is not ready: ${this.#why()}`))
+        }
+        const done = (): void => {
+          stop()
+          signal?.removeEventListener('abort', onAbort)
+          resolve()
+        }
+        signal?.addEventListener('abort', onAbort, { once: true })
+        if (signal?.aborted === true) onAbort()
+      })
+    }
+  }
+
+  setPrefs(change: Partial<Prefs>): void {
+    this.#store.savePrefs({ ...this.#node.prefs, ...change }, this.#controlUrl)
+    this.#driver.act((now) => this.#node.setPrefs(now, change))
+    this.#changed()
+  }
+
+  up(login: LoginOptions = {}): void {
+    if (login.controlUrl !== undefined && login.controlUrl !== this.#controlUrl) this.#moveTo(login.controlUrl)
+    this.#store.savePrefs({ ...this.#node.prefs, wantRunning: true }, this.#controlUrl)
+    this.#driver.act((now) =>
+      this.#node.up(now, {
+        ...(login.authKey === undefined ? {} : { authKey: login.authKey }),
+        ...(login.forceReauth === true ? { forceNewKey: true } : {}),
+      }),
+    )
+  }
+
+  down(): void {
+    this.#store.savePrefs({ ...this.#node.prefs, wantRunning: false }, this.#controlUrl)
+    this.#driver.act((now) => this.#node.down(now))
+  }
+
+  logout(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(done, LOGOUT_TIMEOUT_MS, this)
+      function done(runner: Runner): void {
+        clearTimeout(timer)
+        runner.#onLoggedOut = undefined
+        resolve()
+      }
+      this.#onLoggedOut = () => done(this)
+      this.#store.savePrefs({ ...this.#node.prefs, wantRunning: false }, this.#controlUrl)
+      this.#driver.act((now) => this.#node.logout(now))
+    })
+  }
+
+  async dialTcp(host: string, port: number, options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {}): Promise<MeshSocket> {
+    const own = parseIp(host)
+    const addresses = own === undefined ? this.#node.resolve(host) : [own]
+    const ip = addresses.find((each) => each.family === 4) ?? addresses[0]
+    if (ip === undefined) throw Object.assign(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${host}'`), { code: 'ENOTFOUND' })
+    return this.#flows.connect({ ip, port }, options.signal, options.timeoutMs ?? DIAL_TIMEOUT_MS)
+  }
+
+  listenTcp(port: number, onConnection: (socket: MeshSocket) => void): MeshListener {
+    return this.#flows.listen(port, onConnection)
+  }
+
+  listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket {
+    return this.#flows.listenUdp(port, onMessage)
+  }
+
+  async resolve(name: string): Promise<readonly string[]> {
+    const known = this.#node.resolve(name)
+    if (known.length > 0) return known.map(formatIp)
+    return (await lookup(name, { all: true })).map((answer) => answer.address)
+  }
+
+  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number } = {}): Promise<PingResult> {
+    const own = parseIp(address)
+    const ip = own ?? this.#node.resolve(address)[0]
+    if (ip === undefined) return Promise.reject(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`))
+    return new Promise((resolve) => {
+      const id = this.#nextPing
+      this.#nextPing += 1
+      this.#pings.set(id, resolve)
+      this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs))
+    })
+  }
+
+  whois(address: string): WhoIs | undefined {
+    const ip = parseIp(address) ?? parseEndpoint(address)?.ip
+    return ip && this.#node.whois(ip)
+  }
+
+  setUdpBlocked(blocked: boolean): void {
+    this.#driver.act((now) => this.#node.setUdpBlocked(now, blocked))
+    this.#changed()
+  }
+
+  explainPath(address: string): readonly string[] {
+    const ip = parseIp(address) ?? this.#node.resolve(address)[0]
+    return ip === undefined ? [`no node of the mesh is called '${address}'`] : this.#node.explainPath(this.#clock(), ip)
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
+    this.#closed = true
+    clearInterval(this.#addressTimer)
+    this.#flows.closeAll()
+    this.#stopNode()
+    await this.#udp?.close()
+    this.#changed()
+  }
+
+  #make(state: Parameters<NodeStore['saveControl']>[0], prefs: Prefs, blockUdp: boolean): { node: MeshNode; driver: Driver<Parameters<MeshNode['handleInput']>[1]>; transport: ControlTransport; relays: RelayDriver } {
+    const options = this.#options
+    const node = new MeshNode(this.#clock(), {
+      random: systemRandom,
+      wallClock: () => Date.now(),
+      provider: nodeCryptoProvider,
+      controlUrl: this.#controlUrl,
+      prefs,
+      os: process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform,
+      osVersion: os.release(),
+      allowLoopback: options.allowLoopback === true,
+      blockUdp,
+      ...(options.version === undefined ? {} : { version: options.version }),
+      ...(state === undefined ? {} : { state }),
+      ...(options.ephemeral === true ? { ephemeral: true } : {}),
+    })
+    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: nodeCryptoProvider }, (input: ControlClientInput) =>
+      this.#driver.feed({ type: 'control', input }),
+    )
+    const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true)
+    // What the machine owes from its construction is performed after the fields are set.
+    const driver = drive(node, this.#clock, (output) => this.#perform(output, transport, relays))
+    return { node, driver, transport, relays }
+  }
+
+  #moveTo(controlUrl: string): void {
+    this.#log('info', `turning to the control server ${controlUrl}`)
+    this.#stopNode()
+    this.#controlUrl = controlUrl
+    const made = this.#make(undefined, this.#node.prefs, this.#node.status(this.#clock()).udpBlocked)
+    this.#node = made.node
+    this.#driver = made.driver
+    this.#transport = made.transport
+    this.#relays = made.relays
+    this.#lastEndpoints = ''
+    this.#checkAddresses()
+  }
+
+  #stopNode(): void {
+    this.#driver.act((now) => this.#node.down(now))
+    this.#driver.stop()
+    this.#transport.close()
+    this.#relays.close()
+  }
+
+  #perform(output: MeshOutput, transport: ControlTransport, relays: RelayDriver): void {
+    switch (output.type) {
+      case 'datagram':
+        this.#udp?.send(output.to, output.bytes)
+        return
+      case 'relayDial':
+      case 'relayWrite':
+      case 'relayClose':
+        relays.perform(output)
+        return
+      case 'control':
+        transport.perform(output.output)
+        return
+      case 'flow':
+        this.#flows.perform(output.output)
+        return
+      case 'saveState':
+        this.#store.saveControl(output.state)
+        return
+      case 'openUrl':
+        this.#options.onAuthUrl?.(output.url)
+        this.#changed()
+        return
+      case 'state':
+        this.#log('info', `state: ${output.state}`)
+        this.#changed()
+        return
+      case 'changed':
+        this.#changed()
+        return
+      case 'pinged':
+        this.#pings.get(output.id)?.(output.result)
+        this.#pings.delete(output.id)
+        return
+      case 'loggedOut':
+        this.#onLoggedOut?.()
+        this.#changed()
+        return
+      case 'log':
+        this.#log(output.level, output.line)
+        return
+      case 'deliver':
+      case 'dnsForward':
+        return // only nodes with a TUN device owe these
+    }
+  }
+
+  #checkAddresses(): void {
+    const endpoints = localEndpoints({ ipv4: this.#udp?.portIpv4, ipv6: this.#udp?.portIpv6 }, this.#options.allowLoopback === true)
+    const text = endpoints.map(formatEndpoint).join()
+    if (text === this.#lastEndpoints) return
+    const first = this.#lastEndpoints === ''
+    this.#lastEndpoints = text
+    this.#driver.feed({ type: 'localEndpoints', endpoints })
+    if (!first) this.#driver.feed({ type: 'linkChanged' })
+  }
+
+  // Listeners hear of many changes at once, after all of them.
+  #changed(): void {
+    if (this.#changeQueued) return
+    this.#changeQueued = true
+    queueMicrotask(() => {
+      this.#changeQueued = false
+      for (const listener of [...this.#listeners]) listener()
+    })
+  }
+
+  #why(): string {
+    const { state, lastError, authUrl } = this.status()
+    return authUrl === undefined ? (lastError ?? `it is still ${state}`) : `someone must open ${authUrl}`
+  }
+
+  #log(level: 'debug' | 'info' | 'warn', line: string): void {
+    this.#options.log?.(level, line)
+  }
+}
