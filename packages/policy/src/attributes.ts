@@ -14,7 +14,7 @@ const IS_OWNER = 'https://tailscale.com/cap/is-owner'
 
 /** Takes the IPv4 address away from a node. */
 export const DISABLE_IPV4 = 'disable-ipv4'
-/** Shown to peers too, when the node is an exit node. */
+/** Shown to the peers of every exit node. */
 export const SUGGEST_EXIT_NODE = 'suggest-exit-node'
 
 /** The attributes that nodeAttrs gives a node, and what they bring along. */
@@ -42,7 +42,7 @@ export function roleCapabilitiesFor(policy: Policy, inventory: Inventory, record
   const user = inventory.ownerOf(record.node)
   if (user?.role === 'owner' || user?.role === 'admin') capabilities.set(IS_ADMIN, null)
   const owner = inventory.view.users.find(({ role }) => role === 'owner')
-  const ownsDevice = owner !== undefined && (user?.id === owner.id || record.node.tags.some((tag) => ownsTag(policy, inventory, owner, tag)))
+  const ownsDevice = owner !== undefined && (user?.id === owner.id || record.node.tags.some((tag) => !policy.tagOwners.has(tag) || ownsTag(policy, inventory, owner, tag)))
   if (ownsDevice) capabilities.set(IS_OWNER, null)
   return capabilities
 }

@@ -83,8 +83,7 @@ export class CompiledPolicy {
     const viewerWithout = this.#withoutIpv4(engine, viewer)
     return engine.visibility.routesOf(viewer).map(({ record, subnetRoutes, exitRoutes }) => {
       const without = viewerWithout || this.#withoutIpv4(engine, record)
-      const suggested = record.exitRoutes.length > 0 && this.policy.nodeAttrs.length > 0 && this.#attributes(engine, record).has(SUGGEST_EXIT_NODE)
-      return { node: record.node, addresses: addressesOf(record, without), subnetRoutes, exitRoutes, capabilities: suggested ? [SUGGEST_EXIT_NODE] : [] }
+      return { node: record.node, addresses: addressesOf(record, without), subnetRoutes, exitRoutes, capabilities: record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : [] }
     })
   }
 

@@ -55,8 +55,8 @@ export class FilterCompiler {
       const received = compiled.receivers.has(record.slot)
       const selfList = compiled.self === undefined ? undefined : this.#selfListOf(compiled, record)
       const { statement, index } = compiled
-      const hasCompanion = statement.app.length > 0 && statement.via.length === 0
-      if (!received && selfList === undefined && !hasCompanion) continue
+      const hasCapabilities = statement.app.length > 0 && statement.via.length === 0 && statement.sources.length > 0
+      if (!received && selfList === undefined && !hasCapabilities) continue
       for (const [i, protocol] of statement.protocols.entries()) {
         if (received && compiled.list.texts.length > 0) {
           const entries = compiled.targets.flatMap((target) => entriesFor(textsFor(target, record, statement.via.length > 0), target.ports[i] ?? []))
@@ -66,7 +66,7 @@ export class FilterCompiler {
           this.#addPorts(ports, selfList, protocol, entriesFor(record.addressTexts, compiled.self.ports[i] ?? []), placeOf(index, i, true, compiled.selfFirst))
         }
       }
-      if (hasCompanion) for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries()) capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
+      if (hasCapabilities) for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries()) capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
     }
     return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
   }
