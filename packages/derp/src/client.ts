@@ -1,5 +1,5 @@
 import { after, BoundedQueue, earlier, equalBytes, type Instant, type Machine, Outbox, type RandomSource } from '@meshwright/core'
-import { type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import { type CryptoProvider, type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
 import { FrameReader } from './frame-reader.ts'
 import {
@@ -36,6 +36,8 @@ export interface DerpClientOptions {
   readonly canAckPings?: boolean
   readonly isProber?: boolean
   readonly appName?: string
+  /** Who computes X25519 (default: noble). */
+  readonly provider?: CryptoProvider
   /** Bytes that may be on their way to the transport before `writable` must be heard (default 262144). */
   readonly windowBytes?: number
 }
@@ -241,7 +243,7 @@ export class DerpClient implements Machine<DerpClientInput, DerpClientOutput> {
       ...(meshKey && { meshKey }),
       ...(appName !== undefined && { appName }),
     }
-    const box = sealClientInfo(privateKey, serverKey, info, random)
+    const box = sealClientInfo(privateKey, serverKey, info, random, this.#options.provider)
     if (box === undefined) return this.#fail('server-key-invalid')
     this.#serverKey = serverKey
     this.#state = 'introduced'
@@ -316,7 +318,7 @@ export class DerpClient implements Machine<DerpClientInput, DerpClientOutput> {
 
   #handleServerInfo(now: Instant, frame: DerpFrame | undefined): void {
     const key = this.#serverKey
-    const info = frame?.type === 'serverInfo' && key ? openServerInfo(this.#options.privateKey, key, frame.box) : undefined
+    const info = frame?.type === 'serverInfo' && key ? openServerInfo(this.#options.privateKey, key, frame.box, this.#options.provider) : undefined
     if (info === undefined || key === undefined) return this.#fail('server-info-invalid')
     if (info.bytesPerSecond !== undefined) {
       this.#limit = new TokenBucket(now, info.bytesPerSecond, info.burstBytes ?? info.bytesPerSecond)

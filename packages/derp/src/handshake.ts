@@ -1,5 +1,5 @@
-import { formatHex, parseHex, type RandomSource, utf8DecodeStrict, utf8Encode } from '@meshwright/core'
-import { BOX_NONCE_BYTES, boxSharedKey, type NodePrivateKey, type NodePublicKey, openBox, sealBox } from '@meshwright/crypto'
+import { concatBytes, formatHex, parseHex, type RandomSource, utf8DecodeStrict, utf8Encode } from '@meshwright/core'
+import { BOX_NONCE_BYTES, boxSharedKey, type CryptoProvider, type NodePrivateKey, type NodePublicKey, openBox, sealBox } from '@meshwright/crypto'
 import { DERP_VERSION, KEY_BYTES } from './frame-types.ts'
 
 /** What a client says of itself, sealed to the server's key: opening it proves that the client owns its node key. */
@@ -29,19 +29,31 @@ export interface DerpServerInfo {
  * The box of a ClientInfo frame, nonce first. `undefined` when the server key is a low-order point.
  * The empty mesh key is left out: an empty text is a parse error for servers (tailscale/tailscale:types/key/derp.go).
  */
-export function sealClientInfo(client: NodePrivateKey, server: NodePublicKey, info: DerpClientInfo, random: RandomSource): Uint8Array | undefined {
+export function sealClientInfo(
+  client: NodePrivateKey,
+  server: NodePublicKey,
+  info: DerpClientInfo,
+  random: RandomSource,
+  provider?: CryptoProvider,
+): Uint8Array | undefined {
   const json: Record<string, unknown> = {}
   if (info.meshKey !== undefined) json.meshKey = formatHex(info.meshKey)
   json.version = info.version
   json.CanAckPings = info.canAckPings
   if (info.isProber) json.IsProber = true
   if (info.appName !== undefined && info.appName !== '') json.AppName = info.appName
-  return sealJson(client, server, json, random)
+  return sealJson(client, server, json, random, provider)
 }
 
 /** Opens the box of a ClientInfo frame; `undefined` when it is forged or holds no such object. */
-export function openClientInfo(server: NodePrivateKey, client: NodePublicKey, box: Uint8Array): DerpClientInfo | undefined {
-  const json = openJson(server, client, box)
+export function openClientInfo(server: NodePrivateKey, client: NodePublicKey, box: Uint8Array, provider?: CryptoProvider): DerpClientInfo | undefined {
+  const opened = open(server, client, box, provider)
+  return opened && decodeClientInfo(opened)
+}
+
+/** Reads the JSON text inside a ClientInfo box; `undefined` when it holds no such object. */
+export function decodeClientInfo(text: Uint8Array): DerpClientInfo | undefined {
+  const json = parseMembers(text)
   if (json === undefined) return undefined
   const version = json.get('version') ?? 0
   const mesh = json.get('meshkey')
@@ -55,16 +67,28 @@ export function openClientInfo(server: NodePrivateKey, client: NodePublicKey, bo
 }
 
 /** The box of a ServerInfo frame, nonce first; exactly `{"version":2}` when there is no limit to announce. */
-export function sealServerInfo(server: NodePrivateKey, client: NodePublicKey, info: DerpServerInfo, random: RandomSource): Uint8Array | undefined {
+export function sealServerInfo(
+  server: NodePrivateKey,
+  client: NodePublicKey,
+  info: DerpServerInfo,
+  random: RandomSource,
+  provider?: CryptoProvider,
+): Uint8Array | undefined {
   const json: Record<string, unknown> = { version: info.version }
   if (info.bytesPerSecond !== undefined) json.TokenBucketBytesPerSecond = info.bytesPerSecond
   if (info.burstBytes !== undefined) json.TokenBucketBytesBurst = info.burstBytes
-  return sealJson(server, client, json, random)
+  return sealJson(server, client, json, random, provider)
 }
 
 /** Opens the box of a ServerInfo frame; `undefined` when it is forged or holds no such object. */
-export function openServerInfo(client: NodePrivateKey, server: NodePublicKey, box: Uint8Array): DerpServerInfo | undefined {
-  const json = openJson(client, server, box)
+export function openServerInfo(client: NodePrivateKey, server: NodePublicKey, box: Uint8Array, provider?: CryptoProvider): DerpServerInfo | undefined {
+  const opened = open(client, server, box, provider)
+  return opened && decodeServerInfo(opened)
+}
+
+/** Reads the JSON text inside a ServerInfo box; `undefined` when it holds no such object. */
+export function decodeServerInfo(text: Uint8Array): DerpServerInfo | undefined {
+  const json = parseMembers(text)
   if (json === undefined) return undefined
   const version = json.get('version') ?? 0
   const rate = json.get('tokenbucketbytespersecond') ?? 0
@@ -76,25 +100,32 @@ export function openServerInfo(client: NodePrivateKey, server: NodePublicKey, bo
 /** What this implementation announces when nothing else is set. */
 export const DEFAULT_SERVER_INFO: DerpServerInfo = { version: DERP_VERSION }
 
-function sealJson(from: NodePrivateKey, to: NodePublicKey, json: Record<string, unknown>, random: RandomSource): Uint8Array | undefined {
-  const key = boxSharedKey(from.secretBytes, to.bytes)
+function sealJson(
+  from: NodePrivateKey,
+  to: NodePublicKey,
+  json: Record<string, unknown>,
+  random: RandomSource,
+  provider: CryptoProvider | undefined,
+): Uint8Array | undefined {
+  const key = boxSharedKey(from.secretBytes, to.bytes, provider)
   if (key === undefined) return undefined
   const nonce = random(BOX_NONCE_BYTES)
   const sealed = sealBox(key, nonce, utf8Encode(JSON.stringify(json)))
   key.fill(0)
-  const box = new Uint8Array(nonce.length + sealed.length)
-  box.set(nonce)
-  box.set(sealed, nonce.length)
-  return box
+  return concatBytes(nonce, sealed)
 }
 
-/** Members by lower-case name, as Go's decoder matches them; null counts as absent. */
-function openJson(own: NodePrivateKey, peer: NodePublicKey, box: Uint8Array): Map<string, unknown> | undefined {
-  const key = boxSharedKey(own.secretBytes, peer.bytes)
+function open(own: NodePrivateKey, peer: NodePublicKey, box: Uint8Array, provider: CryptoProvider | undefined): Uint8Array | undefined {
+  const key = boxSharedKey(own.secretBytes, peer.bytes, provider)
   if (key === undefined) return undefined
   const opened = openBox(key, box.slice(0, BOX_NONCE_BYTES), box.subarray(BOX_NONCE_BYTES))
   key.fill(0)
-  const text = opened && utf8DecodeStrict(opened)
+  return opened
+}
+
+/** Members by lower-case name, as Go's decoder matches them; null counts as absent. */
+function parseMembers(bytes: Uint8Array): Map<string, unknown> | undefined {
+  const text = utf8DecodeStrict(bytes)
   if (text === undefined) return undefined
   let value: unknown
   try {

@@ -3,7 +3,7 @@ export * from './frame-types.ts'
 export { decodeFrame, type DerpFrame, encodeFrame, encodePacketFrame } from './frames.ts'
 export { type FrameLimit, FrameReader, type RawFrame } from './frame-reader.ts'
 export {
-  DEFAULT_SERVER_INFO, type DerpClientInfo, type DerpServerInfo, openClientInfo, openServerInfo, sealClientInfo, sealServerInfo,
+  decodeClientInfo, decodeServerInfo, DEFAULT_SERVER_INFO, type DerpClientInfo, type DerpServerInfo, openClientInfo, openServerInfo, sealClientInfo, sealServerInfo,
 } from './handshake.ts'
 export {
   DERP_HANDSHAKE_TIMEOUT_MS, DERP_PING_TIMEOUT_MS, DERP_SILENCE_TIMEOUT_MS, DerpClient, type DerpClientFailure, type DerpClientInput,

@@ -68,9 +68,8 @@ export class Region {
     this.#forgetIfGone(now, peer)
   }
 
-  /** Makes a connection a watcher: it is told of everyone, itself included, then of changes. */
+  /** Makes a connection a watcher: it is told of everyone, itself included, then of changes. Asked again, it is told of everyone again. */
   watch(now: Instant, conn: ServerConnection): void {
-    if (conn.watching) return
     conn.watching = true
     this.#watchers.add(conn)
     for (const peer of this.#peers.values()) {

@@ -1,5 +1,5 @@
 import { after, earlier, type Instant, type Machine, Outbox, type RandomSource } from '@meshwright/core'
-import { constantTimeEqual, type NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
+import { constantTimeEqual, type CryptoProvider, type NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
 import { packetKind } from './disco-shape.ts'
 import { DerpError } from './errors.ts'
@@ -28,6 +28,8 @@ const MAX_HELD_BYTES = 1 << 20
 export interface DerpServerOptions {
   readonly privateKey: NodePrivateKey
   readonly random: RandomSource
+  /** Who computes X25519, twice for each client (default: noble). */
+  readonly provider?: CryptoProvider
   /** Ask with `verify` before a client is let in (default false: everybody who owns a key). */
   readonly admission?: boolean
   /** The region's shared secret, 32 bytes; without it nobody is privileged. */
@@ -237,7 +239,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
 
   #greet(now: Instant, conn: ServerConnection, payload: Uint8Array): void {
     const frame = decodeFrame(T.FRAME_CLIENT_INFO, payload)
-    const info = frame?.type === 'clientInfo' ? openClientInfo(this.#options.privateKey, frame.key, frame.box) : undefined
+    const info = frame?.type === 'clientInfo' ? openClientInfo(this.#options.privateKey, frame.key, frame.box, this.#options.provider) : undefined
     if (frame?.type !== 'clientInfo' || info === undefined) return this.#close(now, conn, 'client-info-invalid')
     conn.key = frame.key
     conn.info = info
@@ -263,7 +265,8 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
 
   #admit(now: Instant, conn: ServerConnection): void {
     const key = conn.key
-    const box = key && sealServerInfo(this.#options.privateKey, key, this.#options.serverInfo ?? DEFAULT_SERVER_INFO, this.#options.random)
+    const { privateKey, random, provider } = this.#options
+    const box = key && sealServerInfo(privateKey, key, this.#options.serverInfo ?? DEFAULT_SERVER_INFO, random, provider)
     if (key === undefined || box === undefined) return this.#close(now, conn, 'client-info-invalid')
     conn.state = 'active'
     conn.handshakeDue = undefined
