@@ -1,1 +1,5 @@
-export {}
+export { collectSelfEndpoints, ENDPOINT_TYPE_NUMBERS, type EndpointSource, type SelfEndpoint, type SelfEndpointSources } from './endpoints.ts'
+export { type HomeChoiceOptions, HomeRelayChoice } from './home-relay.ts'
+export { Netcheck, type NetcheckConfig, type NetcheckInput, type NetcheckOutput } from './netcheck.ts'
+export { planProbes, type Probe, type ProbePlanInput, type ProbeSet, supportsStun } from './probe-plan.ts'
+export type { NetcheckReport, RegionLatency } from './report.ts'
