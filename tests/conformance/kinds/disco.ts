@@ -5,6 +5,7 @@ import { classifyDatagram, decodeDiscoMessage, decodeGeneve, DiscoBox, type Disc
 import { readFile, readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type CaseResult, type Kind, UnknownForm } from '../kind.ts'
+import { judgeReaction } from './disco-reactions.ts'
 
 interface Recording {
   readonly ours: { readonly discoPrivate: string; readonly discoPublic: string; readonly nodePublic: string }
@@ -63,6 +64,8 @@ export const kind: Kind = {
       if (isRecording(content)) results.push(...content.packets.map((packet, i) => judge(group, `${group}#${i} ${packet.dir} ${packet.type}`, () => judgePacket(content, packet))))
       else if (isWireGuardRecording(content)) {
         results.push(...content.packets.map((packet, i) => judge(group, `${group}#${i}`, () => (classifyDatagram(hex(packet.packet)) === 'wireguard' ? undefined : 'not taken for WireGuard'))))
+      } else if (isReactions(content)) {
+        results.push(...content.map((item) => judge(group, `${group}: ${item.message}`, () => judgeReaction(item.message, item.reaction))))
       }
     }
     if (results.length === 0) throw new UnknownForm(target, '{ours, peers, packets} with opened disco packets, or a list of {message, reaction}')
@@ -176,6 +179,10 @@ function isRecording(content: unknown): content is Recording {
 
 function isWireGuardRecording(content: unknown): content is { readonly packets: readonly { readonly packet: string }[] } {
   return isObject(content) && 'ourNodePrivate' in content && Array.isArray(content.packets)
+}
+
+function isReactions(content: unknown): content is readonly { readonly message: string; readonly reaction: string }[] {
+  return Array.isArray(content) && content.length > 0 && content.every((item: unknown) => isObject(item) && typeof item.message === 'string' && typeof item.reaction === 'string')
 }
 
 function isObject(item: unknown): item is Record<string, unknown> {
