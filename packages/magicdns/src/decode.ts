@@ -18,6 +18,8 @@ import {
   type Edns,
 } from './message.ts'
 
+/** A name has at most 127 labels, so no honest one needs more pointers; without this edge a chain of them would cost a reader dearly. */
+const MAX_POINTERS = 127
 /** Header length of a message. */
 export const DNS_HEADER_BYTES = 12
 
@@ -38,7 +40,7 @@ interface ReadName {
  * | 12 | | questions: name, type, class; then records: name, type, class, TTL (4), length, data |
  *
  * Names may end in pointers. A pointer must lead to before the piece of name that it ends, so every step goes back and loops end; a
- * name is at most 255 bytes.
+ * name has at most 255 bytes and 127 pointers.
  */
 export function decodeDns(bytes: Uint8Array): DnsMessage | undefined {
   if (bytes.length < DNS_HEADER_BYTES) return undefined
@@ -169,6 +171,7 @@ function readName(bytes: Uint8Array, start: number): ReadName | undefined {
   let next = -1
   // Each pointer must lead to before the piece that it ends.
   let limit = start
+  let pointers = 0
   for (;;) {
     const length = bytes[at]
     if (length === undefined) return undefined
@@ -177,7 +180,8 @@ function readName(bytes: Uint8Array, start: number): ReadName | undefined {
       const low = bytes[at + 1]
       if (low === undefined) return undefined
       const target = ((length & 0x3f) << 8) | low
-      if (target >= limit || target < DNS_HEADER_BYTES) return undefined
+      pointers += 1
+      if (target >= limit || target < DNS_HEADER_BYTES || pointers > MAX_POINTERS) return undefined
       if (next < 0) next = at + 2
       at = target
       limit = target

@@ -99,6 +99,19 @@ test.each([
   expect(decodeDns(Uint8Array.from([...header, ...bytesOfName, 0, 1, 0, 1]))).toBeUndefined()
 })
 
+test('a chain of pointers is followed only so far', () => {
+  const chain = (pointers: number): Uint8Array => {
+    // One record of an unknown type carries the root and then pointers, each to the one before; the next record's name is the last of them.
+    const at = 12 + 1 + 10
+    const data = [0, ...Array.from({ length: pointers - 1 }, (_, i) => [0xc0 | ((at + (i === 0 ? 0 : 1 + 2 * (i - 1))) >> 8), (at + (i === 0 ? 0 : 1 + 2 * (i - 1))) & 255]).flat()]
+    const last = at + 1 + 2 * (pointers - 2)
+    const record = [0, 0, 65, 0, 1, 0, 0, 0, 0, data.length >> 8, data.length & 255, ...data]
+    return Uint8Array.from([0, 1, 0x80, 0, 0, 0, 0, 2, 0, 0, 0, 0, ...record, 0xc0 | (last >> 8), last & 255, 0, 65, 0, 1, 0, 0, 0, 0, 0, 0])
+  }
+  expect(decodeDns(chain(127))?.answers).toHaveLength(2)
+  expect(decodeDns(chain(128))).toBeUndefined()
+})
+
 test('bytes of a label that are no plain letters survive as escapes', () => {
   const wire = Uint8Array.from([...header, 4, 0x2e, 0x5c, 0x00, 0xff, 0, 0, 1, 0, 1])
   const read = decodeDns(wire)
