@@ -1,8 +1,17 @@
+import type { Instant } from '@meshwright/core'
 import type { Ip } from '@meshwright/ip'
+import type { AckPolicy } from './ack-policy.ts'
 import { addWords, complementSum, pseudoHeaderSum } from './checksum.ts'
 import { type PacketBuilder, PROTOCOL_TCP } from './ip-packet.ts'
+import type { NetstackSettings } from './netstack-io.ts'
 import type { SendBuffer } from './send-buffer.ts'
+import type { TcpReceiver } from './tcp-receiver.ts'
 import { ACK, RST, type SynOptions, SYN, synOptionsLength, type TcpSegment, writeSack, writeSynOptions, writeTimestamps } from './tcp-segment.ts'
+import type { TcpSender } from './tcp-sender.ts'
+import type { Timestamps } from './tcp-timestamps.ts'
+
+/** Segments are counted in units of at least this for window updates. */
+const LEAST_RECEIVE_UNIT = 536
 
 /** The two ends of a connection. */
 export interface TcpPath {
@@ -16,6 +25,91 @@ export interface TcpPath {
 
 export function tcpPath(local: Ip, localPort: number, remote: Ip, remotePort: number): TcpPath {
   return { local, localPort, remote, remotePort, pseudoSum: pseudoHeaderSum(local.bytes, remote.bytes, PROTOCOL_TCP) }
+}
+
+/** Where segments go, and what they are made with. */
+export interface PacketOutlet {
+  readonly builder: PacketBuilder
+  readonly settings: NetstackSettings
+  packet(bytes: Uint8Array): void
+}
+
+/** Smallest shift that lets 16 bits name `bytes` (RFC 7323 section 2.2). */
+export function windowShiftFor(bytes: number): number {
+  return Math.min(14, Math.max(0, Math.ceil(Math.log2((bytes + 1) / 65_536))))
+}
+
+/** Writes the segments of one connection: numbers, window, timestamps, SACK blocks. */
+export class TcpOutput {
+  /** Our initial sequence number. */
+  readonly iss: number
+  /** The peer's initial sequence number. */
+  irs = 0
+  /** Window scaling is offered, or (once the peer is known) in use. */
+  scaled: boolean
+  /** Position up to which the last segment acknowledged. */
+  lastAckSent = 0
+  /** The peer's segment size, as far as seen. */
+  receiveUnit: number = LEAST_RECEIVE_UNIT
+  readonly #outlet: PacketOutlet
+  readonly #path: TcpPath
+  readonly #sender: TcpSender
+  readonly #receiver: TcpReceiver
+  readonly #timestamps: Timestamps
+  readonly #acks: AckPolicy
+  readonly #fields: SegmentFields
+
+  constructor(outlet: PacketOutlet, path: TcpPath, sender: TcpSender, receiver: TcpReceiver, timestamps: Timestamps, acks: AckPolicy, iss: number) {
+    this.iss = iss
+    this.scaled = outlet.settings.windowScaling
+    this.#outlet = outlet
+    this.#path = path
+    this.#sender = sender
+    this.#receiver = receiver
+    this.#timestamps = timestamps
+    this.#acks = acks
+    this.#fields = { flags: 0, sequence: 0, acknowledgment: 0, window: 0, timestamps: false, timestampValue: 0, timestampEcho: 0, sackEdges: [], syn: undefined }
+  }
+
+  /** Acknowledgment number of the next segment. */
+  get wireAck(): number {
+    return (this.irs + this.#receiver.nxt) >>> 0
+  }
+
+  /** Sends one segment; payload `[position, position + length)` comes from the send buffer. @param data a segment that uses sequence numbers */
+  emit(now: Instant, flags: number, position: number, length: number, data: boolean): void {
+    const fields = this.#fields
+    const receiver = this.#receiver
+    const syn = (flags & SYN) !== 0
+    const reset = (flags & RST) !== 0
+    fields.flags = flags
+    fields.sequence = (this.iss + position) >>> 0
+    fields.acknowledgment = this.wireAck
+    fields.timestamps = this.#timestamps.enabled && !reset
+    fields.timestampValue = this.#timestamps.value(now)
+    fields.timestampEcho = this.#timestamps.recent
+    fields.syn = syn ? this.#synOptions((flags & ACK) !== 0) : undefined
+    fields.sackEdges = []
+    if ((flags & ACK) !== 0 && !syn && !reset) {
+      if (this.#sender.sackPermitted && !data && (receiver.hasHoles || receiver.hasDuplicate)) {
+        fields.sackEdges = receiver.sackEdges().map((edge) => (this.irs + edge) >>> 0)
+      }
+      this.lastAckSent = receiver.nxt
+      // Data carries no SACK blocks: while there are holes, the acknowledgment follows.
+      this.#acks.sent(data && receiver.hasHoles)
+    }
+    fields.window = reset ? 0 : flags === SYN ? Math.min(receiver.room, 0xffff) : receiver.advertise(this.receiveUnit, !syn && this.scaled)
+    this.#outlet.packet(writeSegment(this.#outlet.builder, this.#path, fields, this.#sender.buffer, position, length))
+  }
+
+  #synOptions(answering: boolean): SynOptions {
+    const { settings } = this.#outlet
+    return {
+      maximumSegmentSize: settings.mtu - (this.#path.local.family === 4 ? 40 : 60),
+      windowShift: this.scaled ? windowShiftFor(settings.maxReceiveBufferBytes) : -1,
+      sackPermitted: answering ? this.#sender.sackPermitted : settings.selectiveAcks,
+    }
+  }
 }
 
 /** The fields of a segment that leaves. */
