@@ -1,4 +1,4 @@
-import { concatBytes, formatHex, parseHex, utf8Decode, utf8Encode } from '@meshwright/core'
+import { concatBytes, equalBytes, formatHex, parseHex, utf8Decode, utf8Encode } from '@meshwright/core'
 import { expect, test } from 'vitest'
 import { decodeZstdRaw, encodeKeepAliveChunk, encodeMapChunk, encodeZstdRaw, frameMapPayload, MapChunkReader } from './index.ts'
 
@@ -40,7 +40,8 @@ test('a big-endian or hostile length is refused at once instead of waited for', 
 test('content of exactly a block, of none and of many blocks survives raw zstd', () => {
   for (const length of [0, 1, 131_071, 131_072, 131_073, 400_000]) {
     const content = Uint8Array.from({ length }, (_, i) => i & 255)
-    expect(decodeZstdRaw(encodeZstdRaw(content), 1_000_000)).toEqual(content)
+    const decoded = decodeZstdRaw(encodeZstdRaw(content), 1_000_000)
+    expect(decoded !== undefined && equalBytes(decoded, content)).toBe(true)
   }
 })
 
