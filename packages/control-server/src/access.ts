@@ -1,38 +1,28 @@
 import type { CapMap, SSHPolicy } from '@meshwright/control-protocol'
 import type { FilterRule } from '@meshwright/packet-filter'
 
-/**
- * What the policy in force lets each node see and do, as the map composer asks it. Answers for one node are the same objects until the
- * policy or something it depends on changes, so they may be compared by identity first.
- */
-export interface AccessView {
-  /** False when there is no policy: then everything is denied. */
-  readonly active: boolean
+/** A peer as one node may see it. */
+export interface VisiblePeer {
+  /** Routes of the peer (subnet and exit routes) that the node may send to, sorted. */
+  readonly routes: readonly string[]
+  /** Only the IPv6 addresses of the peer are told. */
+  readonly ipv6Only: boolean
+  /** Capabilities of the peer that others are told of. */
+  readonly capMap: CapMap
+}
+
+/** What the policy in force lets one node see and do. */
+export interface NodeAccess {
   /** What the node accepts. */
-  filterFor(nodeId: number): readonly FilterRule[]
-  /** Which other nodes it may know of. */
-  peersFor(nodeId: number): ReadonlySet<number>
-  /** Routes of `peerId` (subnet and exit routes) that `nodeId` may send to. */
-  routesFor(nodeId: number, peerId: number): readonly string[]
-  sshFor(nodeId: number): SSHPolicy
-  /** Capabilities that the policy gives the node itself. */
-  attrsFor(nodeId: number): CapMap
-  /** Capabilities of the node that its peers are told of. */
-  peerAttrsFor(nodeId: number): CapMap
+  readonly filter: readonly FilterRule[]
+  /** The nodes that it may know of, by number. */
+  readonly peers: ReadonlyMap<number, VisiblePeer>
+  readonly ssh: SSHPolicy
+  /** Capabilities that the policy gives the node. */
+  readonly attrs: CapMap
+  /** The policy takes the node's IPv4 address away. */
+  readonly ipv6Only: boolean
 }
 
-const NO_RULES: readonly FilterRule[] = []
-const NO_PEERS: ReadonlySet<number> = new Set()
-const NO_SSH: SSHPolicy = { rules: [] }
-const NO_ATTRS: CapMap = {}
-
-/** No policy: nobody sees or reaches anybody. */
-export const DENY_ALL: AccessView = {
-  active: false,
-  filterFor: () => NO_RULES,
-  peersFor: () => NO_PEERS,
-  routesFor: () => [],
-  sshFor: () => NO_SSH,
-  attrsFor: () => NO_ATTRS,
-  peerAttrsFor: () => NO_ATTRS,
-}
+/** Nobody sees or reaches anybody: no policy, an expired node, any doubt. */
+export const DENIED: NodeAccess = { filter: [], peers: new Map(), ssh: { rules: [] }, attrs: {}, ipv6Only: false }

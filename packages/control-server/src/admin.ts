@@ -68,7 +68,7 @@ export class Admin {
 
   #policyState(): string {
     const { state } = this.#context
-    if (this.#policy.access().active) return `set at ${formatTime(state.policy?.updatedAt ?? 0)}`
+    if (this.#policy.active) return `set at ${formatTime(state.policy?.updatedAt ?? 0)}`
     return state.policy === undefined ? 'none: all traffic is denied' : 'stored, but it does not compile: all traffic is denied'
   }
 
@@ -86,6 +86,7 @@ export class Admin {
         createdAt: this.#context.wallNow(),
       }
       state.putUser(user)
+      this.#policy.recompile()
       this.#context.audit('admin', 'user.create', `user:${user.name}`, `user ${user.name} was created`)
       return ok({ user: userView(user) })
     }
@@ -102,6 +103,7 @@ export class Admin {
       if (problem !== undefined) return problem
       const renamed = { ...user, name: command.newName }
       state.putUser(renamed)
+      this.#policy.recompile()
       this.#context.audit('admin', 'user.rename', `user:${user.name}`, `renamed to ${renamed.name}`)
       return ok({ user: userView(renamed) })
     }
@@ -111,6 +113,7 @@ export class Admin {
     }
     for (const key of [...state.authKeys()]) if (key.userId === user.id) state.deleteAuthKey(key.id)
     state.deleteUser(user.id)
+    this.#policy.recompile()
     this.#context.audit('admin', 'user.delete', `user:${user.name}`, `user ${user.name} and its auth keys were deleted`)
     return ok({})
   }
@@ -176,6 +179,7 @@ export class Admin {
     }
     if (command.command === 'clearPolicy') {
       if (state.policy !== undefined) state.putPolicy(undefined)
+      this.#policy.recompile()
       this.#context.audit('admin', 'policy.clear', 'policy', 'the policy was taken away: all traffic is denied')
       return ok({})
     }

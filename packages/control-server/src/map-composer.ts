@@ -12,7 +12,7 @@ import {
   type UserProfile,
   ZERO_TIME,
 } from '@meshwright/control-protocol'
-import type { AccessView } from './access.ts'
+import type { NodeAccess, VisiblePeer } from './access.ts'
 import type { ControlServerConfig } from './config.ts'
 import { dnsConfigOf } from './dns-config.ts'
 import { servedRoutes } from './host-facts.ts'
@@ -35,7 +35,9 @@ export class Delivered {
 /** Everything that frames are made of. */
 export interface World {
   readonly state: State
-  access(): AccessView
+  /** Whether a policy is in force at all. */
+  policyActive(): boolean
+  accessOf(nodeId: number): NodeAccess
   config(): ControlServerConfig
   wallNow(): UnixMillis
   isOnline(nodeId: number): boolean
@@ -98,14 +100,14 @@ export class MapComposer {
     const whole = dirty === undefined || delivered.first || dirty.has(self.id)
     if (whole) member('Node', formatJson(this.#selfNode(self)))
     if (whole) {
-      const access = this.#world.access()
+      const access = this.#world.accessOf(self.id)
       const config = this.#world.config()
-      member('PacketFilters', `{"base":${isExpired(self, this.#world.wallNow()) ? '[]' : this.#encode(access.filterFor(self.id))}}`)
-      member('SSHPolicy', this.#encode(access.sshFor(self.id)))
+      member('PacketFilters', `{"base":${this.#encode(access.filter)}}`)
+      member('SSHPolicy', this.#encode(access.ssh))
       member('DERPMap', this.#derpMap(config.derpMap, receiver.capVersion))
       member('DNSConfig', this.#dnsConfig(config))
       member('Domain', JSON.stringify(config.baseDomain))
-      this.#health(access.active, receiver, member)
+      this.#health(this.#world.policyActive(), receiver, member)
     }
     if (!receiver.omitPeers) this.#peers(self, delivered, whole ? undefined : dirty, parts)
     this.#profiles(self, delivered, parts)
@@ -120,12 +122,9 @@ export class MapComposer {
   }
 
   #peers(self: NodeRecord, delivered: Delivered, dirty: ReadonlySet<number> | undefined, parts: string[]): void {
-    const expired = isExpired(self, this.#world.wallNow())
-    const access = this.#world.access()
-    const visible = expired ? NOBODY : access.peersFor(self.id)
-    const ipv6Only = 'disable-ipv4' in access.attrsFor(self.id)
+    const visible = this.#world.accessOf(self.id).peers
     if (delivered.first) {
-      const images = [...visible].sort((a, b) => a - b).flatMap((id) => this.#image(self.id, id, ipv6Only) ?? [])
+      const images = [...visible].sort(([a], [b]) => a - b).flatMap(([id, how]) => this.#image(id, how) ?? [])
       for (const image of images) delivered.peers.set(image.id, image)
       parts.push(`"Peers":[${images.map((image) => image.json).join(',')}]`)
       return
@@ -133,10 +132,11 @@ export class MapComposer {
     const removed: number[] = []
     const changed: PeerImage[] = []
     const patches: string[] = []
-    for (const id of dirty ?? new Set([...delivered.peers.keys(), ...visible])) {
+    for (const id of dirty ?? new Set([...delivered.peers.keys(), ...visible.keys()])) {
       if (id === self.id) continue
       const before = delivered.peers.get(id)
-      const after = visible.has(id) ? this.#image(self.id, id, ipv6Only) : undefined
+      const how = visible.get(id)
+      const after = how && this.#image(id, how)
       if (before === after) continue
       if (after === undefined) {
         delivered.peers.delete(id)
@@ -153,17 +153,16 @@ export class MapComposer {
     if (patches.length > 0) parts.push(`"PeersChangedPatch":[${patches.join(',')}]`)
   }
 
-  #image(viewer: number, id: number, ipv6Only: boolean): PeerImage | undefined {
+  #image(id: number, how: VisiblePeer): PeerImage | undefined {
     const record = this.#world.state.node(id)
-    if (record === undefined) return undefined
-    const access = this.#world.access()
-    const routes = record.advertisedRoutes.length === 0 ? NO_ROUTES : access.routesFor(viewer, id)
-    return this.#images.image(record, { routes, ipv6Only: ipv6Only || 'disable-ipv4' in access.attrsFor(id) }, () => ({
-      online: this.#world.isOnline(id),
-      expired: isExpired(record, this.#world.wallNow()),
-      capMap: access.peerAttrsFor(id),
-      baseDomain: this.#world.config().baseDomain,
-    }))
+    return (
+      record &&
+      this.#images.image(record, how, () => ({
+        online: this.#world.isOnline(id),
+        expired: isExpired(record, this.#world.wallNow()),
+        baseDomain: this.#world.config().baseDomain,
+      }))
+    )
   }
 
   #patch(before: PeerImage, after: PeerImage): string | undefined {
@@ -195,8 +194,8 @@ export class MapComposer {
 
   #selfNode(node: NodeRecord): Node {
     const config = this.#world.config()
-    const attrs = this.#world.access().attrsFor(node.id)
-    const addresses = addressesOf(node, 'disable-ipv4' in attrs)
+    const { attrs, ipv6Only } = this.#world.accessOf(node.id)
+    const addresses = addressesOf(node, ipv6Only)
     const hostinfo: Hostinfo = node.hostinfo
     const capMap: CapMap = {
       [`${CAP}is-admin`]: [],
@@ -258,9 +257,6 @@ export class MapComposer {
     return json
   }
 }
-
-const NOBODY: ReadonlySet<number> = new Set()
-const NO_ROUTES: readonly string[] = []
 
 /** Clients before 1.82 take a certificate pin for a host name and never connect: for them the check is off. */
 function withoutPins(map: DERPMap): DERPMap {

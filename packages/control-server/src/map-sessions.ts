@@ -127,13 +127,27 @@ export class MapSessions {
     this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
   }
 
+  /** What these nodes may see and do changed, and nothing else: their next frame compares everything. */
+  affected(nodeIds: ReadonlySet<number>): void {
+    for (const id of nodeIds) {
+      const session = this.#byNode.get(id)
+      if (session === undefined) continue
+      session.pending = true
+      session.dirty = undefined
+    }
+  }
+
   /** Anything may look different to anybody. */
-  allChanged(now: Instant, batchMs: number): void {
+  allChanged(): void {
     this.#composer.allChanged()
     for (const session of this.#sessions.values()) {
       session.pending = true
       session.dirty = undefined
     }
+  }
+
+  /** Something happened that may concern anybody: what it is, is asked when the tick comes. */
+  stir(now: Instant, batchMs: number): void {
     this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
   }
 

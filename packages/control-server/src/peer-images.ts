@@ -1,20 +1,12 @@
-import { type CapMap, formatJson, formatTime, type Hostinfo, type Node, type PeerChange, TAGGED_DEVICES_USER_ID, ZERO_TIME } from '@meshwright/control-protocol'
+import { formatJson, formatTime, type Hostinfo, type Node, type PeerChange, TAGGED_DEVICES_USER_ID, ZERO_TIME } from '@meshwright/control-protocol'
+import type { VisiblePeer } from './access.ts'
 import { nodeFqdn } from './names.ts'
 import type { NodeRecord } from './records.ts'
-
-/** What of a peer depends on who looks at it. */
-export interface PeerVariant {
-  /** Routes that the viewer may send to this peer, sorted. */
-  readonly routes: readonly string[]
-  /** The viewer is told of IPv6 addresses only. */
-  readonly ipv6Only: boolean
-}
 
 /** What of a peer does not stand in its record. */
 export interface PeerFacts {
   readonly online: boolean
   readonly expired: boolean
-  readonly capMap: CapMap
   readonly baseDomain: string
 }
 
@@ -56,8 +48,8 @@ export class PeerImages {
     for (const id of [...this.#images.keys()]) this.invalidate(id)
   }
 
-  image(record: NodeRecord, variant: PeerVariant, facts: () => PeerFacts): PeerImage {
-    const key = `${variant.ipv6Only ? 6 : 0} ${variant.routes.join(' ')}`
+  image(record: NodeRecord, variant: VisiblePeer, facts: () => PeerFacts): PeerImage {
+    const key = `${variant.ipv6Only ? 6 : 0} ${variant.routes.join(' ')} ${Object.keys(variant.capMap).join(' ')}`
     const known = this.#images.get(record.id)?.get(key)
     if (known !== undefined) return known
     const fresh = encodePeer(record, variant, facts())
@@ -90,7 +82,7 @@ export function addressesOf(record: NodeRecord, ipv6Only: boolean): string[] {
   return addresses
 }
 
-function encodePeer(record: NodeRecord, variant: PeerVariant, facts: PeerFacts): PeerImage {
+function encodePeer(record: NodeRecord, variant: VisiblePeer, facts: PeerFacts): PeerImage {
   const addresses = addressesOf(record, variant.ipv6Only)
   const userId = record.userId ?? TAGGED_DEVICES_USER_ID
   const subnets = variant.routes.filter((route) => route !== '0.0.0.0/0' && route !== '::/0')
@@ -116,7 +108,7 @@ function encodePeer(record: NodeRecord, variant: PeerVariant, facts: PeerFacts):
     Endpoints: record.endpoints,
     DERPRegion: record.homeRelay,
     Cap: record.capVersion,
-    CapMap: facts.capMap,
+    CapMap: variant.capMap,
     Online: facts.online,
     ...(!facts.online && record.lastSeen !== undefined && { LastSeen: formatTime(record.lastSeen) }),
   }

@@ -118,7 +118,11 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     this.#allowLoopback = options.allowLoopbackEndpoints ?? false
     this.#state = new State(options.state)
     this.#pending = new PendingLogins(options.random)
-    this.#policy = new TailnetPolicy(this.#state, this.#primaries)
+    this.#policy = new TailnetPolicy(this.#state, {
+      wallNow: () => this.#wallClock(),
+      isOnline: (id) => this.#presence.isOnline(id),
+      serverUrl: () => this.#config.serverUrl,
+    })
     this.#context = this.#makeContext(options)
     const v4 = config.prefixV4 && new AddressAllocator(config.prefixV4, config.allocation, options.random)
     const v6 = config.prefixV6 && new AddressAllocator(config.prefixV6, config.allocation, options.random)
@@ -132,7 +136,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     this.#admin = new Admin(this.#context, this.#registration, this.#pending, this.#primaries, this.#policy)
     const composer = new MapComposer({
       state: this.#state,
-      access: () => this.#policy.access(),
+      policyActive: () => this.#policy.active,
+      accessOf: (id) => this.#policy.accessOf(id),
       config: () => this.#config,
       wallNow: () => this.#wallClock(),
       isOnline: (id) => this.#presence.isOnline(id),
@@ -183,7 +188,9 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   configure(now: Instant, config: ControlServerConfig): void {
     this.#now = now
     this.#config = { ...config, prefixV4: this.#config.prefixV4, prefixV6: this.#config.prefixV6, allocation: this.#config.allocation }
-    this.#sessions.allChanged(now, this.#config.batchMs)
+    this.#policy.recompile()
+    this.#sessions.allChanged()
+    this.#sessions.stir(now, this.#config.batchMs)
   }
 
   handleInput(now: Instant, input: ControlServerInput): void {
@@ -211,7 +218,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     if (this.#committing !== undefined) return
     if (this.#stateDue(now)) this.#batch([])
     const tick = this.#sessions.tickDue
-    if (this.#committing === undefined && tick !== undefined && now >= tick) this.#sessions.tick(now)
+    if (this.#committing === undefined && tick !== undefined && now >= tick) this.#tick()
   }
 
   pollOutput(): ControlServerOutput | undefined {
@@ -222,6 +229,13 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     const keepalive = this.#sessions.keepaliveDue
     if (this.#committing !== undefined) return keepalive
     return earlier(earlier(keepalive, this.#sessions.tickDue), earlier(earlier(this.#presence.due, this.#pending.due), this.#lifetimes.due))
+  }
+
+  #tick(): void {
+    const affected = this.#policy.takeAffected()
+    if (affected === 'all') this.#sessions.allChanged()
+    else this.#sessions.affected(affected)
+    this.#sessions.tick(this.#now)
   }
 
   #stateDue(now: Instant): boolean {
@@ -260,7 +274,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       const touched = this.#state.committed()
       this.#release(done.staged, touched)
     } else {
-      this.#state.rollback()
+      this.#policy.nodesChanged(this.#state.rollback())
       this.#policy.recompile()
       this.#fail(done.staged, failure)
     }
@@ -281,7 +295,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       }
     }
     if (touched.size > 0) this.#changed(touched)
-    if (this.#policy.takeChanged()) this.#sessions.allChanged(this.#now, this.#config.batchMs)
+    if (this.#policy.unsettled) this.#sessions.stir(this.#now, this.#config.batchMs)
     for (const item of staged) {
       if ('output' in item) this.#outbox.push(item.output)
       else item.run()
@@ -302,13 +316,11 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     const all = [...new Set(ids)]
     this.#policy.nodesChanged(all)
     this.#sessions.changed(this.#now, [...all, ...this.#updatePrimaries()], this.#config.batchMs)
-    if (this.#policy.takeChanged()) this.#sessions.allChanged(this.#now, this.#config.batchMs)
   }
 
   #updatePrimaries(): number[] {
     const wallNow = this.#wallClock()
     const changed = this.#primaries.update(this.#state.nodes(), (node) => this.#presence.isOnline(node.id) && (node.expiry === undefined || wallNow < node.expiry))
-    if (changed.length > 0) this.#policy.nodesChanged(changed)
     return changed
   }
 

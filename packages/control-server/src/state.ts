@@ -169,11 +169,13 @@ export class State {
     return touched
   }
 
-  /** The commit failed: everything is as it was before the journal began. */
-  rollback(): void {
+  /** The commit failed: everything is as it was before the journal began. Gives the nodes that it had touched. */
+  rollback(): ReadonlySet<number> {
+    const touched = new Set(this.#touched)
     for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) undo()
     this.#changes.clear()
     this.#touched.clear()
+    return touched
   }
 
   /** The whole state, for tests and for copying into another store. */

@@ -1,84 +1,228 @@
-import { type AccessView, DENY_ALL } from './access.ts'
+import type { UnixMillis } from '@meshwright/core'
+import { formatPrefix, type Ip, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type Policy, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
+import { DENIED, type NodeAccess, type VisiblePeer } from './access.ts'
 import type { AdminProblem } from './admin-commands.ts'
 import type { RegistrationRules } from './context.ts'
 import { servedRoutes } from './host-facts.ts'
 import type { NodeRecord, UserRecord } from './records.ts'
-import type { PrimaryRoutes } from './routes.ts'
+import { isExpired, loginNameOf } from './registration.ts'
 import type { State } from './state.ts'
 
 /** A problem of a policy, with its place where that is known. */
 export type PolicyProblem = NonNullable<AdminProblem['diagnostics']>[number]
 
+/** What the policy needs to know beside the stored state. */
+export interface PolicySurroundings {
+  wallNow(): UnixMillis
+  isOnline(nodeId: number): boolean
+  serverUrl(): string
+}
+
+/** Above so many changed nodes compiling anew is cheaper than following each change. */
+const MAX_FOLLOWED_CHANGES = 4
+/** Where nodes ask about an SSH session in check mode; the names in capitals are filled in by the node. */
+const SSH_CHECK = '/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID?local_user=$LOCAL_USER'
+
 /**
- * The policy in force and all that follows from it, made anew only when something it depends on has changed: its text, or who a node
- * is (owner, tags, addresses, served routes, what postures look at). Endpoints, relays and presence do not matter to it.
+ * The policy in force and all that follows from it. It is made anew only when something it depends on has changed: its text, the users, or
+ * who a node is (owner, tags, addresses, served routes and, for routers, presence, what postures look at). Endpoints and relays do not
+ * matter to it. A change of a few nodes is followed alone, and the answers of all nodes that it cannot touch are kept.
  */
 export class TailnetPolicy implements RegistrationRules {
   readonly #state: State
-  readonly #primaries: PrimaryRoutes
-  readonly #fingerprints = new Map<number, string>()
-  #access: AccessView | undefined
-  #changed = false
+  readonly #around: PolicySurroundings
+  readonly #nodes = new Map<number, { readonly fingerprint: string; readonly view: TailnetNode }>()
+  readonly #stale = new Set<number>()
+  readonly #answers = new Map<number, NodeAccess>()
+  #source: string | undefined
+  #policy: Policy | undefined
+  #compiled: CompiledPolicy | undefined
+  #whole = true
+  #affected: Set<number> | 'all' = new Set()
 
-  constructor(state: State, primaries: PrimaryRoutes) {
+  constructor(state: State, around: PolicySurroundings) {
     this.#state = state
-    this.#primaries = primaries
-    this.nodesChanged([...state.nodes()].map((node) => node.id))
+    this.#around = around
+    for (const node of state.nodes()) this.#stale.add(node.id)
+  }
+
+  /** Whether there is a policy that compiles. */
+  get active(): boolean {
+    this.#refresh()
+    return this.#compiled !== undefined
+  }
+
+  /** Whether something changed that {@link TailnetPolicy.takeAffected} has not told yet. */
+  get unsettled(): boolean {
+    return this.#whole || this.#stale.size > 0 || this.#affected === 'all' || this.#affected.size > 0
   }
 
   /** Why a text cannot be the policy of this network: syntax, meaning, failing tests. Empty: it can. */
-  check(_text: string): PolicyProblem[] {
-    return []
+  check(text: string): PolicyProblem[] {
+    const { policy, diagnostics } = parsePolicy(text)
+    if (policy === undefined || diagnostics.length > 0) return diagnostics.map(problemOf)
+    return checkPolicy(policy, this.#view(), this.#around.wallNow()).map(problemOf)
   }
 
-  /** The text may be another one now. */
+  /** The text or the users may be others now. */
   recompile(): void {
-    this.#access = undefined
-    this.#changed = true
+    this.#whole = true
   }
 
   /** These nodes may be others now, or gone. */
   nodesChanged(ids: Iterable<number>): void {
-    for (const id of ids) {
+    for (const id of ids) this.#stale.add(id)
+  }
+
+  /** The nodes whose answers may have changed since this was last asked. */
+  takeAffected(): ReadonlySet<number> | 'all' {
+    this.#refresh()
+    const affected = this.#affected
+    this.#affected = new Set()
+    return affected
+  }
+
+  /** What a node may see and do. The same object until that may have changed. */
+  accessOf(nodeId: number): NodeAccess {
+    this.#refresh()
+    const compiled = this.#compiled
+    const node = this.#state.node(nodeId)
+    const view = this.#nodes.get(nodeId)?.view
+    if (compiled === undefined || node === undefined || view === undefined || isExpired(node, this.#around.wallNow())) return DENIED
+    let answer = this.#answers.get(nodeId)
+    if (answer === undefined) {
+      answer = answerFor(compiled, nodeId, view.addresses.length, this.#around.wallNow())
+      this.#answers.set(nodeId, answer)
+    }
+    return answer
+  }
+
+  mayUseTag(user: UserRecord, tag: string): boolean {
+    this.#refresh()
+    if (this.#policy === undefined || this.#state.user(user.id) === undefined) return false
+    return compilePolicy(this.#policy, this.#view([])).tagOwnersAllow(user.id, tag)
+  }
+
+  knowsTag(tag: string): boolean {
+    this.#refresh()
+    return this.#policy?.tagOwners.has(tag) === true
+  }
+
+  autoApproved(node: NodeRecord): readonly string[] {
+    this.#refresh()
+    if (this.#policy === undefined) return []
+    const view = this.#nodeView(node)
+    // Approvers are asked about this node alone, and it may not be stored yet.
+    return compilePolicy(this.#policy, this.#view([view])).approvedRoutes(node.id, view.advertisedRoutes).map(formatPrefix)
+  }
+
+  #refresh(): void {
+    if (!this.#whole && this.#stale.size === 0) return
+    const changed: TailnetNode[] = []
+    const removed: number[] = []
+    for (const id of this.#stale) {
       const node = this.#state.node(id)
       const fingerprint = node === undefined ? undefined : this.#fingerprint(node)
-      if (fingerprint === this.#fingerprints.get(id)) continue
-      if (fingerprint === undefined) this.#fingerprints.delete(id)
-      else this.#fingerprints.set(id, fingerprint)
-      this.recompile()
+      if (fingerprint === this.#nodes.get(id)?.fingerprint) continue
+      if (node === undefined || fingerprint === undefined) {
+        this.#nodes.delete(id)
+        removed.push(id)
+      } else {
+        const view = this.#nodeView(node)
+        this.#nodes.set(id, { fingerprint, view })
+        changed.push(view)
+      }
+    }
+    this.#stale.clear()
+    if (this.#whole || changed.length + removed.length > MAX_FOLLOWED_CHANGES) return this.#compile()
+    for (const node of changed) this.#follow({ type: 'nodeSet', node })
+    for (const id of removed) this.#follow({ type: 'nodeRemoved', id })
+  }
+
+  #follow(change: Parameters<CompiledPolicy['update']>[0]): void {
+    if (this.#compiled === undefined) return
+    const { policy, affected } = this.#compiled.update(change, this.#around.wallNow())
+    this.#compiled = policy
+    for (const id of affected) {
+      this.#answers.delete(id)
+      if (this.#affected !== 'all') this.#affected.add(id)
     }
   }
 
-  /** Whether answers may have changed since this was last asked. */
-  takeChanged(): boolean {
-    const changed = this.#changed
-    this.#changed = false
-    return changed
+  #compile(): void {
+    this.#whole = false
+    this.#answers.clear()
+    this.#affected = 'all'
+    const text = this.#state.policy?.text
+    if (text !== this.#source) {
+      this.#source = text
+      this.#policy = text === undefined ? undefined : parsePolicy(text).policy
+    }
+    this.#compiled = this.#policy && compilePolicy(this.#policy, this.#view(), { sshCheckUrl: this.#around.serverUrl() + SSH_CHECK })
   }
 
-  access(): AccessView {
-    this.#access ??= this.#compile()
-    return this.#access
+  #view(nodes: readonly TailnetNode[] = [...this.#nodes.values()].map(({ view }) => view)): TailnetView {
+    const users = [...this.#state.users()].map((user): TailnetUser => ({ id: user.id, login: loginNameOf(user), displayName: user.displayName, role: 'member' }))
+    const domains = new Set(users.flatMap(({ login }) => (login.includes('@') ? login.slice(login.lastIndexOf('@') + 1) : [])))
+    return { users, nodes, domains: [...domains] }
   }
 
-  mayUseTag(_user: UserRecord, _tag: string): boolean {
-    return false
+  #nodeView(node: NodeRecord): TailnetNode {
+    const { OS, OSVersion, IPNVersion } = node.hostinfo
+    const attributes = [['node:os', OS], ['node:osVersion', OSVersion], ['node:tsVersion', IPNVersion]].flatMap(([name, value]) =>
+      name === undefined || value === undefined ? [] : [[name, { value }] as const],
+    )
+    return {
+      id: node.id,
+      name: node.givenName,
+      ...(node.userId !== undefined && { user: node.userId }),
+      tags: node.tags,
+      addresses: [node.ipv4, node.ipv6].flatMap((text): readonly Ip[] => ips(text)),
+      advertisedRoutes: prefixes(node.advertisedRoutes),
+      approvedRoutes: prefixes(node.approvedRoutes),
+      created: node.createdAt,
+      online: this.#carries(node),
+      attributes: new Map(attributes),
+    }
   }
 
-  knowsTag(_tag: string): boolean {
-    return false
-  }
-
-  autoApproved(_node: NodeRecord): readonly string[] {
-    return []
-  }
-
-  #compile(): AccessView {
-    return DENY_ALL
+  #carries(node: NodeRecord): boolean {
+    return this.#around.isOnline(node.id) && !isExpired(node, this.#around.wallNow())
   }
 
   #fingerprint(node: NodeRecord): string {
     const { OS, OSVersion, IPNVersion } = node.hostinfo
-    return JSON.stringify([node.userId, node.tags, node.ipv4, node.ipv6, servedRoutes(node), this.#primaries.routesOf(node.id), OS, OSVersion, IPNVersion])
+    const served = servedRoutes(node)
+    return JSON.stringify([node.userId, node.tags, node.ipv4, node.ipv6, served, served.length > 0 && this.#carries(node), OS, OSVersion, IPNVersion])
   }
+}
+
+function answerFor(compiled: CompiledPolicy, nodeId: number, ownAddresses: number, wallNow: UnixMillis): NodeAccess {
+  const peers = new Map<number, VisiblePeer>()
+  for (const peer of compiled.peersFor(nodeId, wallNow)) {
+    const routes = [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix).sort()
+    const hidden = peer.node.addresses.length > peer.addresses.length
+    peers.set(peer.node.id, { routes, ipv6Only: hidden, capMap: Object.fromEntries(peer.capabilities.map((name) => [name, []])) })
+  }
+  return {
+    filter: compiled.filterFor(nodeId, wallNow),
+    peers,
+    ssh: { rules: compiled.sshFor(nodeId, wallNow) },
+    attrs: Object.fromEntries([...compiled.attrsFor(nodeId)].map(([name, values]) => [name, values ?? []])),
+    ipv6Only: compiled.addressesFor(nodeId).length < ownAddresses,
+  }
+}
+
+function ips(text: string | undefined): readonly Ip[] {
+  const ip = text === undefined ? undefined : parseIp(text)
+  return ip === undefined ? [] : [ip]
+}
+
+function prefixes(texts: readonly string[]): Prefix[] {
+  return texts.flatMap((text) => parsePrefix(text) ?? [])
+}
+
+function problemOf({ line, column, code, message, remedy }: Diagnostic): PolicyProblem {
+  return { line, column, code, message: remedy === undefined ? message : `${message} (${remedy})` }
 }
