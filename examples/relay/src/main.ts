@@ -1,0 +1,24 @@
+import { isMeshwrightError } from '@meshwright/core'
+import { parseOptions, USAGE, UsageError } from './options.ts'
+import { startRelay } from './relay.ts'
+
+async function main(argv: readonly string[]): Promise<void> {
+  const options = parseOptions(argv)
+  if (options === undefined) {
+    process.stdout.write(USAGE)
+    return
+  }
+  const log = (line: string): void => void process.stdout.write(`${line}\n`)
+  const relay = await startRelay(options, log)
+  log(`relay listening on ${options.plainHttp ? 'http' : 'https'}, TCP port ${relay.port}; STUN port ${relay.node.STUNPort}`)
+  log(`for the DERP map: ${JSON.stringify(relay.node)}`)
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void relay.close())
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  const expected = error instanceof UsageError || isMeshwrightError(error)
+  const text = error instanceof Error ? error.message : String(error)
+  const remedy = isMeshwrightError(error) && error.remedy !== undefined ? ` ${error.remedy}` : ''
+  process.stderr.write(`meshwright-relay: ${text}${remedy}\n${error instanceof UsageError && text.startsWith('Unknown option') ? "Try 'meshwright-relay --help'.\n" : ''}`)
+  process.exitCode = expected ? 2 : 1
+})

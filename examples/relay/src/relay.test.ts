@@ -1,0 +1,142 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import os from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { DerpClient, type DerpClientInput, type DerpClientOutput } from '@meshwright/derp'
+import { dialDerp, drive, type Driver, suspendAwareClock, systemRandom } from '@meshwright/runtime-node'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { parseOptions, UsageError } from './options.ts'
+import { type Relay, startRelay } from './relay.ts'
+
+let folder = ''
+const cleanup: (() => void | Promise<void>)[] = []
+beforeEach(() => {
+  folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-relay-'))
+})
+afterEach(async () => {
+  for (const each of cleanup.splice(0).reverse()) await each()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+const file = (name: string): string => path.join(folder, name)
+
+async function start(...args: readonly string[]): Promise<Relay> {
+  const options = parseOptions(['--key-file', file('relay.json'), '--addr', '127.0.0.1:0', '--stun-port', '0', ...args])
+  if (options === undefined) throw new Error('help')
+  const relay = await startRelay(options, () => undefined)
+  cleanup.push(() => relay.close())
+  return relay
+}
+
+/** Connects as a client would that was given this line of the DERP map; resolves when the relay has let it in. */
+async function join(relay: Relay, plainHttp: boolean): Promise<{ key: NodePrivateKey; send: (to: NodePrivateKey, text: string) => void; packet: Promise<string> }> {
+  const certName = relay.node.CertName
+  const connection = await dialDerp({
+    node: { name: 'x', regionId: 900, hostName: String(relay.node.HostName), derpPort: Number(relay.node.DERPPort), ...(typeof certName === 'string' && { certName }) },
+    plainHttp,
+  })
+  cleanup.push(() => connection.close())
+  const key = NodePrivateKey.generate(systemRandom)
+  const client = new DerpClient({ privateKey: key, random: systemRandom })
+  const events = { connected: (): void => undefined, packet: (_text: string): void => undefined }
+  const connected = new Promise<void>((resolve) => (events.connected = resolve))
+  const packet = new Promise<string>((resolve) => (events.packet = resolve))
+  const driver: Driver<DerpClientInput> = drive<DerpClientInput, DerpClientOutput>(client, suspendAwareClock(), (output) => {
+    if (output.type === 'write') connection.write(output.bytes)
+    if (output.type === 'connected') events.connected()
+    if (output.type === 'packet') events.packet(Buffer.from(output.packet).toString())
+  })
+  cleanup.push(() => driver.stop())
+  driver.feed({ type: 'opened', ...(connection.serverKey && { serverKey: connection.serverKey }) })
+  connection.start({
+    bytes: (bytes) => driver.feed({ type: 'bytes', bytes }),
+    writable: () => driver.feed({ type: 'writable' }),
+    closed: () => driver.feed({ type: 'closed' }),
+  })
+  await connected
+  return { key, packet, send: (to, text) => void driver.act((now) => client.send(now, to.publicKey(), Buffer.from(text))) }
+}
+
+test.each([['--http'], ['--self-signed']])('two clients talk through a relay started with %s, and its metrics count it', async (flag) => {
+  const relay = await start(flag)
+  const [a, b] = [await join(relay, flag === '--http'), await join(relay, flag === '--http')]
+  a.send(b.key, 'hello')
+  expect(await b.packet).toBe('hello')
+  if (flag !== '--http') return
+  const text = await (await fetch(`http://127.0.0.1:${relay.port}/metrics`)).text()
+  expect(text).toContain('derp_packets_sent 1\n')
+  expect(text).toContain('derp_current_connections 2\n')
+})
+
+test('the private key is made once, readable by the owner alone, and kept', async () => {
+  await start('--http')
+  const before = readFileSync(file('relay.json'), 'utf8')
+  expect(statSync(file('relay.json')).mode & 0o777).toBe(0o600)
+  await start('--http')
+  expect(readFileSync(file('relay.json'), 'utf8')).toBe(before)
+})
+
+test('a self-signed certificate is kept where files are named, so that its pin stays', async () => {
+  const files = ['--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key')]
+  const first = (await start(...files)).node.CertName
+  expect(statSync(file('relay.key')).mode & 0o777).toBe(0o600)
+  expect((await start(...files)).node.CertName).toBe(first)
+})
+
+test('an admission endpoint decides who may use the relay', async () => {
+  let allow = false
+  const web = http.createServer((_request, response) => response.end(JSON.stringify({ Allow: allow })))
+  await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve))
+  cleanup.push(() => void web.close())
+  const address = web.address()
+  const relay = await start('--http', '--verify-client-url', `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}/`)
+  const refused = join(relay, true)
+  expect(await Promise.race([refused.then(() => 'in'), new Promise((resolve) => setTimeout(resolve, 300, 'waiting'))])).toBe('waiting')
+  allow = true
+  await join(relay, true)
+})
+
+test.each<[readonly string[], string]>([
+  [[], '--key-file is missing'],
+  [['--wrong'], "Unknown option '--wrong'"],
+  [['--key-file', 'KEY', '--addr', 'x:1', '--http'], '--addr x:1 is not of the form'],
+  [['--key-file', 'KEY', '--addr', ':99999', '--http'], '--addr must be a number from 0 to 65535, not 99999'],
+  [['--key-file', 'KEY'], 'a certificate is missing'],
+  [['--key-file', 'KEY', '--http', '--self-signed'], '--http and certificates exclude each other'],
+  [['--key-file', 'BROKEN', '--http', '--addr', '127.0.0.1:0'], 'is not JSON'],
+  [['--key-file', 'EMPTY', '--http', '--addr', '127.0.0.1:0'], 'holds no private key'],
+  [['--key-file', 'KEY', '--cert', 'EMPTY', '--key', 'EMPTY', '--addr', '127.0.0.1:0'], 'the certificate or its key cannot be used'],
+  [['--key-file', 'KEY', '--cert', 'NONE', '--key', 'NONE', '--addr', '127.0.0.1:0'], 'NONE cannot be read'],
+])('a wrong command line %j is told in one line, and changes no file', async (args, message) => {
+  writeFileSync(file('BROKEN'), '{"PrivateKey":')
+  writeFileSync(file('EMPTY'), '{}')
+  const files = ['KEY', 'BROKEN', 'EMPTY', 'NONE']
+  const run = async (): Promise<void> => {
+    const options = parseOptions(args.map((arg) => (files.includes(arg) ? file(arg) : arg)))
+    if (options !== undefined) await startRelay(options, () => undefined)
+  }
+  const error: unknown = await run().catch((reason: unknown) => reason)
+  expect(error).toBeInstanceOf(UsageError)
+  expect(error).toMatchObject({ message: expect.stringContaining(message) as string })
+  expect(readFileSync(file('BROKEN'), 'utf8')).toBe('{"PrivateKey":')
+  expect(existsSync(file('NONE'))).toBe(false)
+})
+
+test('the program ends with status 2 for wrong options and 0 for help', () => {
+  const main = fileURLToPath(new URL('main.ts', import.meta.url))
+  const run = (arg: string): ReturnType<typeof spawnSync> => spawnSync(process.execPath, ['--conditions=@meshwright/source', '--import', 'tsx', main, arg], { encoding: 'utf8' })
+  const wrong = run('--wrong')
+  expect([wrong.status, String(wrong.stderr).split('\n', 1)[0]]).toEqual([2, expect.stringMatching(/^meshwright-relay: Unknown option '--wrong'/)])
+  const help = run('--help')
+  expect([help.status, String(help.stdout).startsWith('usage: meshwright-relay')]).toEqual([0, true])
+})
+
+test('a taken port is told with the remedy', async () => {
+  const relay = await start('--http')
+  const options = parseOptions(['--key-file', file('relay.json'), '--http', '--stun-port', '-1', '--addr', `127.0.0.1:${relay.port}`])
+  if (options === undefined) throw new Error('help')
+  await expect(startRelay(options, () => undefined)).rejects.toThrow(/taken by another program; choose another one with --addr/)
+})

@@ -1,0 +1,117 @@
+import { createHash, X509Certificate } from 'node:crypto'
+import http from 'node:http'
+import https from 'node:https'
+import { isIP } from 'node:net'
+import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
+import {
+  attachDerpServer, type DerpService, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
+} from '@meshwright/runtime-node'
+import { loadCertificate, loadMeshKey, loadPrivateKey } from './files.ts'
+import { type RelayOptions, UsageError } from './options.ts'
+
+const HEAD_TIMEOUT_MS = 30_000
+/** Metacerts are valid for 30 days. */
+const METACERT_RENEWAL_MS = 86_400_000
+
+/** A relay that runs. */
+export interface Relay {
+  readonly port: number
+  /** The relay as a DERP map names it. */
+  readonly node: Readonly<Record<string, string | number>>
+  close(): Promise<void>
+}
+
+/** Starts the relay: HTTP or HTTPS with upgrades to DERP, and STUN beside it. */
+export async function startRelay(options: RelayOptions, log: (line: string) => void): Promise<Relay> {
+  const privateKey = loadPrivateKey(options.keyFile)
+  const { verifyUrl, meshKeyFile, rateBytes } = options
+  const server = new DerpServer({
+    privateKey,
+    random: systemRandom,
+    provider: nodeCryptoProvider,
+    admission: verifyUrl !== undefined,
+    ...(meshKeyFile !== undefined && { meshKey: loadMeshKey(meshKeyFile) }),
+    ...(rateBytes !== undefined && { receiveLimit: { bytesPerSecond: rateBytes, burstBytes: rateBytes } }),
+  })
+  const certificate = options.plainHttp ? undefined : loadCertificate(options)
+  // The metacert behind the chain lets clients skip a round trip.
+  const secrets = (): https.ServerOptions => ({ cert: (certificate?.cert ?? '') + metacertPem(server.publicKey), key: certificate?.key ?? '', minVersion: 'TLSv1.2' })
+  const web = certificate === undefined ? http.createServer() : createTlsServer(secrets())
+  web.headersTimeout = HEAD_TIMEOUT_MS
+  const service = attachDerpServer(web, server, {
+    clock: suspendAwareClock(),
+    ...(verifyUrl !== undefined && { verify: verifyByUrl(verifyUrl, options.failOpen) }),
+    ...(options.verbose && { log }),
+  })
+  let stun: StunService | undefined
+  web.on('request', (request, response) => answer(service, server, stun, request, response))
+  const renewal = setInterval(() => (web instanceof https.Server ? web.setSecureContext(secrets()) : undefined), METACERT_RENEWAL_MS).unref()
+  const close = async (): Promise<void> => {
+    clearInterval(renewal)
+    service.close()
+    web.closeAllConnections()
+    await Promise.all([stun?.close(), new Promise<void>((resolve) => web.close(() => resolve()))])
+  }
+  try {
+    await listen(web, options)
+    if (options.stunPort !== undefined) stun = await startStunService({ port: options.stunPort, ...(options.host !== undefined && { address: options.host }) })
+  } catch (error) {
+    await close()
+    throw error
+  }
+  const address = web.address()
+  const port = typeof address === 'object' && address !== null ? address.port : options.port
+  const pin = certificate === undefined || !options.selfSigned ? undefined : `sha256-raw:${createHash('sha256').update(new X509Certificate(certificate.cert).raw).digest('hex')}`
+  const family = isIP(options.hostName)
+  const node = {
+    Name: '900a',
+    RegionID: 900,
+    HostName: options.hostName,
+    ...(pin !== undefined && { CertName: pin }),
+    ...(family === 4 && { IPv4: options.hostName, IPv6: 'none' }),
+    ...(family === 6 && { IPv4: 'none', IPv6: options.hostName }),
+    STUNPort: stun?.portIpv4 ?? stun?.portIpv6 ?? -1,
+    DERPPort: port,
+  }
+  return { port, node, close }
+}
+
+function createTlsServer(options: https.ServerOptions): https.Server {
+  try {
+    return https.createServer(options)
+  } catch (error) {
+    throw new UsageError(`the certificate or its key cannot be used: ${error instanceof Error ? error.message : String(error)}`)
+  }
+}
+
+function listen(web: http.Server, options: RelayOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    web.once('error', (error: NodeJS.ErrnoException) => {
+      const where = `${options.host ?? 'all addresses'}, TCP port ${options.port}`
+      if (error.code === 'EADDRINUSE') reject(new UsageError(`${where}: taken by another program; choose another one with --addr`))
+      else if (error.code === 'EACCES') reject(new UsageError(`${where}: not allowed; choose a port above 1023 with --addr, or run with more rights`))
+      else reject(new UsageError(`${where}: ${error.message}`))
+    })
+    web.listen({ port: options.port, ...(options.host !== undefined && { host: options.host }) }, resolve)
+  })
+}
+
+function answer(service: DerpService, server: DerpServer, stun: StunService | undefined, request: http.IncomingMessage, response: http.ServerResponse): void {
+  if (service.handleRequest(request, response)) return
+  const path = request.url?.split('?', 1)[0]
+  if (path === '/metrics' && isLoopback(request.socket.remoteAddress)) {
+    const { answered, ignored } = stun?.stats() ?? { answered: 0, ignored: 0 }
+    const requests = `# TYPE stun_requests counter\nstun_requests{disposition="success"} ${answered}\nstun_requests{disposition="not_stun"} ${ignored}\n`
+    response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatDerpMetrics(server.stats()) + requests)
+  } else if (path === '/robots.txt') {
+    response.writeHead(200, { 'Content-Type': 'text/plain' }).end('User-agent: *\nDisallow: /\n')
+  } else if (path === '/') {
+    response.writeHead(200, { 'Content-Type': 'text/plain' }).end('This is a relay for mesh networks.\n')
+  } else {
+    response.writeHead(404).end()
+  }
+}
+
+function isLoopback(address: string | undefined): boolean {
+  return address !== undefined && (address === '::1' || /^(?:::ffff:)?127\./.test(address))
+}
