@@ -1,13 +1,13 @@
-const SMALLEST_RING_BYTES = 4096
-/** An empty ring above this size is given back, so that idle connections cost little. */
-const KEPT_RING_BYTES = 65_536
+const CHUNK_BYTES = 16_384
 
 /**
- * Bytes written and not yet acknowledged, in a ring that doubles as needed. Positions are absolute (the connection's stream offset,
- * never wrapped), so retransmissions read any part without a search.
+ * Bytes written and not yet acknowledged, in chunks of 16 KiB that come and go with the data, so that idle connections cost little.
+ * Positions are absolute (the connection's stream offset, never wrapped): retransmissions find any part without a search.
  */
 export class SendBuffer {
-  #ring: Uint8Array = new Uint8Array(0)
+  readonly #chunks: Uint8Array[] = []
+  /** Position of the first byte of the first chunk. */
+  #base: number
   /** Position of the oldest byte kept. */
   #head: number
   /** Position behind the newest byte. */
@@ -15,6 +15,7 @@ export class SendBuffer {
 
   /** @param start position of the first byte ever written */
   constructor(start: number) {
+    this.#base = start
     this.#head = start
     this.#tail = start
   }
@@ -31,51 +32,48 @@ export class SendBuffer {
 
   /** Copies bytes behind all others. The caller keeps the total within its bound. */
   append(bytes: Uint8Array): void {
-    const needed = this.size + bytes.length
-    if (needed > this.#ring.length) this.#grow(needed)
-    const mask = this.#ring.length - 1
-    const at = this.#tail & mask
-    const first = Math.min(bytes.length, this.#ring.length - at)
-    this.#ring.set(first === bytes.length ? bytes : bytes.subarray(0, first), at)
-    if (first < bytes.length) this.#ring.set(bytes.subarray(first), 0)
-    this.#tail += bytes.length
+    for (let taken = 0; taken < bytes.length; ) {
+      const offset = this.#tail - this.#base
+      const at = offset % CHUNK_BYTES
+      let chunk = this.#chunks[(offset - at) / CHUNK_BYTES]
+      if (chunk === undefined) {
+        chunk = new Uint8Array(CHUNK_BYTES)
+        this.#chunks.push(chunk)
+      }
+      const length = Math.min(bytes.length - taken, CHUNK_BYTES - at)
+      chunk.set(length === bytes.length ? bytes : bytes.subarray(taken, taken + length), at)
+      taken += length
+      this.#tail += length
+    }
   }
 
-  /** Copies `[start, end)` to `target[at ...]`; the range must be kept. */
-  copyTo(start: number, end: number, target: Uint8Array, at: number): void {
-    const length = end - start
-    if (length <= 0) return
-    const from = start & (this.#ring.length - 1)
-    const first = Math.min(length, this.#ring.length - from)
-    target.set(this.#ring.subarray(from, from + first), at)
-    if (first < length) target.set(this.#ring.subarray(0, length - first), at + first)
+  /** Copies `[start, end)` to `target[to ...]`; the range must be kept. */
+  copyTo(start: number, end: number, target: Uint8Array, to: number): void {
+    for (let position = start; position < end; ) {
+      const offset = position - this.#base
+      const at = offset % CHUNK_BYTES
+      const chunk = this.#chunks[(offset - at) / CHUNK_BYTES]
+      if (chunk === undefined) return
+      const length = Math.min(end - position, CHUNK_BYTES - at)
+      target.set(chunk.subarray(at, at + length), to + position - start)
+      position += length
+    }
   }
 
   /** Forgets everything before `position`. */
   release(position: number): void {
-    if (position > this.#head) this.#head = Math.min(position, this.#tail)
-    if (this.#head === this.#tail && this.#ring.length > KEPT_RING_BYTES) this.#ring = new Uint8Array(0)
+    if (position <= this.#head) return
+    this.#head = Math.min(position, this.#tail)
+    const gone = Math.floor((this.#head - this.#base) / CHUNK_BYTES)
+    if (gone === 0) return
+    this.#chunks.splice(0, gone)
+    this.#base += gone * CHUNK_BYTES
   }
 
   /** Forgets everything. */
   clear(): void {
+    this.#chunks.length = 0
     this.#head = this.#tail
-    this.#ring = new Uint8Array(0)
-  }
-
-  #grow(needed: number): void {
-    let size = Math.max(SMALLEST_RING_BYTES, this.#ring.length)
-    while (size < needed) size *= 2
-    const ring = new Uint8Array(size)
-    const mask = size - 1
-    // The old ring's pieces keep their positions, which may now fall on either side of the new ring's edge.
-    for (let at = this.#head; at < this.#tail; ) {
-      const from = at & (this.#ring.length - 1)
-      const to = at & mask
-      const length = Math.min(this.#tail - at, this.#ring.length - from, size - to)
-      ring.set(this.#ring.subarray(from, from + length), to)
-      at += length
-    }
-    this.#ring = ring
+    this.#base = this.#tail
   }
 }
