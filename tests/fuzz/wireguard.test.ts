@@ -1,7 +1,8 @@
-import { instant } from '@meshwright/core'
+import { instant, utf8Decode, utf8Encode } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { drain, SeededRandom } from '@meshwright/testkit'
 import { decodeMessage, WireGuardDevice } from '@meshwright/wireguard'
+import { parseConfig, UapiReader } from '@meshwright/wireguard/text'
 import { innerLength } from '../../packages/wireguard/src/padding.ts'
 import { fuzzDecoder } from './fuzz-decoder.ts'
 
@@ -39,3 +40,7 @@ fuzzDecoder('a WireGuard device with a live session', samples, (bytes) => {
   if (types.includes('packet')) throw new Error('a packet came out that nobody sealed')
   return types
 })
+
+const hexKey = 'a1'.repeat(32)
+fuzzDecoder('UAPI requests', [utf8Encode(`set=1\nlisten_port=5\npublic_key=${hexKey}\nendpoint=[::1]:7\nallowed_ip=10.0.0.0/8\n\n`), utf8Encode('get=1\n\n')], (bytes) => new UapiReader().push(bytes).map((request) => request.type))
+fuzzDecoder('configuration files', [utf8Encode('[Interface]\nListenPort = 5\n[Peer]\nAllowedIPs = 10.0.0.0/8, ::/0\nEndpoint = [::1]:5\n')], (bytes) => parseConfig(utf8Decode(bytes)).diagnostics)
