@@ -47,7 +47,7 @@ export interface SSHPolicy {
   readonly rules: readonly SSHRule[]
 }
 
-const principal: Shape<SSHPrincipal> = object<SSHPrincipal>({ node: text, nodeIP: text, userLogin: text, any: flag })
+const principal: Shape<SSHPrincipal> = object<SSHPrincipal>({ any: flag, node: text, nodeIP: text, userLogin: text })
 
 const action: Shape<SSHAction> = object<SSHAction>({
   message: text,

@@ -1,12 +1,14 @@
 import http from 'node:http'
-import type { AddressInfo } from 'node:net'
+import https from 'node:https'
+import net, { type AddressInfo } from 'node:net'
 import { ControlClient, type ControlClientOutput } from '@meshwright/control-client'
 import { encodeJson, encodeMapChunk, type MapResponse, type RegisterResponse } from '@meshwright/control-protocol'
 import { instant, isMeshwrightError } from '@meshwright/core'
 import { MachinePrivateKey } from '@meshwright/crypto'
 import { afterEach, expect, test } from 'vitest'
 import { acceptControl, type AcceptedControl } from './control-accept.ts'
-import { ControlTransport, dialControl, fetchControlKey } from './control-dial.ts'
+import { type ControlConnection, ControlTransport, dialControl, fetchControlKey } from './control-dial.ts'
+import { selfSignedCertificate } from './derp-certificate.ts'
 import { drive } from './drive.ts'
 import { systemRandom } from './random.ts'
 
@@ -81,6 +83,55 @@ test('a wrong server key, another web server, a closed port and an address with 
   expect(await code(fetchControlKey({ url: otherUrl }))).toBe('RUNTIME_CONTROL_KEY')
   expect(await code(dialControl({ ...options, url: otherUrl, serverKey: serverKey.publicKey() }))).toBe('RUNTIME_CONTROL_UPGRADE')
 })
+
+test('over https the certificate of the server must be trusted', async () => {
+  const { cert, key } = selfSignedCertificate(['127.0.0.1'])
+  const server = https.createServer({ cert, key }, (_request, response) => void response.end(JSON.stringify({ publicKey: serverKey.publicKey().text })))
+  server.on('upgrade', (request, socket, head) => void acceptControl(request, socket, head, { machineKey: serverKey, random: systemRandom }).then((control) => {
+    cleanups.push(() => control.session.destroy())
+    control.session.on('stream', (stream) => {
+      stream.respond({ ':status': 204 }, { endStream: true })
+    })
+  }))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => server.close())
+  const options = { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom }
+  await expect(dialControl(options)).rejects.toThrow('self-signed certificate')
+  const connection = await dialControl({ ...options, ca: cert })
+  cleanups.push(() => connection.close())
+  expect(await answer(connection)).toBe(204)
+})
+
+test('a connection whose far end has gone silent is given up, and the next request makes a new one', async () => {
+  const url = await serve((control) => {
+    control.session.on('stream', (stream) => {
+      stream.respond({ ':status': 204 }, { endStream: true })
+    })
+  })
+  const port = Number(new URL(url).port)
+  let frozen = false
+  const proxy = net.createServer((near) => {
+    const far = net.connect(port, '127.0.0.1')
+    near.on('data', (bytes) => void (frozen || far.write(bytes)))
+    far.on('data', (bytes) => void (frozen || near.write(bytes)))
+    for (const end of [near, far]) end.on('error', () => {}).on('close', () => [near, far].forEach((one) => one.destroy()))
+  })
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => proxy.close())
+  const connection = await dialControl({ url: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, pingEveryMs: 50 })
+  cleanups.push(() => connection.close())
+  expect(await answer(connection)).toBe(204)
+  expect(connection.usable).toBe(true)
+  frozen = true
+  await expect(answer(connection)).rejects.toThrow()
+  expect(connection.usable).toBe(false)
+})
+
+function answer(connection: ControlConnection): Promise<number> {
+  return new Promise((resolve, reject) => {
+    connection.request({ method: 'GET', path: '/', headers: {}, body: undefined }, { response: resolve, chunk: () => {}, end: () => {}, failed: (message) => reject(new Error(message)) })
+  })
+}
 
 test('an upgrade without a handshake is answered with 400 and a reason', async () => {
   const url = await serve(() => {})

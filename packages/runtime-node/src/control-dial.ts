@@ -44,6 +44,8 @@ export interface ControlDialOptions {
   readonly timeoutMs?: number
   /** Certificates (PEM) to trust instead of the system's. */
   readonly ca?: string
+  /** How often the connection is tried by an HTTP/2 ping; one that is not answered until the next is dead. Default 30 s. */
+  readonly pingEveryMs?: number
 }
 
 /** One request inside the channel. */
@@ -75,6 +77,7 @@ export interface ControlConnection {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000
+const PING_EVERY_MS = 30_000
 const MAX_KEY_ANSWER_BYTES = 65_536
 const WINDOW_BYTES = 4_194_304
 
@@ -154,6 +157,7 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
   const session = http2.connect(base.origin, { createConnection: () => stream, settings: { enablePush: false, initialWindowSize: WINDOW_BYTES } })
   session.on('error', () => {}) // told to every request by its own 'error' or 'close'
   session.once('connect', () => session.setLocalWindowSize(WINDOW_BYTES))
+  watch(session, options.pingEveryMs ?? PING_EVERY_MS)
   return {
     serverKey,
     get early() {
@@ -355,6 +359,19 @@ async function upgrade(base: URL, initiation: Uint8Array, options: ControlDialOp
     })
     request.end()
   })
+}
+
+// Without this, requests on a connection whose far end has silently gone would hang until TCP gives up, many minutes later.
+function watch(session: http2.ClientHttp2Session, everyMs: number): void {
+  let pending = false
+  const timer = setInterval(() => {
+    if (pending) return session.destroy(new Error('the control server does not answer pings'))
+    pending = session.ping(() => {
+      pending = false
+    })
+  }, everyMs)
+  timer.unref()
+  session.once('close', () => clearInterval(timer))
 }
 
 function send(session: http2.ClientHttp2Session, host: string, request: ControlRequest, events: ControlRequestEvents): () => void {
