@@ -1,7 +1,7 @@
 import { parseHex } from '@meshwright/core'
 import { DiscoPrivateKey, DiscoPublicKey } from '@meshwright/crypto'
 import { parseEndpoint } from '@meshwright/ip'
-import { answerBinding, classifyDatagram, decodeBindingAnswer, decodeDiscoMessage, decodeGeneve, decodeStunMessage, DiscoBox, discoSender } from '@meshwright/nat-traversal'
+import { answerBinding, classifyDatagram, decodeBindingAnswer, decodeDiscoMessage, decodeGeneve, decodeNatPmpResponse, decodePcpResponse, decodeStunMessage, DiscoBox, discoSender } from '@meshwright/nat-traversal'
 import { fuzzDecoder } from './fuzz-decoder.ts'
 
 const STUN = [
@@ -35,6 +35,8 @@ fuzzDecoder('decodeBindingAnswer', ANSWERS, decodeBindingAnswer)
 fuzzDecoder('answerBinding', REQUESTS, (bytes) => CLIENT && answerBinding(bytes, CLIENT))
 fuzzDecoder('decodeDiscoMessage', MESSAGES, decodeDiscoMessage)
 fuzzDecoder('decodeGeneve', [GENEVE], decodeGeneve)
+fuzzDecoder('decodeNatPmpResponse', ['008000000000000ac6336407', '008100000000000aa2a91b5800001c20'].map(hex), decodeNatPmpResponse)
+fuzzDecoder('decodePcpResponse', [`0280000000000000${'00'.repeat(16)}`, `0281000000001c20${'00'.repeat(16)}${'09'.repeat(12)}11000000a2a91b58${'00'.repeat(10)}ffffc6336407`].map(hex), decodePcpResponse)
 fuzzDecoder('classifyDatagram', [...STUN, GENEVE], classifyDatagram)
 
 const privateKey = DiscoPrivateKey.fromBytes(Uint8Array.from({ length: 32 }, (_, i) => i + 1))
