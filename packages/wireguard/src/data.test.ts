@@ -2,7 +2,7 @@ import { DONE, DROPPED, PacketBatch } from '@meshwright/core'
 import { nobleProvider } from '@meshwright/crypto'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { REPLAY_WINDOW, ReplayWindow, WireGuardDevice, WireGuardError } from './index.ts'
+import { markCongestion, outerTrafficClass, REPLAY_WINDOW, ReplayWindow, WireGuardDevice, WireGuardError } from './index.ts'
 import { ipv4, Link, type Node, path } from './link.test.ts'
 import { innerLength, paddedLength } from './padding.ts'
 
@@ -243,6 +243,37 @@ test('slots without room for header, padding or tag are dropped', () => {
   batch.addSlot(70, 21)
   expect(link.a.device.seal(link.now, link.b.id, batch)).toBe(0)
   expect(drops(link, link.a)).toEqual({ 'too-large': 2 })
+})
+
+test('the ECN bits of a packet stand on its datagram, and congestion on the way comes back into it with a right checksum', () => {
+  const sum = (packet: Uint8Array): number => {
+    let total = 0
+    for (let i = 0; i < 20; i += 2) total += ((packet[i] ?? 0) << 8) | (packet[i + 1] ?? 0)
+    while (total > 0xffff) total = (total & 0xffff) + (total >> 16)
+    return total
+  }
+  for (const [inner, outer, received] of [[0, 0, 0], [1, 1, 3], [2, 2, 3], [3, 2, 3]] as const) {
+    const link = new Link(14)
+    link.establish()
+    const packet = ipv4(40)
+    packet[1] = 0xb8 | inner
+    const missing = 0xffff - sum(packet)
+    packet.set([missing >> 8, missing & 255], 10)
+    link.a.device.handleInput(link.now, { type: 'packet', peer: link.b.id, bytes: packet })
+    const transmit = link.a.device.pollOutput()
+    if (transmit?.type !== 'transmit') throw new Error('nothing was sent')
+    expect(transmit.trafficClass).toBe(outer)
+    link.b.device.handleInput(link.now, { type: 'datagram', bytes: transmit.bytes, congested: true })
+    const delivered = link.b.device.pollOutput()
+    if (delivered?.type !== 'packet') throw new Error('nothing was delivered')
+    expect((delivered.bytes[1] ?? 0) & 3).toBe(received)
+    expect(sum(delivered.bytes)).toBe(0xffff)
+  }
+  const v6 = new Uint8Array(40)
+  v6.set([0x60, 0x25])
+  markCongestion(v6, 0, 40)
+  expect([v6[0], v6[1]]).toEqual([0x60, 0x35])
+  expect(outerTrafficClass(v6, 0, 40)).toBe(2)
 })
 
 test('misuse is told', () => {

@@ -2,6 +2,7 @@ import { DROPPED, type Instant, instant, type Machine, PacketBatch, PENDING } fr
 import type { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { MAX_TIMER_HANDSHAKES, REKEY_TIMEOUT_JITTER_MAX_MS, REKEY_TIMEOUT_MS } from './constants.ts'
 import { DueHeap } from './due-heap.ts'
+import { markCongestion, outerTrafficClass } from './ecn.ts'
 import { WireGuardError } from './errors.ts'
 import { Handshakes, type PeerCandidate } from './handshakes.ts'
 import { Identity } from './identity.ts'
@@ -10,7 +11,7 @@ import { COOKIE_REPLY_TYPE, decodeMessage, INITIATION_TYPE, RESPONSE_TYPE } from
 import { Peer } from './peer.ts'
 import { OpenPlan, SealPlan } from './plans.ts'
 import type { Session } from './session.ts'
-import { checkMtu, createShared, drop, isReachable, type Shared } from './shared.ts'
+import { checkMtu, createShared, drop, isReachable, pushTransmit, type Shared } from './shared.ts'
 import { deviceStatus, peerStatus } from './status.ts'
 import { Transport } from './transport.ts'
 import type { DeviceStatus, PeerConfig, PeerStatus, WireGuardDeviceOptions, WireGuardInput, WireGuardOutput, WireGuardPath } from './types.ts'
@@ -82,7 +83,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   }
 
   handleInput(now: Instant, input: WireGuardInput<Path>): void {
-    if (input.type === 'datagram') this.#handleDatagram(now, input.bytes, input.from)
+    if (input.type === 'datagram') this.#handleDatagram(now, input.bytes, input.from, input.congested ?? false)
     else this.#handlePacket(now, input.peer, input.bytes)
   }
 
@@ -305,7 +306,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.#handshakes.destroy()
   }
 
-  #handleDatagram(now: Instant, bytes: Uint8Array, from: Path | undefined): void {
+  #handleDatagram(now: Instant, bytes: Uint8Array, from: Path | undefined, congested: boolean): void {
     if (bytes[0] !== 4) return this.#handleHandshake(now, bytes, from)
     const batch = this.#openingOne
     batch.reset()
@@ -314,7 +315,10 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.cryptOpen(batch, this.#openOnePlan)
     this.commitOpen(now, from, batch, this.#openOnePlan)
     const peer = this.#openOnePlan.peerOf(0)
-    if (peer !== undefined) this.#shared.outbox.push({ type: 'packet', peer, bytes: Uint8Array.from(batch.result(0)) })
+    if (peer === undefined) return
+    const packet = Uint8Array.from(batch.result(0))
+    if (congested) markCongestion(packet, 0, packet.length)
+    this.#shared.outbox.push({ type: 'packet', peer, bytes: packet })
   }
 
   #handleHandshake(now: Instant, bytes: Uint8Array, from: Path | undefined): void {
@@ -353,9 +357,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.#transport.prepareSeal(now, peer, batch, this.#sealOnePlan)
     this.#transport.cryptSeal(batch, this.#sealOnePlan)
     if (this.#transport.commitSeal(now, batch, this.#sealOnePlan) === 0) return
-    const datagram = Uint8Array.from(batch.result(0))
-    const to = this.#shared.roaming ? peer.path : undefined
-    this.#shared.outbox.push({ type: 'transmit', kind: 'transport', peer: peer.publicKey, ...(to === undefined ? {} : { to }), bytes: datagram })
+    pushTransmit(this.#shared, peer, 'transport', outerTrafficClass(bytes, 0, bytes.length), Uint8Array.from(batch.result(0)))
   }
 
   #sendKeepalive(now: Instant, peer: Peer<Path>): void {

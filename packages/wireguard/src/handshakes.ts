@@ -9,7 +9,7 @@ import type { CookieReplyMessage, InitiationMessage, ResponseMessage } from './m
 import type { IndexEntry, Peer, PendingInitiation } from './peer.ts'
 import { RateLimiter } from './rate-limiter.ts'
 import { Session } from './session.ts'
-import { drop, heardFrom, isReachable, type Shared, transmit } from './shared.ts'
+import { drop, heardFrom, isReachable, type Shared, transmitHandshake } from './shared.ts'
 import { encodeTimestamp, isLaterTimestamp, nextSlot, slotOfWall } from './tai64n.ts'
 import type { WireGuardPath } from './types.ts'
 
@@ -179,7 +179,8 @@ export class Handshakes<Path extends WireGuardPath> {
     if (!this.#cookies.isMac2Valid(now, cookieBytes, bytes)) {
       if (from !== undefined) {
         shared.cookieRepliesSent += 1
-        shared.outbox.push({ type: 'transmit', kind: 'cookie', to: from, bytes: this.#cookies.reply(now, identity, cookieBytes, bytes, sender) })
+        const reply = this.#cookies.reply(now, identity, cookieBytes, bytes, sender)
+        shared.outbox.push({ type: 'transmit', kind: 'cookie', to: from, trafficClass: 0, bytes: reply })
       }
       return drop(shared, 'cookie-required')
     }
@@ -190,7 +191,7 @@ export class Handshakes<Path extends WireGuardPath> {
   #send(now: Instant, peer: Peer<Path>, message: Uint8Array): void {
     peer.cookies.stamp(now, this.#shared.provider, mac1KeyOf(this.#shared.provider, peer.publicKey.bytes), message)
     peer.handshakeSentAt = now
-    transmit(this.#shared, peer, 'handshake', message)
+    transmitHandshake(this.#shared, peer, message)
   }
 
   #staticStatic(identity: Identity, peer: Peer<Path>): Uint8Array | undefined {

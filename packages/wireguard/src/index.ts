@@ -5,6 +5,7 @@ export type {
   PeerConfig,
   PeerState,
   PeerStatus,
+  Transmit,
   WireGuardDeviceOptions,
   WireGuardInput,
   WireGuardOutput,
@@ -27,5 +28,6 @@ export {
   type TransportMessage,
   type WireGuardMessage,
 } from './messages.ts'
+export { markCongestion, outerTrafficClass } from './ecn.ts'
 export { paddedLength } from './padding.ts'
 export { REPLAY_WINDOW, ReplayWindow } from './replay-window.ts'

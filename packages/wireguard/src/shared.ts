@@ -2,6 +2,7 @@ import { Outbox, type RandomSource, type WallClock } from '@meshwright/core'
 import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
 import { DEFAULT_MTU, MAX_STAGED_PACKETS, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES } from './constants.ts'
 import { DropCounters, type DropReason } from './drop-counters.ts'
+import { HANDSHAKE_TRAFFIC_CLASS } from './ecn.ts'
 import { WireGuardError } from './errors.ts'
 import { Identity } from './identity.ts'
 import { IndexTable } from './index-table.ts'
@@ -62,12 +63,23 @@ export function drop<Path extends WireGuardPath>(shared: Shared<Path>, reason: D
   return undefined
 }
 
-/** Owes a datagram to a peer, if there is a way to it. */
-export function transmit<Path extends WireGuardPath>(shared: Shared<Path>, peer: Peer<Path>, kind: 'handshake' | 'transport', bytes: Uint8Array): void {
+/** Owes a handshake message to a peer, if there is a way to it. */
+export function transmitHandshake<Path extends WireGuardPath>(shared: Shared<Path>, peer: Peer<Path>, bytes: Uint8Array): void {
   if (shared.roaming && peer.path === undefined) return drop(shared, 'no-endpoint', peer)
   peer.sentBytes += bytes.length
+  pushTransmit(shared, peer, 'handshake', HANDSHAKE_TRAFFIC_CLASS, bytes)
+}
+
+/** Owes a datagram to a peer, by its path if the device keeps one. */
+export function pushTransmit<Path extends WireGuardPath>(
+  shared: Shared<Path>,
+  peer: Peer<Path>,
+  kind: 'handshake' | 'transport',
+  trafficClass: number,
+  bytes: Uint8Array,
+): void {
   const to = shared.roaming && peer.path !== undefined ? { to: peer.path } : {}
-  shared.outbox.push({ type: 'transmit', kind, peer: peer.publicKey, ...to, bytes })
+  shared.outbox.push({ type: 'transmit', kind, peer: peer.publicKey, ...to, trafficClass, bytes })
 }
 
 /** True when datagrams to the peer have somewhere to go; else says so, once until a path is known. */

@@ -31,15 +31,31 @@ export interface PeerConfig<Path extends WireGuardPath = WireGuardPath> {
 
 /** What goes into a {@link WireGuardDevice}. */
 export type WireGuardInput<Path extends WireGuardPath = WireGuardPath> =
-  /** A datagram has arrived. `from` may be missing where the source is not known. The bytes are not kept. */
-  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly from?: Path }
+  /**
+   * A datagram has arrived. `from` may be missing where the source is not known. `congested`: its outer header said "congestion
+   * experienced" (ECN 3), which is passed on to the inner packet. The bytes are not kept.
+   */
+  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly from?: Path; readonly congested?: boolean }
   /** An inner packet is to be sent to a peer. The bytes are not kept. */
   | { readonly type: 'packet'; readonly peer: NodePublicKey; readonly bytes: Uint8Array }
 
+/** A datagram to be sent. */
+export interface Transmit<Path extends WireGuardPath = WireGuardPath> {
+  readonly type: 'transmit'
+  readonly kind: 'handshake' | 'cookie' | 'transport'
+  /** Missing for cookie replies, which go to whoever asked. */
+  readonly peer?: NodePublicKey
+  /** Missing when the device leaves paths to the caller. */
+  readonly to?: Path
+  /** DSCP and ECN for the outer header, where a socket can set them: ECN of the inner packet, AF41 for handshakes. */
+  readonly trafficClass: number
+  readonly bytes: Uint8Array
+}
+
 /** What comes out of a {@link WireGuardDevice}. Byte arrays belong to the receiver. */
 export type WireGuardOutput<Path extends WireGuardPath = WireGuardPath> =
-  /** Send this datagram. `to` is missing when the device leaves paths to the caller; `peer` is missing for cookie replies. */
-  | { readonly type: 'transmit'; readonly kind: 'handshake' | 'cookie' | 'transport'; readonly peer?: NodePublicKey; readonly to?: Path; readonly bytes: Uint8Array }
+  /** Send this datagram: see {@link Transmit}. */
+  | Transmit<Path>
   /** An authentic inner packet, trimmed to its IP length. Its source address is yet to be checked against the peer's allowed IPs. */
   | { readonly type: 'packet'; readonly peer: NodePublicKey; readonly bytes: Uint8Array }
   /** A session is confirmed by both ends. */
