@@ -18,14 +18,23 @@ function samples(): Uint8Array[] {
     stack.ping(instant(0), ip, { bytes: new Uint8Array(40) })
     stack.sendUdp(instant(0), stack.bindUdp(), { ip, port: 9 }, new Uint8Array(1_500))
   }
-  for (let output = stack.pollOutput(); output !== undefined; output = stack.pollOutput()) if (output.type === 'packet') packets.push(output.bytes.slice())
+  for (let output = stack.pollOutput(); output !== undefined; output = stack.pollOutput())
+    if (output.type === 'packet') packets.push(output.bytes.slice())
   return packets
 }
 
 fuzzDecoder('IP header', samples(), (bytes) => {
   const packet = new IpPacket()
   if (!decodeIpPacket(bytes, packet)) return undefined
-  return [packet.protocol, packet.payloadAt, packet.end, packet.fragment, packet.fragmentOffset, [...packet.source()], [...packet.destination()]]
+  return [
+    packet.protocol,
+    packet.payloadAt,
+    packet.end,
+    packet.fragment,
+    packet.fragmentOffset,
+    [...packet.source()],
+    [...packet.destination()],
+  ]
 })
 
 fuzzDecoder(
@@ -39,7 +48,15 @@ fuzzDecoder(
     for (let i = 0; i < bytes.length; i += 1) sum += (bytes[i] ?? 0) << (i % 2 === 0 ? 8 : 0)
     while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16)
     if (!decodeTcpSegment(view, 0, bytes.length, 0xffff - sum, segment)) return undefined
-    return [segment.flags, segment.sequence, segment.payloadAt, segment.payloadEnd, segment.windowShift, segment.maximumSegmentSize, [...segment.sackEdges.subarray(0, segment.sackEdgeCount)]]
+    return [
+      segment.flags,
+      segment.sequence,
+      segment.payloadAt,
+      segment.payloadEnd,
+      segment.windowShift,
+      segment.maximumSegmentSize,
+      [...segment.sackEdges.subarray(0, segment.sackEdgeCount)],
+    ]
   },
 )
 
@@ -51,6 +68,7 @@ fuzzDecoder('whole stack', samples(), (bytes) => {
   fed += 1
   shared.receive(instant(fed), bytes)
   shared.handleTimeout(instant(fed))
-  for (let output = shared.pollOutput(); output !== undefined; output = shared.pollOutput()) if (output.type === 'packet') decodeIpPacket(output.bytes, new IpPacket())
+  for (let output = shared.pollOutput(); output !== undefined; output = shared.pollOutput())
+    if (output.type === 'packet') decodeIpPacket(output.bytes, new IpPacket())
   return new PacketBuilder(1).memory.length
 })

@@ -16,12 +16,20 @@ const OURS_V4 = '10.77.1.2'
 const OURS_V6 = 'fd77::2'
 
 const reason =
-  process.platform !== 'linux' ? 'needs Linux'
-  : process.getuid?.() !== 0 ? 'needs root'
-  : !existsSync('/dev/net/tun') ? 'needs /dev/net/tun'
-  : !(await import('koffi').then(() => true, () => false)) ? 'needs the package koffi'
-  : !works('ip', ['-V']) ? 'needs iproute2'
-  : undefined
+  process.platform !== 'linux'
+    ? 'needs Linux'
+    : process.getuid?.() !== 0
+    ? 'needs root'
+    : !existsSync('/dev/net/tun')
+    ? 'needs /dev/net/tun'
+    : !(await import('koffi').then(
+        () => true,
+        () => false,
+      ))
+    ? 'needs the package koffi'
+    : !works('ip', ['-V'])
+    ? 'needs iproute2'
+    : undefined
 if (reason !== undefined && process.env.REQUIRE_INTEROP === '1') throw new Error(`the kernel interop suite cannot run: ${reason}`)
 
 /** The kernel's side, in the namespace: one connection, `send` bytes out while all that comes is hashed; one line of JSON at the end. */
@@ -96,7 +104,12 @@ class Lab {
     })
     this.#tun = tun
     execFileSync('ip', ['link', 'set', tun.name, 'netns', NAMESPACE])
-    for (const command of [`addr add ${KERNEL_V4}/24 dev ${tun.name}`, `-6 addr add ${KERNEL_V6}/64 dev ${tun.name} nodad`, `link set ${tun.name} mtu 1280 up`, 'link set lo up']) {
+    for (const command of [
+      `addr add ${KERNEL_V4}/24 dev ${tun.name}`,
+      `-6 addr add ${KERNEL_V6}/64 dev ${tun.name} nodad`,
+      `link set ${tun.name} mtu 1280 up`,
+      'link set lo up',
+    ]) {
       execFileSync('ip', ['-n', NAMESPACE, ...command.split(' ')])
     }
   }
@@ -131,8 +144,18 @@ class Lab {
   }
 
   /** Starts the kernel's side; gives its last line. */
-  async peer(mode: 'listen' | 'connect', host: string, port: number, send: number, pauseMs = 0): Promise<{ result: Promise<{ bytes: number; sha256?: string; error?: string }> }> {
-    const child = spawn('ip', ['netns', 'exec', NAMESPACE, process.execPath, '-e', PEER, JSON.stringify([mode, host, port, send, pauseMs])], { stdio: ['ignore', 'pipe', 'inherit'] })
+  async peer(
+    mode: 'listen' | 'connect',
+    host: string,
+    port: number,
+    send: number,
+    pauseMs = 0,
+  ): Promise<{ result: Promise<{ bytes: number; sha256?: string; error?: string }> }> {
+    const child = spawn(
+      'ip',
+      ['netns', 'exec', NAMESPACE, process.execPath, '-e', PEER, JSON.stringify([mode, host, port, send, pauseMs])],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    )
     this.#peers.push(child)
     let text = ''
     let ready: () => void = () => undefined
@@ -242,7 +265,13 @@ describe.skipIf(reason !== undefined)(`the kernel's TCP as the peer${reason === 
     return lab
   }
 
-  async function weConnect(host: string, size: number, seed: number, faults: Partial<Faults>, options: NetstackOptions = {}): Promise<void> {
+  async function weConnect(
+    host: string,
+    size: number,
+    seed: number,
+    faults: Partial<Faults>,
+    options: NetstackOptions = {},
+  ): Promise<void> {
     const here = await start(seed, faults, options)
     const peer = await here.peer('listen', host, 5001, size)
     const flow = here.stack.connectTcp(here.now, { ip: address(host), port: 5001 })
@@ -252,7 +281,12 @@ describe.skipIf(reason !== undefined)(`the kernel's TCP as the peer${reason === 
     const [ours, kernels] = await Promise.all([done, peer.result])
     expect(kernels).toEqual({ bytes: size, sha256: expected(1, size) })
     expect(ours).toEqual({ bytes: size, sha256: expected(2, size), reason: 'finished' })
-    console.log(`${size / MB} MB both ways to ${host} with ${JSON.stringify(faults)}: ${(((size * 2 * 8) / MB / (performance.now() - began)) * 1000).toFixed(0)} Mbit/s`)
+    console.log(
+      `${size / MB} MB both ways to ${host} with ${JSON.stringify(faults)}: ${(
+        ((size * 2 * 8) / MB / (performance.now() - began)) *
+        1000
+      ).toFixed(0)} Mbit/s`,
+    )
   }
 
   test('we connect: 100 MB both ways at once under loss, reordering and duplication, equal SHA-256', async () => {
@@ -276,7 +310,11 @@ describe.skipIf(reason !== undefined)(`the kernel's TCP as the peer${reason === 
     expect(ours).toEqual({ bytes: size, sha256: expected(2, size), reason: 'finished' })
   })
 
-  for (const [loss, size] of [[0.01, 10 * MB], [0.05, 2 * MB], [0.1, MB]] as const) {
+  for (const [loss, size] of [
+    [0.01, 10 * MB],
+    [0.05, 2 * MB],
+    [0.1, MB],
+  ] as const) {
     test(`${loss * 100} % loss with reordering, ${size / MB} MB both ways`, async () => {
       await weConnect(KERNEL_V4, size, 3, { loss, reordering: 0.02, duplication: 0.02 })
     })
@@ -287,7 +325,13 @@ describe.skipIf(reason !== undefined)(`the kernel's TCP as the peer${reason === 
   })
 
   test('without SACK, timestamps and window scaling on our side, 5 MB both ways', async () => {
-    await weConnect(KERNEL_V4, 5 * MB, 5, { loss: 0.01, reordering: 0.01, duplication: 0.01 }, { selectiveAcks: false, timestamps: false, windowScaling: false })
+    await weConnect(
+      KERNEL_V4,
+      5 * MB,
+      5,
+      { loss: 0.01, reordering: 0.01, duplication: 0.01 },
+      { selectiveAcks: false, timestamps: false, windowScaling: false },
+    )
   })
 
   test('a kernel reader that pauses closes its window; everything arrives once it goes on', async () => {

@@ -19,7 +19,13 @@ export class FlowTable {
     let flow = this.#buckets.get(this.#hash(local, localPort, remote, remotePort))
     for (; flow !== undefined; flow = flow.nextInBucket) {
       const { path } = flow
-      if (path.remotePort === remotePort && path.localPort === localPort && same(path.remote.bytes, remote) && same(path.local.bytes, local)) return flow
+      if (
+        path.remotePort === remotePort &&
+        path.localPort === localPort &&
+        same(path.remote.bytes, remote) &&
+        same(path.local.bytes, local)
+      )
+        return flow
     }
     return undefined
   }

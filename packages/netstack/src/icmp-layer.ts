@@ -67,13 +67,21 @@ export class IcmpLayer {
   ping(now: Instant, to: Ip, bytes: Uint8Array, timeoutMs: number, from: Ip | undefined): PingId {
     if (this.#pings.size >= MAX_PINGS) throw new NetstackError('NETSTACK_FLOWS_EXHAUSTED', `all ${MAX_PINGS} pings are under way`)
     const source = from ?? this.#context.sourceFor(to)
-    if (source.family !== to.family) throw new NetstackError('NETSTACK_NO_SOURCE', `${source.key} cannot reach ${to.key}: the families differ`)
+    if (source.family !== to.family)
+      throw new NetstackError('NETSTACK_NO_SOURCE', `${source.key} cannot reach ${to.key}: the families differ`)
     do this.#sequence = (this.#sequence + 1) & 0xffff
     while (this.#pings.has(this.#sequence))
     const ping: Ping = { id: pingId(this.#context.nextId()), to, sequence: this.#sequence, sentAt: now, heapIndex: -1, heapDue: 0 }
     this.#pings.set(ping.sequence, ping)
     this.#timers.set(ping, after(now, Math.max(1, timeoutMs)))
-    this.#send(source.bytes, to.bytes, to.family === 4 ? ECHO_REQUEST_V4 : ECHO_REQUEST_V6, 0, ((this.#identifier << 16) | ping.sequence) >>> 0, bytes)
+    this.#send(
+      source.bytes,
+      to.bytes,
+      to.family === 4 ? ECHO_REQUEST_V4 : ECHO_REQUEST_V6,
+      0,
+      ((this.#identifier << 16) | ping.sequence) >>> 0,
+      bytes,
+    )
     return ping.id
   }
 
@@ -108,11 +116,19 @@ export class IcmpLayer {
     if (isMulticast(packet.destination()) || isMartianSource(source) || !this.#context.mayAnswer(now)) return
     const ipv4 = packet.family === 4
     const quoted = packet.bytes.subarray(0, Math.min(packet.end, ipv4 ? MAX_ERROR_V4 - 28 : MAX_ERROR_V6 - 48))
-    this.#send(packet.destination(), source, ipv4 ? UNREACHABLE_V4 : UNREACHABLE_V6, ipv4 ? PORT_UNREACHABLE_V4 : PORT_UNREACHABLE_V6, 0, quoted)
+    this.#send(
+      packet.destination(),
+      source,
+      ipv4 ? UNREACHABLE_V4 : UNREACHABLE_V6,
+      ipv4 ? PORT_UNREACHABLE_V4 : PORT_UNREACHABLE_V6,
+      0,
+      quoted,
+    )
   }
 
   handleTimeout(now: Instant): void {
-    for (let ping = this.#timers.peek(); ping !== undefined && instant(ping.heapDue) <= now; ping = this.#timers.peek()) this.#fail(ping, 'timeout')
+    for (let ping = this.#timers.peek(); ping !== undefined && instant(ping.heapDue) <= now; ping = this.#timers.peek())
+      this.#fail(ping, 'timeout')
   }
 
   #receiveRequest(packet: IpPacket, word: number, body: Uint8Array): void {
@@ -123,13 +139,21 @@ export class IcmpLayer {
     const fromIp = Ip.fromBytes(packet.source())
     const toIp = Ip.fromBytes(to)
     if (isMulticast(to) || fromIp === undefined || toIp === undefined) return this.#context.drop('not-local')
-    this.#context.outbox.push({ type: 'echoRequest', from: fromIp, to: toIp, identifier: word >>> 16, sequence: word & 0xffff, bytes: body.slice() })
+    this.#context.outbox.push({
+      type: 'echoRequest',
+      from: fromIp,
+      to: toIp,
+      identifier: word >>> 16,
+      sequence: word & 0xffff,
+      bytes: body.slice(),
+    })
   }
 
   #receiveReply(now: Instant, packet: IpPacket, word: number, body: Uint8Array): void {
     const ping = this.#pings.get(word & 0xffff)
     const from = Ip.fromBytes(packet.source())
-    if (ping === undefined || from === undefined || word >>> 16 !== this.#identifier || !ping.to.equals(from)) return this.#context.drop('stale')
+    if (ping === undefined || from === undefined || word >>> 16 !== this.#identifier || !ping.to.equals(from))
+      return this.#context.drop('stale')
     this.#forget(ping)
     this.#context.outbox.push({ type: 'echoReply', ping: ping.id, from, rttMs: now - ping.sentAt, bytes: body.slice() })
   }
@@ -144,18 +168,25 @@ export class IcmpLayer {
     const remote = family === 4 ? quoted.subarray(16, 20) : quoted.subarray(24, 40)
     const localPort = view.getUint16(headerLength)
     const remotePort = view.getUint16(headerLength + 2)
-    if (protocol === PROTOCOL_TCP) return this.#tcp.unreachable(now, local, localPort, remote, remotePort, view.getUint32(headerLength + 4), mtu)
+    if (protocol === PROTOCOL_TCP)
+      return this.#tcp.unreachable(now, local, localPort, remote, remotePort, view.getUint32(headerLength + 4), mtu)
     const localIp = Ip.fromBytes(local)
     const remoteIp = Ip.fromBytes(remote)
     if (localIp === undefined || remoteIp === undefined || mtu !== undefined) return
     if (protocol === PROTOCOL_UDP) {
       const port = code === (family === 4 ? PORT_UNREACHABLE_V4 : PORT_UNREACHABLE_V6)
       const prohibited = family === 4 ? code === 9 || code === 10 || code === 13 : code === 1 || code === 5 || code === 6
-      return this.#udp.unreachable(localIp, localPort, { ip: remoteIp, port: remotePort }, port ? 'port' : prohibited ? 'prohibited' : 'host')
+      return this.#udp.unreachable(
+        localIp,
+        localPort,
+        { ip: remoteIp, port: remotePort },
+        port ? 'port' : prohibited ? 'prohibited' : 'host',
+      )
     }
     if (protocol !== (family === 4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6)) return this.#context.drop('protocol')
     const ping = this.#pings.get(view.getUint16(headerLength + 6))
-    if (ping !== undefined && view.getUint16(headerLength + 4) === this.#identifier && ping.to.equals(remoteIp)) this.#fail(ping, 'unreachable')
+    if (ping !== undefined && view.getUint16(headerLength + 4) === this.#identifier && ping.to.equals(remoteIp))
+      this.#fail(ping, 'unreachable')
   }
 
   #fail(ping: Ping, reason: 'timeout' | 'unreachable'): void {
@@ -177,6 +208,7 @@ export class IcmpLayer {
     message.set(body, 8)
     const sum = protocol === PROTOCOL_ICMPV6 ? pseudoHeaderSum(source, destination, protocol) + message.length : 0
     view.setUint16(2, complementSum(addWords(sum, view, 0, message.length)))
-    for (const packet of this.#context.builder.packets(source, destination, protocol, message, this.#context.settings.mtu)) this.#context.packet(packet)
+    for (const packet of this.#context.builder.packets(source, destination, protocol, message, this.#context.settings.mtu))
+      this.#context.packet(packet)
   }
 }

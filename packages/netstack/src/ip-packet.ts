@@ -184,7 +184,15 @@ export class PacketBuilder {
       const more = offset + part < payload.length
       const start = this.#take(piece.length + (ipv4 ? 20 : 48))
       if (ipv4) {
-        this.#ipv4Header(start, source, destination, protocol, piece.length, (more ? MORE_FRAGMENTS_V4 : 0) | (offset >> 3), this.#fragmentId & 0xffff)
+        this.#ipv4Header(
+          start,
+          source,
+          destination,
+          protocol,
+          piece.length,
+          (more ? MORE_FRAGMENTS_V4 : 0) | (offset >> 3),
+          this.#fragmentId & 0xffff,
+        )
         this.memory.set(piece, start + 20)
       } else {
         this.#ipv6Header(start, source, destination, IPV6_FRAGMENT, piece.length + 8)
@@ -210,7 +218,15 @@ export class PacketBuilder {
     return start
   }
 
-  #ipv4Header(at: number, source: Uint8Array, destination: Uint8Array, protocol: number, payloadLength: number, fragmentBits: number, id: number): void {
+  #ipv4Header(
+    at: number,
+    source: Uint8Array,
+    destination: Uint8Array,
+    protocol: number,
+    payloadLength: number,
+    fragmentBits: number,
+    id: number,
+  ): void {
     const { view } = this
     view.setUint16(at, 0x4500)
     view.setUint16(at + 2, 20 + payloadLength)

@@ -10,7 +10,17 @@ import { ACK, FIN, RST, SYN } from './tcp-segment.ts'
 const US = ip('100.64.0.1')
 const PEER = ip('100.64.0.2')
 const STATES: readonly TcpState[] = [
-  'held', 'syn-sent', 'syn-received', 'established', 'fin-wait-1', 'fin-wait-2', 'close-wait', 'closing', 'last-ack', 'time-wait', 'closed',
+  'held',
+  'syn-sent',
+  'syn-received',
+  'established',
+  'fin-wait-1',
+  'fin-wait-2',
+  'close-wait',
+  'closing',
+  'last-ack',
+  'time-wait',
+  'closed',
 ]
 
 /** A stack with one flow that is watched. */
@@ -40,7 +50,9 @@ function arbitraryPacket(random: SeededRandom): NetstackInput {
     timestampValue: random.u32(),
     timestampEcho: random.u32(),
     sackEdges: random.chance(0.3) ? [random.u32(), random.u32()] : [],
-    syn: random.chance(0.2) ? { maximumSegmentSize: random.below(65_536), windowShift: random.below(15), sackPermitted: random.chance(0.5) } : undefined,
+    syn: random.chance(0.2)
+      ? { maximumSegmentSize: random.below(65_536), windowShift: random.below(15), sackPermitted: random.chance(0.5) }
+      : undefined,
   }
   const path = tcpPath(from, random.pick([80, 81]), to, random.pick([80, 81, 40_000]))
   return { type: 'packet', bytes: writeSegment(builder, path, fields, undefined, 0, random.below(3)) }
@@ -50,7 +62,13 @@ describe('machine laws', () => {
   test('hold for random packets of every kind', () => {
     machineLaws<NetstackInput, NetstackOutput>({
       make: (random) => {
-        const stack = new Netstack(random.bytes, { addresses: [US], promiscuous: true, offerUnclaimed: true, maxHalfOpen: 20, maxFlows: 50 })
+        const stack = new Netstack(random.bytes, {
+          addresses: [US],
+          promiscuous: true,
+          offerUnclaimed: true,
+          maxHalfOpen: 20,
+          maxFlows: 50,
+        })
         stack.listenTcp(80)
         stack.bindUdp(80)
         return stack
@@ -90,14 +108,25 @@ describe('machine laws', () => {
       seeds: 2,
     })
     const reached = new Set<string>()
-    const stack = new Watched((length) => new Uint8Array(length).fill(9), { addresses: [US], promiscuous: true, offerUnclaimed: true, timestamps: false })
+    const stack = new Watched((length) => new Uint8Array(length).fill(9), {
+      addresses: [US],
+      promiscuous: true,
+      offerUnclaimed: true,
+      timestamps: false,
+    })
     scripts.forEach((steps, which) => walk(stack, instant(1_000), steps, which, (state) => reached.add(state)))
     for (const state of STATES) if (!reached.has(state)) throw new Error(`never in ${state}, only in ${[...reached].join(', ')}`)
   })
 })
 
 /** Plays a script against one flow: flags are sent with the numbers that fit, -1 shuts our side, -2 is a SYN nobody waits for, -3 accepts it, -4 is FIN crossing ours. */
-function walk(stack: Watched, now: ReturnType<typeof instant>, steps: readonly number[], which: number, note: (state: string) => void = () => undefined): void {
+function walk(
+  stack: Watched,
+  now: ReturnType<typeof instant>,
+  steps: readonly number[],
+  which: number,
+  note: (state: string) => void = () => undefined,
+): void {
   const builder = new PacketBuilder(1)
   let iss = 0
   let nxt = 0
@@ -132,7 +161,14 @@ function walk(stack: Watched, now: ReturnType<typeof instant>, steps: readonly n
       const flags = step === -2 ? SYN : step === -4 ? FIN | ACK : step
       if (step === -2) local = 4000
       const fields = {
-        flags, sequence: peer, acknowledgment: (iss + nxt - (step === -4 ? 1 : 0)) >>> 0, window: 1000, timestamps: false, timestampValue: 0, timestampEcho: 0, sackEdges: [],
+        flags,
+        sequence: peer,
+        acknowledgment: (iss + nxt - (step === -4 ? 1 : 0)) >>> 0,
+        window: 1000,
+        timestamps: false,
+        timestampValue: 0,
+        timestampEcho: 0,
+        sackEdges: [],
         syn: (flags & SYN) !== 0 ? { maximumSegmentSize: 1000, windowShift: -1, sackPermitted: false } : undefined,
       }
       peer += (flags & SYN ? 1 : 0) + (flags & FIN ? 1 : 0)

@@ -57,7 +57,13 @@ export type NetstackOutput =
    * Promiscuous mode: someone opens a flow to an address or port that nobody here holds. TCP waits for `accept` or `refuse`; UDP flows are
    * open at once, and their datagrams follow as `datagram`.
    */
-  | { readonly type: 'incoming'; readonly protocol: 'tcp' | 'udp'; readonly flow: FlowId; readonly local: Endpoint; readonly remote: Endpoint }
+  | {
+      readonly type: 'incoming'
+      readonly protocol: 'tcp' | 'udp'
+      readonly flow: FlowId
+      readonly local: Endpoint
+      readonly remote: Endpoint
+    }
   /** A datagram of an `incoming` UDP flow; answer with `sendDatagram`. */
   | { readonly type: 'datagram'; readonly flow: FlowId; readonly bytes: Uint8Array }
   /** A datagram came to a bound socket; `local` is the address it was sent to. */
@@ -69,7 +75,14 @@ export type NetstackOutput =
   /** A ping was not answered in time, or the network says that it cannot be. */
   | { readonly type: 'echoFailed'; readonly ping: PingId; readonly reason: 'timeout' | 'unreachable' }
   /** Promiscuous mode: a ping to an address that is not ours; say `answerEcho` to answer in its name. */
-  | { readonly type: 'echoRequest'; readonly from: Ip; readonly to: Ip; readonly identifier: number; readonly sequence: number; readonly bytes: Uint8Array }
+  | {
+      readonly type: 'echoRequest'
+      readonly from: Ip
+      readonly to: Ip
+      readonly identifier: number
+      readonly sequence: number
+      readonly bytes: Uint8Array
+    }
 
 /** Probes of an idle connection. */
 export interface KeepAlive {
@@ -157,7 +170,18 @@ export interface NetstackCounters {
 }
 
 /** Why a packet was ignored. */
-export type DropReason = 'malformed' | 'checksum' | 'martian' | 'not-local' | 'fragment' | 'protocol' | 'flows-full' | 'half-open-full' | 'rate' | 'closed-port' | 'stale'
+export type DropReason =
+  | 'malformed'
+  | 'checksum'
+  | 'martian'
+  | 'not-local'
+  | 'fragment'
+  | 'protocol'
+  | 'flows-full'
+  | 'half-open-full'
+  | 'rate'
+  | 'closed-port'
+  | 'stale'
 
 export type NetstackErrorCode =
   | 'NETSTACK_NO_SOURCE'

@@ -198,7 +198,10 @@ describe('path MTU', () => {
     sum = (sum & 0xffff) + (sum >>> 16)
     body[2] = (~sum >> 8) & 255
     body[3] = ~sum & 255
-    link.a.stack.handleInput(link.now, { type: 'packet', bytes: new PacketBuilder(1).packet(ip('192.0.2.1').bytes, ip('100.64.0.1').bytes, 1, body) })
+    link.a.stack.handleInput(link.now, {
+      type: 'packet',
+      bytes: new PacketBuilder(1).packet(ip('192.0.2.1').bytes, ip('100.64.0.1').bytes, 1, body),
+    })
     expect(link.a.stack.flowStatus(flow)?.segmentBytes).toBe(before?.segmentBytes)
   })
 })
@@ -227,7 +230,16 @@ describe('many flows', () => {
     const link = new VirtualLink(2, {}, {}, { maxHalfOpen: 64, maxFlows: 200 })
     link.b.stack.listenTcp(80)
     const builder = new PacketBuilder(1)
-    const syn = { sequence: 1, acknowledgment: 0, window: 1000, timestamps: false, timestampValue: 0, timestampEcho: 0, sackEdges: [], syn: { maximumSegmentSize: 1000, windowShift: 7, sackPermitted: true } }
+    const syn = {
+      sequence: 1,
+      acknowledgment: 0,
+      window: 1000,
+      timestamps: false,
+      timestampValue: 0,
+      timestampEcho: 0,
+      sackEdges: [],
+      syn: { maximumSegmentSize: 1000, windowShift: 7, sackPermitted: true },
+    }
     const flood = (count: number, flags: number): void => {
       for (let i = 0; i < count; i += 1) {
         const path = tcpPath(ip(`10.${(i >> 14) & 127}.${(i >> 7) & 127}.${i & 127}`), 1 + (i % 60_000), ip('100.64.0.2'), 80)
@@ -304,7 +316,8 @@ describe('flow control', () => {
     const outputs: NetstackOutput[] = []
     for (let round = 0; round < 4; round += 1) {
       if (round === 2) a.stack.write(instant(0), flow, noise(1, 9_000))
-      for (let output = a.stack.pollOutput(); output !== undefined; output = a.stack.pollOutput()) if (output.type === 'packet') b.stack.receive(instant(0), output.bytes)
+      for (let output = a.stack.pollOutput(); output !== undefined; output = a.stack.pollOutput())
+        if (output.type === 'packet') b.stack.receive(instant(0), output.bytes)
       for (let output = b.stack.pollOutput(); output !== undefined; output = b.stack.pollOutput()) {
         outputs.push(output)
         if (output.type === 'packet') a.stack.receive(instant(0), output.bytes)

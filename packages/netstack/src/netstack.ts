@@ -3,7 +3,16 @@ import type { Endpoint, Ip } from '@meshwright/ip'
 import { IcmpLayer } from './icmp-layer.ts'
 import { decodeIpPacket, IpPacket, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP } from './ip-packet.ts'
 import type {
-  FlowId, FlowStatus, KeepAlive, ListenerId, NetstackCounters, NetstackInput, NetstackOptions, NetstackOutput, PingId, UdpId,
+  FlowId,
+  FlowStatus,
+  KeepAlive,
+  ListenerId,
+  NetstackCounters,
+  NetstackInput,
+  NetstackOptions,
+  NetstackOutput,
+  PingId,
+  UdpId,
 } from './netstack-io.ts'
 import { Reassembly } from './reassembly.ts'
 import { isMartianSource, isMulticast, StackContext } from './stack-context.ts'
@@ -200,7 +209,13 @@ export class Netstack implements Machine<NetstackInput, NetstackOutput> {
   }
 
   /** Answers an `echoRequest` output. */
-  answerEcho(request: { readonly from: Ip; readonly to: Ip; readonly identifier: number; readonly sequence: number; readonly bytes: Uint8Array }): void {
+  answerEcho(request: {
+    readonly from: Ip
+    readonly to: Ip
+    readonly identifier: number
+    readonly sequence: number
+    readonly bytes: Uint8Array
+  }): void {
     this.#icmp.answerEcho(request.from, request.to, request.identifier, request.sequence, request.bytes)
   }
 

@@ -150,7 +150,8 @@ describe('reassembly', () => {
       const fragments = new PacketBuilder(seed).packets(from, to, 17, payload, 1280)
       const reassembly = new Reassembly()
       let whole: Uint8Array | undefined
-      for (const fragment of [...fragments, ...fragments].sort(() => random.u32() - 0x8000_0000)) whole ??= reassembly.add(instant(0), parse(fragment))
+      for (const fragment of [...fragments, ...fragments].sort(() => random.u32() - 0x8000_0000))
+        whole ??= reassembly.add(instant(0), parse(fragment))
       expect(Buffer.compare(whole?.subarray(20) ?? from, payload)).toBe(0)
     }
   })
@@ -159,7 +160,8 @@ describe('reassembly', () => {
     const fragments = new PacketBuilder(1).packets(from, to, 17, new Uint8Array(2_000), 1280)
     const other = new PacketBuilder(1).packets(from, to, 17, new Uint8Array(2_000), 900)
     const reassembly = new Reassembly()
-    for (const fragment of [fragments[0], other[1], fragments[1]]) if (fragment !== undefined) expect(reassembly.add(instant(0), parse(fragment))).toBeUndefined()
+    for (const fragment of [fragments[0], other[1], fragments[1]])
+      if (fragment !== undefined) expect(reassembly.add(instant(0), parse(fragment))).toBeUndefined()
   })
 
   test('memory is bounded and freed after 60 s', () => {

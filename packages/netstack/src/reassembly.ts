@@ -42,7 +42,8 @@ export class Reassembly {
     const payload = packet.payload()
     const start = packet.fragmentOffset
     const key = `${packet.source().join('.')}>${packet.destination().join('.')}#${packet.protocol}/${packet.fragmentId}`
-    if ((packet.moreFragments && payload.length % 8 !== 0) || payload.length === 0 || start + payload.length > MAX_PAYLOAD_BYTES) return undefined
+    if ((packet.moreFragments && payload.length % 8 !== 0) || payload.length === 0 || start + payload.length > MAX_PAYLOAD_BYTES)
+      return undefined
     const known = this.#datagrams.get(key)
     const datagram = known ?? { key, due: after(now, REASSEMBLY_TIMEOUT_MS), parts: [], bytes: 0, total: -1 }
     const end = start + payload.length

@@ -55,7 +55,9 @@ export class StackContext {
   sourceFor(remote: Ip): Ip {
     const source = this.#addresses.find((ip) => ip.family === remote.family)
     if (source === undefined) {
-      throw new NetstackError('NETSTACK_NO_SOURCE', `no local IPv${remote.family} address to reach ${remote.key} from`, { remedy: 'call setLocalAddresses first' })
+      throw new NetstackError('NETSTACK_NO_SOURCE', `no local IPv${remote.family} address to reach ${remote.key} from`, {
+        remedy: 'call setLocalAddresses first',
+      })
     }
     return source
   }
@@ -130,7 +132,8 @@ function lastWord(address: Uint8Array): number {
 
 function settingsOf(options: NetstackOptions): NetstackSettings {
   const within = (name: string, value: number, least: number, most: number): number => {
-    if (!(value >= least && value <= most)) throw new NetstackError('NETSTACK_OPTION_INVALID', `${name} must be from ${least} to ${most}, not ${value}`)
+    if (!(value >= least && value <= most))
+      throw new NetstackError('NETSTACK_OPTION_INVALID', `${name} must be from ${least} to ${most}, not ${value}`)
     return value
   }
   return {

@@ -3,7 +3,8 @@ import { AckPolicy } from './ack-policy.ts'
 import type { Scheduled } from './deadline-heap.ts'
 import { KeepAliveTimer } from './keep-alive.ts'
 import type { CloseReason, FlowId, FlowStatus, KeepAlive, ListenerId, TcpState } from './netstack-io.ts'
-import { type PacketOutlet, TcpOutput, type TcpPath, windowShiftFor, writeResetFor } from './tcp-output.ts'
+import type { TcpHost } from './tcp-host.ts'
+import { LEAST_MSS, segmentSizeFor, TcpOutput, type TcpPath, windowShiftFor, writeResetFor } from './tcp-output.ts'
 import { TcpReceiver } from './tcp-receiver.ts'
 import { ACK, FIN, PSH, RST, SYN, type TcpSegment } from './tcp-segment.ts'
 import { TcpSender } from './tcp-sender.ts'
@@ -16,19 +17,6 @@ const ORPHAN_MS = 120_000
 const SYN_ACK_RETRIES = 5
 /** RFC 5961 section 7: challenge and out-of-window acknowledgments, one in this time for each flow. */
 const CHALLENGE_INTERVAL_MS = 100
-/** RFC 9293 section 3.7.1. */
-const DEFAULT_MSS_V4 = 536
-const DEFAULT_MSS_V6 = 1220
-const LEAST_MSS = 88
-/** What a connection needs of its stack; calls only append to queues, so nothing re-enters the connection. */
-export interface TcpHost extends PacketOutlet {
-  opened(connection: TcpConnection): void
-  data(connection: TcpConnection, bytes: Uint8Array, owned: boolean): void
-  ended(connection: TcpConnection): void
-  writable(connection: TcpConnection): void
-  /** The application's part is over (the connection may linger in TIME-WAIT). */
-  closed(connection: TcpConnection, reason: CloseReason): void
-}
 
 /**
  * One TCP connection: the state table of RFC 9293 section 3.3.2.
@@ -83,7 +71,16 @@ export class TcpConnection implements Scheduled {
   #challengeAt: number = Number.NEGATIVE_INFINITY
   readonly #edges: number[] = []
   /** @param entropy 8 random bytes: initial sequence number (RFC 9293 section 3.4.1) and timestamp offset */
-  constructor(now: Instant, host: TcpHost, id: FlowId, path: TcpPath, listener: ListenerId | undefined, entropy: Uint8Array, syn: TcpSegment | undefined, hold: boolean) {
+  constructor(
+    now: Instant,
+    host: TcpHost,
+    id: FlowId,
+    path: TcpPath,
+    listener: ListenerId | undefined,
+    entropy: Uint8Array,
+    syn: TcpSegment | undefined,
+    hold: boolean,
+  ) {
     const { settings } = host
     const view = new DataView(entropy.buffer, entropy.byteOffset, 8)
     this.#host = host
@@ -288,7 +285,8 @@ export class TcpConnection implements Scheduled {
     }
     if (this.state === 'time-wait' && (segment.flags & FIN) !== 0) this.#stateDue = after(now, this.#host.settings.timeWaitMs)
     if (segment.payloadLength > 0 || (segment.flags & FIN) !== 0) {
-      if (segment.payloadLength > 0 && !stale) receiver.accept(start, bytes.subarray(segment.payloadAt, segment.payloadEnd), false, () => undefined)
+      if (segment.payloadLength > 0 && !stale)
+        receiver.accept(start, bytes.subarray(segment.payloadAt, segment.payloadEnd), false, () => undefined)
       this.#acks.now = true
     } else this.#challenge(now)
     return false
@@ -402,7 +400,9 @@ export class TcpConnection implements Scheduled {
     if (this.state === 'closed') return
     if (this.state !== 'syn-sent' && this.state !== 'syn-received' && this.state !== 'held') {
       if (this.state !== 'time-wait') {
-        this.sender.send(now, (start, length, fin, push) => this.#output.emit(now, ACK | (fin ? FIN : 0) | (push ? PSH : 0), start, length, true))
+        this.sender.send(now, (start, length, fin, push) =>
+          this.#output.emit(now, ACK | (fin ? FIN : 0) | (push ? PSH : 0), start, length, true),
+        )
       }
       if (this.#acks.now) this.#output.emit(now, ACK, this.sender.nxt, 0, false)
     }
@@ -434,8 +434,7 @@ export class TcpConnection implements Scheduled {
     this.receiver.windowShift = this.#output.scaled ? windowShiftFor(settings.maxReceiveBufferBytes) : 0
     this.#timestamps.adopt(now, syn)
     this.sender.sackPermitted = settings.selectiveAcks && syn.sackPermitted
-    const offered = syn.maximumSegmentSize || (this.path.local.family === 4 ? DEFAULT_MSS_V4 : DEFAULT_MSS_V6)
-    this.sender.setSegmentSize(Math.max(Math.min(this.#pathMss, offered), LEAST_MSS) - (this.#timestamps.enabled ? 12 : 0))
+    this.sender.setSegmentSize(segmentSizeFor(this.path, this.#pathMss, syn.maximumSegmentSize) - (this.#timestamps.enabled ? 12 : 0))
     this.sender.setWindow(now, 1 + syn.window)
     this.#output.lastAckSent = 1
   }

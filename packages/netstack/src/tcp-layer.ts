@@ -3,9 +3,19 @@ import { type Endpoint, Ip } from '@meshwright/ip'
 import { DeadlineHeap } from './deadline-heap.ts'
 import { FlowTable } from './flow-table.ts'
 import type { IpPacket, PacketBuilder } from './ip-packet.ts'
-import { type CloseReason, type FlowId, flowId, type ListenerId, listenerId, NetstackError, type NetstackOutput, type NetstackSettings } from './netstack-io.ts'
+import {
+  type CloseReason,
+  type FlowId,
+  flowId,
+  type ListenerId,
+  listenerId,
+  NetstackError,
+  type NetstackOutput,
+  type NetstackSettings,
+} from './netstack-io.ts'
 import { checkPort, isMulticast, type StackContext } from './stack-context.ts'
-import { TcpConnection, type TcpHost } from './tcp-connection.ts'
+import { TcpConnection } from './tcp-connection.ts'
+import type { TcpHost } from './tcp-host.ts'
 import { tcpPath, writeResetFor } from './tcp-output.ts'
 import { ACK, decodeTcpSegment, RST, SYN, TcpSegment } from './tcp-segment.ts'
 
@@ -77,13 +87,18 @@ export class TcpLayer implements TcpHost {
   connect(now: Instant, to: Endpoint, from: { readonly ip?: Ip; readonly port?: number } | undefined): FlowId {
     checkPort(to.port, 1)
     const local = from?.ip ?? this.#context.sourceFor(to.ip)
-    if (local.family !== to.ip.family) throw new NetstackError('NETSTACK_NO_SOURCE', `${local.key} cannot reach ${to.ip.key}: the families differ`)
-    if (!this.#makeRoom()) throw new NetstackError('NETSTACK_FLOWS_EXHAUSTED', `all ${this.settings.maxFlows} flows are in use`, { remedy: 'close flows first' })
+    if (local.family !== to.ip.family)
+      throw new NetstackError('NETSTACK_NO_SOURCE', `${local.key} cannot reach ${to.ip.key}: the families differ`)
+    if (!this.#makeRoom())
+      throw new NetstackError('NETSTACK_FLOWS_EXHAUSTED', `all ${this.settings.maxFlows} flows are in use`, { remedy: 'close flows first' })
     if (from?.port !== undefined) checkPort(from.port, 1)
-    const port = from?.port ?? this.#context.ephemeralPort((candidate) => this.#table.isFree(local, candidate, to.ip, to.port) && !this.#listeners.has(candidate))
+    const port =
+      from?.port ??
+      this.#context.ephemeralPort((candidate) => this.#table.isFree(local, candidate, to.ip, to.port) && !this.#listeners.has(candidate))
     const known = this.#table.find(local.bytes, port, to.ip.bytes, to.port)
     if (known?.state === 'time-wait') this.#discard(known)
-    else if (known !== undefined) throw new NetstackError('NETSTACK_ADDRESS_IN_USE', `port ${port} already has a flow to ${to.ip.key} port ${to.port}`)
+    else if (known !== undefined)
+      throw new NetstackError('NETSTACK_ADDRESS_IN_USE', `port ${port} already has a flow to ${to.ip.key} port ${to.port}`)
     const path = tcpPath(local, port, to.ip, to.port)
     return this.#add(new TcpConnection(now, this, this.#nextFlow(), path, undefined, this.#context.random(8), undefined, false)).id
   }
@@ -158,7 +173,15 @@ export class TcpLayer implements TcpHost {
   }
 
   /** An ICMP error quotes one of our segments. `mtu` is set when the path carries less. */
-  unreachable(now: Instant, local: Uint8Array, localPort: number, remote: Uint8Array, remotePort: number, sequence: number, mtu: number | undefined): void {
+  unreachable(
+    now: Instant,
+    local: Uint8Array,
+    localPort: number,
+    remote: Uint8Array,
+    remotePort: number,
+    sequence: number,
+    mtu: number | undefined,
+  ): void {
     const flow = this.#table.find(local, localPort, remote, remotePort)
     if (flow === undefined || !flow.quotes(sequence)) return
     if (mtu !== undefined) flow.setPathMtu(now, mtu)
@@ -198,7 +221,11 @@ export class TcpLayer implements TcpHost {
   opened(flow: TcpConnection): void {
     const { path } = flow
     const ends = { local: { ip: path.local, port: path.localPort }, remote: { ip: path.remote, port: path.remotePort } }
-    this.#context.outbox.push(flow.listener === undefined ? { type: 'opened', flow: flow.id, ...ends } : { type: 'opened', flow: flow.id, listener: flow.listener, ...ends })
+    this.#context.outbox.push(
+      flow.listener === undefined
+        ? { type: 'opened', flow: flow.id, ...ends }
+        : { type: 'opened', flow: flow.id, listener: flow.listener, ...ends },
+    )
     this.#halfOpen.delete(flow)
     this.#accepted.delete(flow)
   }
@@ -289,7 +316,9 @@ export class TcpLayer implements TcpHost {
   }
 
   #mayHold(remote: Ip): boolean {
-    return this.#heldCount < this.settings.maxHalfOpen && (this.#held.get(remote.key) ?? 0) < Math.max(1, this.settings.maxHalfOpen * HELD_SHARE)
+    return (
+      this.#heldCount < this.settings.maxHalfOpen && (this.#held.get(remote.key) ?? 0) < Math.max(1, this.settings.maxHalfOpen * HELD_SHARE)
+    )
   }
 
   /** A held flow is held no more. */
@@ -313,7 +342,9 @@ export class TcpLayer implements TcpHost {
   #listenerFor(local: Uint8Array, port: number): Listener | undefined {
     const listeners = this.#listeners.get(port)
     if (listeners === undefined) return undefined
-    const bound = listeners.find((listener) => listener.ip?.bytes.every((byte, i) => byte === local[i]) === true && listener.ip.bytes.length === local.length)
+    const bound = listeners.find(
+      (listener) => listener.ip?.bytes.every((byte, i) => byte === local[i]) === true && listener.ip.bytes.length === local.length,
+    )
     return bound ?? listeners.find((listener) => listener.ip === undefined)
   }
 

@@ -6,7 +6,17 @@ import { type PacketBuilder, PROTOCOL_TCP } from './ip-packet.ts'
 import type { NetstackSettings } from './netstack-io.ts'
 import type { SendBuffer } from './send-buffer.ts'
 import type { TcpReceiver } from './tcp-receiver.ts'
-import { ACK, RST, type SynOptions, SYN, synOptionsLength, type TcpSegment, writeSack, writeSynOptions, writeTimestamps } from './tcp-segment.ts'
+import {
+  ACK,
+  RST,
+  type SynOptions,
+  SYN,
+  synOptionsLength,
+  type TcpSegment,
+  writeSack,
+  writeSynOptions,
+  writeTimestamps,
+} from './tcp-segment.ts'
 import type { TcpSender } from './tcp-sender.ts'
 import type { Timestamps } from './tcp-timestamps.ts'
 
@@ -25,6 +35,17 @@ export interface TcpPath {
 
 export function tcpPath(local: Ip, localPort: number, remote: Ip, remotePort: number): TcpPath {
   return { local, localPort, remote, remotePort, pseudoSum: pseudoHeaderSum(local.bytes, remote.bytes, PROTOCOL_TCP) }
+}
+
+/** RFC 9293 section 3.7.1: what a peer takes that names no size. */
+const DEFAULT_MSS_V4 = 536
+const DEFAULT_MSS_V6 = 1220
+/** Whatever a peer or an ICMP error says, segments carry at least this much. */
+export const LEAST_MSS = 88
+
+/** The segment size for a path that takes `pathMss` and a peer that offers `offered` (0: nothing). */
+export function segmentSizeFor(path: TcpPath, pathMss: number, offered: number): number {
+  return Math.max(Math.min(pathMss, offered || (path.local.family === 4 ? DEFAULT_MSS_V4 : DEFAULT_MSS_V6)), LEAST_MSS)
 }
 
 /** Where segments go, and what they are made with. */
@@ -59,7 +80,15 @@ export class TcpOutput {
   readonly #acks: AckPolicy
   readonly #fields: SegmentFields
 
-  constructor(outlet: PacketOutlet, path: TcpPath, sender: TcpSender, receiver: TcpReceiver, timestamps: Timestamps, acks: AckPolicy, iss: number) {
+  constructor(
+    outlet: PacketOutlet,
+    path: TcpPath,
+    sender: TcpSender,
+    receiver: TcpReceiver,
+    timestamps: Timestamps,
+    acks: AckPolicy,
+    iss: number,
+  ) {
     this.iss = iss
     this.scaled = outlet.settings.windowScaling
     this.#outlet = outlet
@@ -68,7 +97,17 @@ export class TcpOutput {
     this.#receiver = receiver
     this.#timestamps = timestamps
     this.#acks = acks
-    this.#fields = { flags: 0, sequence: 0, acknowledgment: 0, window: 0, timestamps: false, timestampValue: 0, timestampEcho: 0, sackEdges: [], syn: undefined }
+    this.#fields = {
+      flags: 0,
+      sequence: 0,
+      acknowledgment: 0,
+      window: 0,
+      timestamps: false,
+      timestampValue: 0,
+      timestampEcho: 0,
+      sackEdges: [],
+      syn: undefined,
+    }
   }
 
   /** Acknowledgment number of the next segment. */
@@ -128,7 +167,14 @@ export interface SegmentFields {
 }
 
 /** Writes one segment with its IP header; payload `[start, start + length)` comes from the send buffer. */
-export function writeSegment(builder: PacketBuilder, path: TcpPath, fields: SegmentFields, buffer: SendBuffer | undefined, start: number, length: number): Uint8Array {
+export function writeSegment(
+  builder: PacketBuilder,
+  path: TcpPath,
+  fields: SegmentFields,
+  buffer: SendBuffer | undefined,
+  start: number,
+  length: number,
+): Uint8Array {
   const sack = fields.sackEdges.length > 0 ? 4 + fields.sackEdges.length * 4 : 0
   const options = fields.syn !== undefined ? synOptionsLength(fields.syn, fields.timestamps) : (fields.timestamps ? 12 : 0) + sack
   const header = 20 + options
@@ -157,15 +203,22 @@ export function writeResetFor(builder: PacketBuilder, path: TcpPath, segment: Tc
   if ((segment.flags & RST) !== 0) return undefined
   const acknowledged = (segment.flags & ACK) !== 0
   const length = segment.payloadLength + (segment.flags & SYN ? 1 : 0) + (segment.flags & 1)
-  return writeSegment(builder, path, {
-    flags: acknowledged ? RST : RST | ACK,
-    sequence: acknowledged ? segment.acknowledgment : 0,
-    acknowledgment: (segment.sequence + length) >>> 0,
-    window: 0,
-    timestamps: false,
-    timestampValue: 0,
-    timestampEcho: 0,
-    sackEdges: [],
-    syn: undefined,
-  }, undefined, 0, 0)
+  return writeSegment(
+    builder,
+    path,
+    {
+      flags: acknowledged ? RST : RST | ACK,
+      sequence: acknowledged ? segment.acknowledgment : 0,
+      acknowledgment: (segment.sequence + length) >>> 0,
+      window: 0,
+      timestamps: false,
+      timestampValue: 0,
+      timestampEcho: 0,
+      sackEdges: [],
+      syn: undefined,
+    },
+    undefined,
+    0,
+    0,
+  )
 }

@@ -92,7 +92,8 @@ export class TcpReceiver {
       this.#measured = 0
     } else if (now >= this.#measureDue) {
       // Twice what a round trip brought lets the sender double, as its slow start does.
-      if (this.#measured * 2 > this.#capacity) this.#capacity = Math.min(this.#maximum, Math.max(this.#capacity, Math.ceil(this.#measured * 2.5)))
+      if (this.#measured * 2 > this.#capacity)
+        this.#capacity = Math.min(this.#maximum, Math.max(this.#capacity, Math.ceil(this.#measured * 2.5)))
       this.#measureDue = after(now, Math.max(rtt, 1))
       this.#measured = 0
     }
@@ -106,7 +107,8 @@ export class TcpReceiver {
   accept(start: number, payload: Uint8Array, fin: boolean, deliver: Deliver): 'in-order' | 'filled' | 'stored' | 'duplicate' | 'refused' {
     let from = start
     let bytes = payload
-    if (fin && this.#finAt < 0 && start + payload.length >= this.nxt && start + payload.length <= this.edge) this.#finAt = start + payload.length
+    if (fin && this.#finAt < 0 && start + payload.length >= this.nxt && start + payload.length <= this.edge)
+      this.#finAt = start + payload.length
     if (from < this.nxt) {
       const end = Math.min(from + bytes.length, this.nxt)
       this.#noteDuplicate(from, end)

@@ -131,7 +131,14 @@ export function synOptionsLength(options: SynOptions, timestamps: boolean): numb
   return ours + (timestamps ? 12 : 0)
 }
 
-export function writeSynOptions(view: DataView, start: number, options: SynOptions, timestamps: boolean, value: number, echo: number): void {
+export function writeSynOptions(
+  view: DataView,
+  start: number,
+  options: SynOptions,
+  timestamps: boolean,
+  value: number,
+  echo: number,
+): void {
   let at = start
   view.setUint32(at, ((OPTION_MSS << 24) | (4 << 16) | options.maximumSegmentSize) >>> 0)
   at += 4
@@ -145,7 +152,8 @@ export function writeSynOptions(view: DataView, start: number, options: SynOptio
     view.setUint32(at, ((OPTION_NOP << 24) | (OPTION_NOP << 16) | (OPTION_SACK_PERMITTED << 8) | 2) >>> 0)
     at += 4
   }
-  if (options.windowShift >= 0) view.setUint32(at, ((OPTION_NOP << 24) | (OPTION_WINDOW_SCALE << 16) | (3 << 8) | options.windowShift) >>> 0)
+  if (options.windowShift >= 0)
+    view.setUint32(at, ((OPTION_NOP << 24) | (OPTION_WINDOW_SCALE << 16) | (3 << 8) | options.windowShift) >>> 0)
 }
 
 /** Timestamps, in the 12 bytes of RFC 7323 appendix A. */

@@ -369,7 +369,8 @@ export class TcpSender {
     if (!this.#board.empty) {
       const rto = this.rtt.timeout
       const smoothed = this.rtt.smoothed
-      const mayProbe = this.sackPermitted && this.#mode === 'open' && smoothed !== undefined && this.#tailProbeEnd < 0 && this.#board.sackedPieces === 0
+      const mayProbe =
+        this.sackPermitted && this.#mode === 'open' && smoothed !== undefined && this.#tailProbeEnd < 0 && this.#board.sackedPieces === 0
       if (mayProbe) {
         const wait = Math.max(2 * smoothed, LEAST_PROBE_TIMEOUT_MS) + (this.#board.size === 1 ? WORST_DELAYED_ACK_MS : 0)
         if (wait < rto) return this.#set('probe', after(now, wait))

@@ -80,7 +80,7 @@ class Bench {
   }
 
   get state(): string {
-    return this.flow === undefined ? 'none' : (this.stack.flowStatus(this.flow)?.state ?? 'gone')
+    return this.flow === undefined ? 'none' : this.stack.flowStatus(this.flow)?.state ?? 'gone'
   }
 
   get closed(): string | undefined {
@@ -91,7 +91,9 @@ class Bench {
   /** The last segment sent: flags, and numbers relative to the initial ones. */
   get last(): { flags: number; seq: number; ack: number } | undefined {
     const segment = this.sent.at(-1)
-    return segment && { flags: segment.flags & ~8, seq: (segment.sequence - this.ourIss) >>> 0, ack: (segment.acknowledgment - PEER_ISS) >>> 0 }
+    return (
+      segment && { flags: segment.flags & ~8, seq: (segment.sequence - this.ourIss) >>> 0, ack: (segment.acknowledgment - PEER_ISS) >>> 0 }
+    )
   }
 
   connect(): void {

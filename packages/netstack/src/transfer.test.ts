@@ -3,7 +3,12 @@ import { endpoint, type LinkFaults, noise, Pump, VirtualLink } from '../test/vir
 import type { NetstackOptions } from './index.ts'
 
 /** Moves bytes both ways over one connection and closes it in order. */
-function exchange(seed: number, faults: LinkFaults, size: number, options: { a?: NetstackOptions; b?: NetstackOptions; ipv6?: boolean } = {}): VirtualLink {
+function exchange(
+  seed: number,
+  faults: LinkFaults,
+  size: number,
+  options: { a?: NetstackOptions; b?: NetstackOptions; ipv6?: boolean } = {},
+): VirtualLink {
   const link = new VirtualLink(seed, faults, options.a, options.b)
   const { a, b } = link
   const up = noise(seed + 10, size)

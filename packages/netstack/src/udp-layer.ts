@@ -86,7 +86,8 @@ export class UdpLayer {
     if (socket === undefined) throw new NetstackError('NETSTACK_UNKNOWN_ID', `no UDP socket ${id} is open`)
     checkPort(to.port, 1)
     const source = from ?? socket.ip ?? this.#context.sourceFor(to.ip)
-    if (source.family !== to.ip.family) throw new NetstackError('NETSTACK_NO_SOURCE', `${source.key} cannot reach ${to.ip.key}: the families differ`)
+    if (source.family !== to.ip.family)
+      throw new NetstackError('NETSTACK_NO_SOURCE', `${source.key} cannot reach ${to.ip.key}: the families differ`)
     this.#transmit({ ip: source, port: socket.port }, to, bytes)
   }
 
@@ -195,6 +196,7 @@ export class UdpLayer {
     const sum = pseudoHeaderSum(from.ip.bytes, to.ip.bytes, PROTOCOL_UDP) + payload.length
     // A sum of zero is sent as its other form: zero means none (RFC 768).
     view.setUint16(6, complementSum(addWords(sum, view, 0, payload.length)) || 0xffff)
-    for (const packet of this.#context.builder.packets(from.ip.bytes, to.ip.bytes, PROTOCOL_UDP, payload, this.#context.settings.mtu)) this.#context.packet(packet)
+    for (const packet of this.#context.builder.packets(from.ip.bytes, to.ip.bytes, PROTOCOL_UDP, payload, this.#context.settings.mtu))
+      this.#context.packet(packet)
   }
 }

@@ -4,7 +4,14 @@ import { isMeshwrightError } from '@meshwright/core'
 import { describe, expect, test } from 'vitest'
 import { openTun, type TunError } from './tun-linux.ts'
 
-const ready = process.platform === 'linux' && process.getuid?.() === 0 && existsSync('/dev/net/tun') && (await import('koffi').then(() => true, () => false))
+const ready =
+  process.platform === 'linux' &&
+  process.getuid?.() === 0 &&
+  existsSync('/dev/net/tun') &&
+  (await import('koffi').then(
+    () => true,
+    () => false,
+  ))
 
 async function refusal(open: Promise<unknown>): Promise<TunError> {
   return open.then(

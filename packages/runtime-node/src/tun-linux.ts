@@ -28,7 +28,14 @@ const MAX_PACKET_BYTES = 65_535
 const READS_PER_TURN = 64
 
 /** Why a TUN device could not be opened or used. */
-export type TunErrorCode = 'TUN_UNSUPPORTED' | 'TUN_KOFFI_MISSING' | 'TUN_PERMISSION' | 'TUN_DEVICE_MISSING' | 'TUN_BUSY' | 'TUN_NAME_INVALID' | 'TUN_FAILED'
+export type TunErrorCode =
+  | 'TUN_UNSUPPORTED'
+  | 'TUN_KOFFI_MISSING'
+  | 'TUN_PERMISSION'
+  | 'TUN_DEVICE_MISSING'
+  | 'TUN_BUSY'
+  | 'TUN_NAME_INVALID'
+  | 'TUN_FAILED'
 
 /** The TUN device cannot be opened or used; `remedy` says what to do. */
 export class TunError extends MeshwrightError<TunErrorCode> {
@@ -81,10 +88,14 @@ interface LibC {
 export async function openTun(options: TunOptions): Promise<TunDevice> {
   const name = options.name ?? 'mesh%d'
   if (!/^[^\s/]{1,15}$/.test(name) || Buffer.byteLength(name) >= IFNAMSIZ) {
-    throw new TunError('TUN_NAME_INVALID', `not an interface name: ${JSON.stringify(name)}`, { remedy: 'use 1 to 15 bytes without spaces and slashes' })
+    throw new TunError('TUN_NAME_INVALID', `not an interface name: ${JSON.stringify(name)}`, {
+      remedy: 'use 1 to 15 bytes without spaces and slashes',
+    })
   }
   if (process.platform !== 'linux') {
-    throw new TunError('TUN_UNSUPPORTED', `TUN devices are supported on Linux, not on ${process.platform}`, { remedy: 'use userspace networking' })
+    throw new TunError('TUN_UNSUPPORTED', `TUN devices are supported on Linux, not on ${process.platform}`, {
+      remedy: 'use userspace networking',
+    })
   }
   const libc = bindLibC(await loadKoffi(options.loadKoffi))
   const fd = options.fd ?? openDevice(libc)
@@ -206,10 +217,14 @@ function attach(libc: LibC, fd: number, name: string): string {
 function failure(errno: number, what: string): TunError {
   const text = `${what} failed (errno ${errno})`
   if (errno === EPERM || errno === EACCES) {
-    return new TunError('TUN_PERMISSION', `${text}: not permitted`, { remedy: 'run as root or with CAP_NET_ADMIN, or use userspace networking' })
+    return new TunError('TUN_PERMISSION', `${text}: not permitted`, {
+      remedy: 'run as root or with CAP_NET_ADMIN, or use userspace networking',
+    })
   }
   if (errno === ENOENT || errno === ENODEV) {
-    return new TunError('TUN_DEVICE_MISSING', `${text}: no TUN driver`, { remedy: 'load the module "tun" (modprobe tun), or use userspace networking' })
+    return new TunError('TUN_DEVICE_MISSING', `${text}: no TUN driver`, {
+      remedy: 'load the module "tun" (modprobe tun), or use userspace networking',
+    })
   }
   if (errno === EBUSY) return new TunError('TUN_BUSY', `${text}: in use by another program`, { remedy: 'choose another interface name' })
   return new TunError('TUN_FAILED', text, { remedy: 'use userspace networking' })
@@ -238,7 +253,10 @@ function bindLibC(koffi: unknown): LibC {
     const errno = member(koffi, 'errno')
     const library = load(null)
     const declare = (definition: string): Callable & object => member(library, 'func')(definition) as Callable & object
-    const int = (call: Callable): ((...args: unknown[]) => number) => (...args) => Number(call(...args))
+    const int =
+      (call: Callable): ((...args: unknown[]) => number) =>
+      (...args) =>
+        Number(call(...args))
     const poll = declare('int poll(void *fds, unsigned long count, int timeout)')
     return {
       open: int(declare('int open(const char *path, int flags)')),
@@ -253,13 +271,17 @@ function bindLibC(koffi: unknown): LibC {
     }
   } catch (cause) {
     if (isMeshwrightError(cause)) throw cause
-    throw new TunError('TUN_KOFFI_MISSING', 'the package "koffi" does not work here', { cause, remedy: 'reinstall koffi, or use userspace networking' })
+    throw new TunError('TUN_KOFFI_MISSING', 'the package "koffi" does not work here', {
+      cause,
+      remedy: 'reinstall koffi, or use userspace networking',
+    })
   }
 }
 
 function member(holder: unknown, name: string): Callable {
   const value: unknown = (isObject(holder) || typeof holder === 'function') && name in holder ? Reflect.get(holder, name) : undefined
-  if (typeof value !== 'function') throw new TunError('TUN_KOFFI_MISSING', `the package "koffi" has no ${name}`, { remedy: 'install koffi 3' })
+  if (typeof value !== 'function')
+    throw new TunError('TUN_KOFFI_MISSING', `the package "koffi" has no ${name}`, { remedy: 'install koffi 3' })
   return (...args) => Reflect.apply(value, holder, args)
 }
 

@@ -1,0 +1,13 @@
+import type { CloseReason } from './netstack-io.ts'
+import type { TcpConnection } from './tcp-connection.ts'
+import type { PacketOutlet } from './tcp-output.ts'
+
+/** What a connection needs of its stack; calls only append to queues, so nothing re-enters the connection. */
+export interface TcpHost extends PacketOutlet {
+  opened(connection: TcpConnection): void
+  data(connection: TcpConnection, bytes: Uint8Array, owned: boolean): void
+  ended(connection: TcpConnection): void
+  writable(connection: TcpConnection): void
+  /** The application's part is over (the connection may linger in TIME-WAIT). */
+  closed(connection: TcpConnection, reason: CloseReason): void
+}
