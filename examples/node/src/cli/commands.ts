@@ -1,0 +1,200 @@
+import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
+import { FlagError } from '../go-flags.ts'
+import { SHORT_VERSION, VERSION } from '../version.ts'
+import { CommandError } from './client.ts'
+import { type Command, numberFlag } from './command.ts'
+import { findPeer, object, status } from './status.ts'
+import { login, prefsFromFlags, up } from './up.ts'
+
+const down: Command = {
+  usage: 'meshwright down',
+  summary: 'Disconnect from the mesh',
+  flags: {},
+  async run(daemon, _flags, output) {
+    const found = await daemon.call('GET', 'status?peers=false')
+    if (found['BackendState'] === 'Stopped') {
+      output.err('Meshwright was already stopped.\n')
+      return 0
+    }
+    await daemon.call('PATCH', 'prefs', { WantRunning: false, WantRunningSet: true })
+    return 0
+  },
+}
+
+const logout: Command = {
+  usage: 'meshwright logout',
+  summary: 'Disconnect, and expire the key of this node',
+  flags: {},
+  async run(daemon) {
+    await daemon.call('POST', 'logout')
+    return 0
+  },
+}
+
+const set: Command = {
+  usage: 'meshwright set [flags]',
+  summary: 'Change settings',
+  flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => ['hostname', 'advertise-routes', 'accept-routes', 'accept-dns', 'shields-up', 'exit-node'].includes(name))),
+  async run(daemon, flags) {
+    const change = prefsFromFlags(flags.values, false)
+    if (Object.keys(change).length === 0) throw new FlagError('nothing to set: name at least one flag')
+    await daemon.call('PATCH', 'prefs', change)
+    return 0
+  },
+}
+
+const ping: Command = {
+  usage: 'meshwright ping [flags] HOST-OR-IP',
+  summary: 'Ping a node of the mesh, and see how it is reached',
+  flags: {
+    icmp: { type: 'bool', help: 'ICMP echo through the tunnel: needs the policy to allow it' },
+    tsmp: { type: 'bool', help: 'a message inside the tunnel that every node answers' },
+    c: { type: 'int', help: 'how many pings; 0 goes on until the path is direct', default: '10' },
+    'until-direct': { type: 'bool', help: 'stop once a direct path is found', default: 'true' },
+    timeout: { type: 'duration', help: 'how long to wait for each answer', default: '5s' },
+    verbose: { type: 'bool', help: 'tell more' },
+  },
+  async run(daemon, flags, output) {
+    const wanted = flags.args[0]
+    if (wanted === undefined || flags.args.length > 1) throw new FlagError('usage: ping HOST-OR-IP')
+    const peer = findPeer(await daemon.call('GET', 'status'), wanted)
+    if (peer.self) {
+      output.out(`${peer.ip} is local IP\n`)
+      return 0
+    }
+    const kind = flags.values['icmp'] === true ? 'ICMP' : flags.values['tsmp'] === true ? 'TSMP' : 'disco'
+    const count = numberFlag(flags, 'c', 10)
+    let answered = 0
+    for (let i = 0; count === 0 || i < count; i += 1) {
+      const result = await daemon.call('POST', `ping?ip=${encodeURIComponent(peer.ip)}&type=${kind}`)
+      if (result['Err'] !== '') {
+        output.out(String(result['Err']) === 'no answer in time' ? `ping "${peer.ip}" timed out\n` : `ping error: ${String(result['Err'])}\n`)
+        if (result['Err'] === 'no matching peer') return 1
+      } else {
+        answered += 1
+        const latency = `${Math.max(1, Math.round(Number(result['LatencySeconds']) * 1000))}ms`
+        const via = result['Endpoint'] !== '' ? String(result['Endpoint']) : Number(result['DERPRegionID']) !== 0 ? `DERP(${String(result['DERPRegionCode'])})` : kind
+        const port = typeof result['PeerAPIPort'] === 'number' && result['PeerAPIPort'] > 0 ? `, ${String(result['PeerAPIPort'])}` : ''
+        output.out(`pong from ${String(result['NodeName'])} (${peer.ip}${port}) via ${via} in ${latency}\n`)
+        if (kind === 'disco' && result['Endpoint'] !== '' && flags.values['until-direct'] !== false) return 0
+        if (kind !== 'disco' && count !== 0 && i + 1 >= count) break
+      }
+      if (i + 1 < count || count === 0) await new Promise((resolve) => setTimeout(resolve, 1000))
+    }
+    if (answered === 0) throw new CommandError('no reply')
+    if (kind === 'disco' && flags.values['until-direct'] !== false) throw new CommandError('direct connection not established')
+    return 0
+  },
+}
+
+const ip: Command = {
+  usage: 'meshwright ip [-4] [-6] [-1] [HOST-OR-IP]',
+  summary: 'Show addresses of the mesh',
+  flags: { '4': { type: 'bool', help: 'only IPv4' }, '6': { type: 'bool', help: 'only IPv6' }, '1': { type: 'bool', help: 'only the first address' } },
+  async run(daemon, flags, output) {
+    if (flags.args.length > 1) throw new FlagError('too many arguments, expected at most one peer')
+    const found = await daemon.call('GET', 'status')
+    let addresses = found['TailscaleIPs']
+    const wanted = flags.args[0]
+    if (wanted !== undefined) {
+      const peer = findPeer(found, wanted)
+      const all = [object(found['Self']), ...Object.values(object(found['Peer'])).map(object)]
+      addresses = all.find((each) => Array.isArray(each['TailscaleIPs']) && each['TailscaleIPs'].includes(peer.ip))?.['TailscaleIPs']
+    }
+    const shown = (Array.isArray(addresses) ? addresses.map(String) : []).filter((address) => (flags.values['4'] !== true || !address.includes(':')) && (flags.values['6'] !== true || address.includes(':')))
+    if (shown.length === 0) throw new CommandError(`no current Tailscale IPs; state: ${String(found['BackendState'])}`)
+    for (const address of flags.values['1'] === true ? shown.slice(0, 1) : shown) output.out(`${address}\n`)
+    return 0
+  },
+}
+
+const whois: Command = {
+  usage: 'meshwright whois [--json] IP[:PORT]',
+  summary: 'Show the machine and user behind an address',
+  flags: { json: { type: 'bool', help: 'print as JSON' }, proto: { type: 'string', help: 'protocol: tcp or udp; empty for both' } },
+  async run(daemon, flags, output) {
+    const address = flags.args[0]
+    if (address === undefined || flags.args.length > 1) throw new FlagError(address === undefined ? 'missing argument, expected one peer' : 'too many arguments, expected at most one peer')
+    const found = await daemon.call('GET', `whois?addr=${encodeURIComponent(address)}`)
+    if (flags.values['json'] === true) {
+      output.out(`${JSON.stringify(found, null, '\t')}\n`)
+      return 0
+    }
+    const node = object(found['Node'])
+    const user = object(found['UserProfile'])
+    const tags = Array.isArray(node['Tags']) ? node['Tags'].map(String) : []
+    output.out(`Machine:\n  Name:          ${String(node['Name'] ?? '').replace(/\.$/, '')}\n  ID:            ${String(node['StableID'] ?? '')}\n`)
+    output.out(`  Addresses:     [${(Array.isArray(node['Addresses']) ? node['Addresses'] : []).map(String).join(' ')}]\n`)
+    if (tags.length > 0) output.out(`  Tags:          ${tags.join(', ')}\n`)
+    else output.out(`User:\n  Name:     ${String(user['LoginName'] ?? '')}\n  ID:       ${String(user['ID'] ?? '')}\n`)
+    const capabilities = Object.entries(object(found['CapMap']))
+    if (capabilities.length > 0) {
+      output.out('Capabilities:\n')
+      for (const [name, values] of capabilities) output.out(`  - ${name}${Array.isArray(values) && values.length > 0 ? `:\n${values.map((value) => `      ${JSON.stringify(value)}\n`).join('')}` : '\n'}`)
+    }
+    return 0
+  },
+}
+
+const nc: Command = {
+  usage: 'meshwright nc HOSTNAME-OR-IP PORT',
+  summary: 'Connect to a port on a node, joined to standard input and output',
+  flags: {},
+  async run(daemon, flags) {
+    const [host, port] = flags.args
+    if (host === undefined || port === undefined || flags.args.length > 2 || !/^\d{1,5}$/.test(port)) throw new FlagError('usage: nc <hostname-or-IP> <port>')
+    const stream = await daemon.dial(host, Number(port))
+    process.stdin.pipe(stream)
+    stream.pipe(process.stdout)
+    await new Promise<void>((resolve, reject) => {
+      stream.on('end', resolve)
+      stream.on('close', () => resolve())
+      stream.on('error', reject)
+    })
+    process.stdin.unref?.()
+    return 0
+  },
+}
+
+const version: Command = {
+  usage: 'meshwright version [--json] [--daemon]',
+  summary: 'Print the version',
+  flags: { json: { type: 'bool', help: 'print as JSON' }, daemon: { type: 'bool', help: 'print the version of the daemon too' } },
+  async run(daemon, flags, output) {
+    const running = flags.values['daemon'] === true ? String((await daemon.call('GET', 'status?peers=false'))['Version']) : undefined
+    if (flags.values['json'] === true) {
+      output.out(`${JSON.stringify({ majorMinorPatch: SHORT_VERSION, short: SHORT_VERSION, long: VERSION, cap: CAPABILITY_VERSION, ...(running === undefined ? {} : { daemonLong: running }) }, null, 2)}\n`)
+      return 0
+    }
+    output.out(running === undefined ? `${SHORT_VERSION}\n  speaks the protocol of tailscale ${VERSION.split('-')[0] ?? ''} (capability version ${CAPABILITY_VERSION})\n  Node ${process.versions.node}\n` : `Client: ${VERSION}\nDaemon: ${running}\n`)
+    return 0
+  },
+}
+
+const path: Command = {
+  usage: 'meshwright path [--json] HOST-OR-IP',
+  summary: 'Tell how a node is reached, what was tried, and why',
+  flags: { json: { type: 'bool', help: 'print as JSON' } },
+  async run(daemon, flags, output) {
+    const wanted = flags.args[0]
+    if (wanted === undefined || flags.args.length > 1) throw new FlagError('usage: path HOST-OR-IP')
+    const peer = findPeer(await daemon.call('GET', 'status'), wanted)
+    const told = await daemon.call('GET', `meshwright/path?peer=${encodeURIComponent(peer.ip)}`)
+    const lines = Array.isArray(told['Lines']) ? told['Lines'].map(String) : []
+    output.out(flags.values['json'] === true ? `${JSON.stringify({ peer: peer.name, ip: peer.ip, lines }, null, 2)}\n` : `${lines.join('\n')}\n`)
+    return 0
+  },
+}
+
+const metrics: Command = {
+  usage: 'meshwright metrics',
+  summary: 'Print counters as Prometheus text',
+  flags: {},
+  async run(daemon, _flags, output) {
+    output.out(await daemon.text('metrics'))
+    return 0
+  },
+}
+
+/** All verbs, in the order of the help. */
+export const COMMANDS: Readonly<Record<string, Command>> = { up, down, set, login, logout, status, ping, path, ip, whois, nc, metrics, version }

@@ -1,0 +1,146 @@
+import { readFileSync } from 'node:fs'
+import { FlagError } from '../go-flags.ts'
+import { readRoute } from '../wire.ts'
+import { CommandError, type DaemonClient, type Json } from './client.ts'
+import { type Command, list, numberFlag, textFlag } from './command.ts'
+
+const STATE_NEEDS_MACHINE_AUTH = 3
+const STATE_RUNNING = 6
+const INITIAL_STATE_AND_PREFS = 2 | 4
+
+/** `up`: takes part in the mesh, logging in where that is needed. */
+export const up: Command = {
+  usage: 'meshwright up [flags]',
+  summary: 'Connect to the mesh, logging in if needed',
+  flags: {
+    'login-server': { type: 'string', help: 'base URL of the control server' },
+    'auth-key': { type: 'string', help: 'pre-auth key; "file:PATH" reads it from a file', aliases: ['authkey'] },
+    hostname: { type: 'string', help: 'name to use instead of that of the computer' },
+    'advertise-routes': { type: 'string', help: 'routes to offer, comma-separated: "10.0.0.0/8,192.168.0.0/24"; "" to take them back' },
+    'advertise-tags': { type: 'string', help: 'tags to ask for, comma-separated: "tag:eng,tag:db"' },
+    'accept-routes': { type: 'bool', help: 'use the routes that other nodes offer' },
+    'accept-dns': { type: 'bool', help: 'use the DNS settings of the mesh', default: 'true' },
+    'exit-node': { type: 'string', help: 'address of the node that carries traffic to everywhere else; "" for none' },
+    'shields-up': { type: 'bool', help: 'accept no connections from the mesh' },
+    'force-reauth': { type: 'bool', help: 'log in anew, with a new node key' },
+    reset: { type: 'bool', help: 'set every setting that is not named to its default' },
+    timeout: { type: 'duration', help: 'how long to wait until the node runs; 0 waits for ever', default: '0s' },
+    json: { type: 'bool', help: 'print what happens as JSON' },
+  },
+  async run(daemon, flags, output) {
+    if (flags.args.length > 0) throw new FlagError(`too many non-flag arguments: ${flags.args.join(' ')}`)
+    const json = flags.values['json'] === true
+    const change = prefsFromFlags(flags.values, flags.values['reset'] === true)
+    const server = textFlag(flags, 'login-server')
+    if (server !== undefined && !/^https?:\/\/[^/\s]+\/?$/.test(server)) throw new CommandError(`invalid value "${server}" for --login-server: write it as https://control.example`, 2)
+    const authKey = readAuthKey(textFlag(flags, 'auth-key'))
+    const timeoutMs = numberFlag(flags, 'timeout', 0)
+    const abort = timeoutMs === 0 ? undefined : AbortSignal.timeout(timeoutMs)
+    const before = await daemon.call('GET', 'prefs')
+    const controlUrl = server?.replace(/\/$/, '') ?? String(before['ControlURL'] ?? '')
+    if (controlUrl === '') throw new CommandError('no control server is known yet: name it with --login-server=https://control.example', 2)
+    const status = await daemon.call('GET', 'status?peers=false')
+    const moved = controlUrl !== before['ControlURL']
+    await daemon.call('PATCH', 'prefs', change)
+    if (status['BackendState'] === 'Running' && authKey === undefined && !moved && flags.values['force-reauth'] !== true) {
+      if (json) output.out(`${JSON.stringify({ BackendState: 'Running' }, null, 2)}\n`)
+      return 0
+    }
+    const problems: string[] = []
+    const waiting = waitUntilRunning(daemon, json, output, problems, abort)
+    if (flags.values['force-reauth'] === true && !moved) await daemon.call('POST', `meshwright/reauth${authKey === undefined ? '' : `?authkey=${encodeURIComponent(authKey)}`}`)
+    else await daemon.call('POST', 'start', { UpdatePrefs: { ControlURL: controlUrl, WantRunning: true }, ...(authKey === undefined ? {} : { AuthKey: authKey }) })
+    try {
+      await waiting
+    } catch (error) {
+      if (!(error instanceof Error) || error.name !== 'AbortError') throw error
+      throw new CommandError(`timeout waiting for the node to run${problems.length > 0 ? `: ${problems[problems.length - 1] ?? ''}` : ''}`)
+    }
+    return 0
+  },
+}
+
+/** `login`: as `up`, always with a new login. */
+export const login: Command = {
+  ...up,
+  usage: 'meshwright login [flags]',
+  summary: 'Log in to a mesh',
+  run: (daemon, flags, output) => up.run(daemon, { ...flags, values: { ...flags.values, 'force-reauth': true } }, output),
+}
+
+async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { out(text: string): void; err(text: string): void }, problems: string[], signal: AbortSignal | undefined): Promise<void> {
+  let shown: unknown
+  let begun = false
+  await daemon.watch(
+    INITIAL_STATE_AND_PREFS,
+    (notify: Json) => {
+      const url = notify['BrowseToURL']
+      if (typeof url === 'string' && url !== shown) {
+        shown = url
+        if (json) output.out(`${JSON.stringify({ AuthURL: url, BackendState: 'NeedsLogin' }, null, 2)}\n`)
+        else output.err(`\nTo authenticate, visit:\n\n\t${url}\n\n`)
+      }
+      const problem = notify['ErrMessage']
+      if (typeof problem === 'string' && begun) {
+        problems.push(problem)
+        if (/refused|expired|invalid|already used|revoked/i.test(problem)) throw new CommandError(`backend error: ${problem}`)
+      }
+      if (notify['State'] === STATE_NEEDS_MACHINE_AUTH && begun) output.err('\nTo approve your machine, ask an admin of the control server.\n\n')
+      if (notify['State'] === STATE_RUNNING && begun) {
+        if (json) output.out(`${JSON.stringify({ BackendState: 'Running' }, null, 2)}\n`)
+        else if (shown !== undefined) output.err('Success.\n')
+        return true
+      }
+      begun = true
+      return false
+    },
+    signal,
+  )
+}
+
+/** Preferences that flags name, in the LocalAPI's masked form. */
+export function prefsFromFlags(values: Readonly<Record<string, string | boolean | number | undefined>>, reset: boolean): Record<string, unknown> {
+  const change: Record<string, unknown> = {}
+  const set = (flag: string, name: string, otherwise: unknown, read: (value: string | boolean | number) => unknown = (value) => value): void => {
+    const value = values[flag]
+    if (value === undefined && !reset) return
+    change[name] = value === undefined ? otherwise : read(value)
+    change[`${name}Set`] = true
+  }
+  set('accept-routes', 'RouteAll', false)
+  set('accept-dns', 'CorpDNS', true)
+  set('shields-up', 'ShieldsUp', false)
+  set('advertise-routes', 'AdvertiseRoutes', [], (value) => list(String(value)).map(checkedRoute))
+  set('advertise-tags', 'AdvertiseTags', [], (value) => list(String(value)).map(checkedTag))
+  if (values['hostname'] !== undefined) set('hostname', 'Hostname', '')
+  if (values['exit-node'] !== undefined || reset) {
+    change['ExitNodeID'] = String(values['exit-node'] ?? '')
+    change['ExitNodeIDSet'] = true
+  }
+  return change
+}
+
+function checkedRoute(text: string): string {
+  try {
+    readRoute(text)
+  } catch (error) {
+    throw new CommandError(error instanceof Error ? error.message : String(error), 2)
+  }
+  return text
+}
+
+function checkedTag(tag: string): string {
+  if (!tag.startsWith('tag:')) throw new CommandError(`tag: "${tag}": tags must start with 'tag:'`, 2)
+  if (!/^tag:[A-Za-z][A-Za-z0-9-]*$/.test(tag)) throw new CommandError(`tag: "${tag}": tag names start with a letter and hold letters, digits and dashes`, 2)
+  return tag
+}
+
+function readAuthKey(given: string | undefined): string | undefined {
+  if (given === undefined || !given.startsWith('file:')) return given
+  const file = given.slice('file:'.length)
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (error) {
+    throw new CommandError(`cannot read the auth key from ${file}: ${error instanceof Error ? error.message : String(error)}`, 2)
+  }
+}

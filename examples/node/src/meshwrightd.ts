@@ -1,0 +1,136 @@
+import { existsSync } from 'node:fs'
+import { connect } from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import { formatIp } from '@meshwright/ip'
+import { createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode } from '@meshwright/runtime-node'
+import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
+import { serveLocalApi } from './local-api.ts'
+import { defaultSocket } from './socket-path.ts'
+import { VERSION } from './version.ts'
+
+const FLAGS: Readonly<Record<string, FlagSpec>> = {
+  state: { type: 'string', help: 'path of the state file; "mem:" keeps state in memory and logs the node out on exit' },
+  statedir: { type: 'string', help: 'folder for state; used when --state is absent' },
+  socket: { type: 'string', help: 'path of the Unix socket for the command line', default: defaultSocket() },
+  port: { type: 'int', help: 'UDP port for WireGuard and peer-to-peer traffic; 0 means any', default: '0' },
+  tun: { type: 'string', help: 'only "userspace-networking" is built: no TUN device, no root', default: 'userspace-networking' },
+  'socks5-server': { type: 'string', help: '[ip]:port of a SOCKS5 proxy into the mesh, such as localhost:1055' },
+  verbose: { type: 'int', help: 'log level: 0 quiet, 1 more', default: '0' },
+  'no-logs-no-support': { type: 'bool', help: 'accepted for compatibility: no log ever leaves this computer' },
+  'allow-loopback': { type: 'bool', help: 'use loopback addresses as endpoints: only where several nodes share one computer' },
+  'block-udp': { type: 'bool', help: 'never use UDP: everything goes by relay' },
+  version: { type: 'bool', help: 'print the version and exit' },
+}
+
+const USAGE = `usage: meshwrightd [flags]
+
+The daemon of a mesh node. It needs no root: programs reach the mesh through its SOCKS5 port, and connections
+from the mesh are handed to the same port on 127.0.0.1. Command it with "meshwright".
+
+${describeFlags(FLAGS)}`
+
+async function main(words: readonly string[]): Promise<number> {
+  const { values, args } = parseFlags(words, FLAGS)
+  if (values['version'] === true) {
+    process.stdout.write(`${VERSION}\n`)
+    return 0
+  }
+  if (args.length > 0) throw new FlagError(`meshwrightd takes flags alone, not '${args.join(' ')}'`)
+  const tun = values['tun'] ?? 'userspace-networking'
+  if (tun !== 'userspace-networking') throw new FlagError(`--tun=${String(tun)} is not built yet: use --tun=userspace-networking`)
+  const verbose = Number(values['verbose'] ?? 0)
+  const state = String(values['state'] ?? '')
+  const inMemory = state === 'mem:'
+  const stateFile = inMemory ? undefined : state !== '' ? state : path.join(String(values['statedir'] ?? defaultStateFolder()), 'tailscaled.state')
+  const options: MeshDaemonOptions = {
+    controlUrl: '',
+    port: Number(values['port'] ?? 0),
+    respectStoredPrefs: true,
+    version: VERSION,
+    allowLoopback: values['allow-loopback'] === true,
+    blockUdp: values['block-udp'] === true,
+    ephemeral: inMemory,
+    forwardUnclaimed: (local) => dialLocal(local.port),
+    log: (level, line) => {
+      if (level !== 'debug' || verbose > 0) process.stderr.write(`${new Date().toISOString()} ${level} ${line}\n`)
+    },
+    ...(stateFile === undefined ? {} : { stateFile }),
+  }
+  const node = await startMeshNode(options)
+  const socketPath = String(values['socket'] ?? defaultSocket())
+  let stop: () => void = () => undefined
+  const stopped = new Promise<void>((resolve) => {
+    stop = resolve
+  })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop())
+  const api = await serveLocalApi(socketPath, { node, shutdown: () => stop() }).catch(async (error: unknown) => {
+    await node.close()
+    throw error
+  })
+  const socks = values['socks5-server'] === undefined ? undefined : await listenSocks(node, String(values['socks5-server']))
+  process.stderr.write(`${new Date().toISOString()} info meshwrightd ${VERSION} is ready: socket ${socketPath}${stateFile === undefined ? '' : `, state ${stateFile}`}\n`)
+  await stopped
+  socks?.close()
+  api.close()
+  api.closeAllConnections()
+  await node.close()
+  return 0
+}
+
+// Whoever listens on this computer's loopback serves the mesh, as with tailscaled in userspace mode. A refused port is refused to the peer.
+function dialLocal(port: number): Promise<ReturnType<typeof connect> | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+    socket.once('connect', () => resolve(socket))
+    socket.once('error', () => resolve(undefined))
+  })
+}
+
+async function listenSocks(node: RunningNode, where: string): Promise<ReturnType<typeof createSocks5Server>> {
+  const match = /^(.*):(\d+)$/.exec(where)
+  if (match === null) throw new FlagError(`invalid value "${where}" for flag -socks5-server: write it as localhost:1055`)
+  const server = createSocks5Server(async (host, port) => {
+    const mesh = await meshAddress(node, host)
+    if (mesh !== undefined) return node.dialTcp(mesh, port)
+    return new Promise((resolve, reject) => {
+      const socket = connect({ host, port, allowHalfOpen: true })
+      socket.once('connect', () => resolve(socket))
+      socket.once('error', reject)
+    })
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(new Error(`the SOCKS5 port ${where} cannot be opened: ${error.message}`, { cause: error })))
+    server.listen(Number(match[2]), match[1] === '' ? '127.0.0.1' : (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, ''), resolve)
+  })
+  return server
+}
+
+// Names of the mesh and addresses that some peer carries go through the mesh; everything else is the system's.
+async function meshAddress(node: RunningNode, host: string): Promise<string | undefined> {
+  if (node.whois(host) !== undefined) return host
+  const status = node.status()
+  const wanted = host.replace(/\.$/, '').toLowerCase()
+  const named = [...status.peers, ...(status.self === undefined ? [] : [status.self])].find((peer) => peer.name.toLowerCase() === wanted || peer.name.split('.')[0]?.toLowerCase() === wanted)
+  if (named !== undefined) return named.addresses[0] && formatIp(named.addresses[0])
+  return status.magicDnsSuffix !== '' && wanted.endsWith(`.${status.magicDnsSuffix}`) ? host : undefined
+}
+
+function defaultStateFolder(): string {
+  if (process.getuid?.() === 0 && existsSync('/var/lib')) return '/var/lib/meshwright'
+  return path.join(process.env['XDG_STATE_HOME'] ?? path.join(os.homedir(), '.local', 'state'), 'meshwright')
+}
+
+main(process.argv.slice(2)).then(
+  (status) => process.exit(status),
+  (error: unknown) => {
+    if (error instanceof FlagError && error.message === 'help') {
+      process.stdout.write(USAGE)
+      process.exit(0)
+    }
+    const remedy = typeof error === 'object' && error !== null && 'remedy' in error && typeof error.remedy === 'string' ? ` ${error.remedy}` : ''
+    process.stderr.write(`meshwrightd: ${error instanceof Error ? error.message : String(error)}${remedy}\n`)
+    if (error instanceof FlagError) process.stderr.write('Run "meshwrightd --help" for the flags.\n')
+    process.exit(2)
+  },
+)

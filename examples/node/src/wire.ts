@@ -1,0 +1,245 @@
+import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
+import { formatEndpoint, formatIp, formatPrefix, isExitRoute, parsePrefix, type Prefix } from '@meshwright/ip'
+import type { MeshState, MeshStatus, PeerStatus, PingResult, Prefs, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
+import { VERSION } from './version.ts'
+
+/** Go's zero time: "none". */
+export const ZERO_TIME = '0001-01-01T00:00:00Z'
+
+/** Any JSON object. */
+export type JsonObject = Record<string, unknown>
+
+const STATES: Readonly<Record<MeshState, readonly [string, number]>> = {
+  'no-state': ['NoState', 0],
+  'needs-login': ['NeedsLogin', 2],
+  'needs-machine-auth': ['NeedsMachineAuth', 3],
+  stopped: ['Stopped', 4],
+  starting: ['Starting', 5],
+  running: ['Running', 6],
+}
+
+/** The name of a state in `status --json` (tailscale/tailscale:ipn/backend.go). */
+export function stateName(state: MeshState): string {
+  return STATES[state][0]
+}
+
+/** The number of a state on the notification bus. */
+export function stateNumber(state: MeshState): number {
+  return STATES[state][1]
+}
+
+/** A status as tailscaled's LocalAPI gives it (tailscale/tailscale:ipn/ipnstate/ipnstate.go). */
+export function statusJson(status: MeshStatus, withPeers: boolean = true): JsonObject {
+  return {
+    Version: VERSION,
+    TUN: false,
+    BackendState: stateName(status.state),
+    HaveNodeKey: status.nodeKey !== undefined,
+    AuthURL: status.authUrl ?? '',
+    TailscaleIPs: status.self?.addresses.map(formatIp) ?? null,
+    Self: status.self === undefined ? selfless(status) : { ...peerJson(status.self, status), PublicKey: status.nodeKey?.text ?? status.self.nodeKey.text, Online: status.state === 'running', InEngine: false, InMagicSock: false },
+    Health: status.health.length === 0 ? [] : status.health,
+    MagicDNSSuffix: status.magicDnsSuffix,
+    CurrentTailnet: status.self === undefined ? null : { Name: status.domain, MagicDNSSuffix: status.magicDnsSuffix, MagicDNSEnabled: status.magicDnsEnabled },
+    CertDomains: null,
+    Peer: withPeers && status.peers.length > 0 ? Object.fromEntries(status.peers.map((peer) => [peer.nodeKey.text, peerJson(peer, status)])) : null,
+    User: status.users.length === 0 ? null : Object.fromEntries(status.users.map((user) => [String(user.id), userJson(user)])),
+    ClientVersion: null,
+    Meshwright: {
+      ControlURL: status.controlUrl,
+      UDPBlocked: status.udpBlocked,
+      HomeRelay: status.homeRegionCode,
+      PacketsIn: status.packetsIn,
+      PacketsOut: status.packetsOut,
+      RelayBytesIn: status.relayBytesIn,
+      RelayBytesOut: status.relayBytesOut,
+      DirectBytesIn: status.directBytesIn,
+      DirectBytesOut: status.directBytesOut,
+      Drops: status.drops,
+    },
+  }
+}
+
+/** One node of a status. */
+export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus): JsonObject {
+  const live = 'path' in peer ? peer : undefined
+  const direct = live?.path.type === 'direct' ? formatEndpoint(live.path.endpoint) : ''
+  const relay = live === undefined ? status.homeRegionCode : live.path.type === 'relay' ? live.path.regionCode : live.path.type === 'direct' ? '' : String(peer.homeRegion === 0 ? '' : peer.homeRegion)
+  return {
+    ID: peer.stableId,
+    NodeID: peer.id,
+    PublicKey: peer.nodeKey.text,
+    HostName: peer.hostName,
+    DNSName: peer.name === '' ? '' : `${peer.name}.`,
+    OS: peer.os,
+    UserID: peer.userId,
+    TailscaleIPs: peer.addresses.map(formatIp),
+    AllowedIPs: peer.allowedIps.map(formatPrefix),
+    ...(peer.tags.length > 0 ? { Tags: peer.tags } : {}),
+    ...(peer.primaryRoutes.length > 0 ? { PrimaryRoutes: peer.primaryRoutes.map(formatPrefix) } : {}),
+    Addrs: live === undefined ? peer.endpoints.map(formatEndpoint) : null,
+    CurAddr: direct,
+    Relay: relay,
+    PeerRelay: '',
+    RxBytes: peer.rxBytes,
+    TxBytes: peer.txBytes,
+    Created: time(peer.created),
+    LastWrite: time(live?.lastWrite),
+    LastSeen: peer.online === true ? ZERO_TIME : time(peer.lastSeen),
+    LastHandshake: time(live?.lastHandshake),
+    Online: peer.online === true,
+    ExitNode: peer.exitNode,
+    ExitNodeOption: peer.exitNodeOption,
+    Active: live?.active ?? false,
+    PeerAPIURL: null,
+    TaildropTarget: 0,
+    NoFileSharingReason: '',
+    ...(Object.keys(peer.capabilities).length > 0 ? { CapMap: peer.capabilities } : {}),
+    InNetworkMap: true,
+    InMagicSock: live !== undefined,
+    InEngine: live?.lastHandshake !== undefined,
+    ...(peer.expired ? { Expired: true } : {}),
+    ...(peer.keyExpiry === undefined ? {} : { KeyExpiry: time(peer.keyExpiry) }),
+  }
+}
+
+/** A user of a status. */
+export function userJson(user: UserStatus): JsonObject {
+  return { ID: user.id, LoginName: user.loginName, DisplayName: user.displayName, ...(user.profilePicUrl === '' ? {} : { ProfilePicURL: user.profilePicUrl }) }
+}
+
+/** The answer to `whois`. */
+export function whoisJson(found: WhoIs, status: MeshStatus): JsonObject {
+  const { node } = found
+  return {
+    Node: {
+      ID: node.id,
+      StableID: node.stableId,
+      Name: node.name === '' ? '' : `${node.name}.`,
+      User: node.userId,
+      Key: node.nodeKey.text,
+      Addresses: node.addresses.map((ip) => `${formatIp(ip)}/${ip.bits}`),
+      AllowedIPs: node.allowedIps.map(formatPrefix),
+      Endpoints: node.endpoints.map(formatEndpoint),
+      Hostinfo: { OS: node.os, Hostname: node.hostName },
+      Created: time(node.created),
+      ...(node.tags.length > 0 ? { Tags: node.tags } : {}),
+      Online: node.online === true,
+      Cap: CAPABILITY_VERSION,
+      ComputedName: node.name.split('.')[0] ?? '',
+      ComputedNameWithHost: node.name.split('.')[0] ?? '',
+    },
+    UserProfile: found.user === undefined ? taggedUser(status) : userJson(found.user),
+    CapMap: found.capabilities.size === 0 ? null : Object.fromEntries(found.capabilities),
+  }
+}
+
+/** The answer to `ping`. */
+export function pingJson(result: PingResult): JsonObject {
+  return {
+    IP: formatIp(result.ip),
+    NodeIP: formatIp(result.ip),
+    NodeName: result.nodeName,
+    Err: result.error ?? '',
+    LatencySeconds: result.latencyMs / 1000,
+    Endpoint: result.endpoint === undefined ? '' : formatEndpoint(result.endpoint),
+    PeerRelay: '',
+    DERPRegionID: result.region,
+    DERPRegionCode: result.regionCode,
+    ...(result.peerApiPort === undefined ? {} : { PeerAPIPort: result.peerApiPort }),
+  }
+}
+
+/** Preferences as tailscaled's LocalAPI gives them (tailscale/tailscale:ipn/prefs.go). */
+export function prefsJson(prefs: Prefs, controlUrl: string, loggedOut: boolean): JsonObject {
+  return {
+    ControlURL: controlUrl,
+    RouteAll: prefs.acceptRoutes,
+    ExitNodeID: prefs.exitNode.includes('.') || prefs.exitNode.includes(':') ? '' : prefs.exitNode,
+    ExitNodeIP: prefs.exitNode.includes('.') || prefs.exitNode.includes(':') ? prefs.exitNode : '',
+    InternalExitNodePrior: '',
+    ExitNodeAllowLANAccess: false,
+    CorpDNS: prefs.acceptDns,
+    RunSSH: false,
+    RunWebClient: false,
+    WantRunning: prefs.wantRunning,
+    LoggedOut: loggedOut,
+    ShieldsUp: prefs.shieldsUp,
+    AdvertiseTags: prefs.advertiseTags.length === 0 ? null : prefs.advertiseTags,
+    Hostname: prefs.hostname,
+    NotepadURLs: false,
+    AdvertiseRoutes: prefs.advertiseRoutes.length === 0 ? null : prefs.advertiseRoutes.map(formatPrefix),
+    AdvertiseServices: null,
+    NoSNAT: false,
+    NoStatefulFiltering: true,
+    NetfilterMode: 0,
+    AutoUpdate: { Check: false, Apply: false },
+    AppConnector: { Advertise: false },
+    PostureChecking: false,
+    NetfilterKind: '',
+    DriveShares: null,
+    AllowSingleHosts: true,
+    Config: null,
+  }
+}
+
+/** What a PATCH of preferences asks for: members whose `<Name>Set` is true. */
+export interface PrefsChange {
+  readonly prefs: Partial<Prefs>
+  readonly controlUrl: string | undefined
+}
+
+/** Reads preferences in Go's form. @throws TypeError naming the member that is of the wrong type or not supported */
+export function readPrefs(given: JsonObject, masked: boolean): PrefsChange {
+  const prefs: { -readonly [K in keyof Prefs]?: Prefs[K] } = {}
+  let controlUrl: string | undefined
+  const wanted = (name: string): boolean => (masked ? given[`${name}Set`] === true : name in given)
+  const flag = (name: string, set: (value: boolean) => void): void => {
+    if (!wanted(name)) return
+    const value = given[name] ?? false
+    if (typeof value !== 'boolean') throw new TypeError(`${name} must be true or false`)
+    set(value)
+  }
+  const words = (name: string): readonly string[] => {
+    const value = given[name] ?? []
+    if (!Array.isArray(value) || !value.every((each): each is string => typeof each === 'string')) throw new TypeError(`${name} must be a list of texts`)
+    return value
+  }
+  const word = (name: string): string => {
+    const value = given[name] ?? ''
+    if (typeof value !== 'string') throw new TypeError(`${name} must be a text`)
+    return value
+  }
+  flag('WantRunning', (value) => (prefs.wantRunning = value))
+  flag('RouteAll', (value) => (prefs.acceptRoutes = value))
+  flag('ShieldsUp', (value) => (prefs.shieldsUp = value))
+  flag('CorpDNS', (value) => (prefs.acceptDns = value))
+  if (wanted('Hostname') && (masked || word('Hostname') !== '')) prefs.hostname = word('Hostname')
+  if (wanted('ControlURL')) controlUrl = word('ControlURL')
+  if (wanted('AdvertiseTags')) prefs.advertiseTags = words('AdvertiseTags')
+  if (wanted('ExitNodeID')) prefs.exitNode = word('ExitNodeID')
+  if (wanted('ExitNodeIP') && word('ExitNodeIP') !== '') prefs.exitNode = word('ExitNodeIP')
+  if (wanted('AdvertiseRoutes')) prefs.advertiseRoutes = words('AdvertiseRoutes').map(readRoute)
+  return { prefs, controlUrl }
+}
+
+/** Reads a route to advertise. @throws TypeError saying what is wrong with it */
+export function readRoute(text: string): Prefix {
+  const prefix = parsePrefix(text)
+  if (prefix === undefined || !text.includes('/')) throw new TypeError(`${text} is not a valid IP address or CIDR prefix`)
+  if (formatPrefix(prefix) !== text && !isExitRoute(prefix)) throw new TypeError(`${text} has non-address bits set; expected ${formatPrefix(prefix)}`)
+  return prefix
+}
+
+function selfless(status: MeshStatus): JsonObject {
+  return { ID: '', PublicKey: status.nodeKey?.text ?? `nodekey:${'0'.repeat(64)}`, HostName: '', DNSName: '', OS: '', UserID: 0, TailscaleIPs: null, Addrs: [], CurAddr: '', Relay: '', RxBytes: 0, TxBytes: 0, Created: ZERO_TIME, LastWrite: ZERO_TIME, LastSeen: ZERO_TIME, LastHandshake: ZERO_TIME, Online: false, ExitNode: false, ExitNodeOption: false, Active: false, PeerAPIURL: null, InNetworkMap: false, InMagicSock: false, InEngine: false }
+}
+
+function taggedUser(status: MeshStatus): JsonObject {
+  const tagged = status.users.find((user) => user.loginName === 'tagged-devices')
+  return tagged === undefined ? { ID: 0, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' } : userJson(tagged)
+}
+
+function time(ms: number | undefined): string {
+  return ms === undefined || ms <= 0 ? ZERO_TIME : new Date(ms).toISOString().replace('.000Z', 'Z')
+}
