@@ -38,8 +38,10 @@ function addAffected(slots: Set<number>, old: CompiledStatement, now: CompiledSt
   const receiversChanged = !old.receivers.equals(now.receivers)
   const companions = now.statement.app.length > 0
   if (sourcesChanged || coverChanged) for (const statement of [old, now]) for (const slot of statement.receivers.slots()) slots.add(slot)
-  if (receiversChanged || (companions && (sourcesChanged || coverChanged))) for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
-  if ((old.self !== undefined || now.self !== undefined) && coverChanged) for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
+  if (receiversChanged || (companions && (sourcesChanged || coverChanged)))
+    for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
+  if ((old.self !== undefined || now.self !== undefined) && coverChanged)
+    for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
 }
 
 function sameTexts(a: readonly string[], b: readonly string[]): boolean {
@@ -66,7 +68,12 @@ function movedRoutes(before: Engine, after: Engine): string[] {
   return [...keys].filter((key) => {
     const old = before.inventory.routes.get(key)
     const now = after.inventory.routes.get(key)
-    return old === undefined || now === undefined || old.servers.length !== now.servers.length || old.servers.some((server, i) => server !== now.servers[i])
+    return (
+      old === undefined ||
+      now === undefined ||
+      old.servers.length !== now.servers.length ||
+      old.servers.some((server, i) => server !== now.servers[i])
+    )
   })
 }
 

@@ -14,7 +14,9 @@ export function autoApproved(policy: Policy, resolver: Resolver, record: NodeRec
     let approved = known.get(key)
     if (approved === undefined) {
       // An entry for 0.0.0.0/0 stands for every ordinary route of the family, and not for the exit route.
-      approved = isExitRoute(route) ? exitNode.some(isApprover) : routes.some(({ prefix, approvers }) => prefixCovers(prefix, route) && approvers.some(isApprover))
+      approved = isExitRoute(route)
+        ? exitNode.some(isApprover)
+        : routes.some(({ prefix, approvers }) => prefixCovers(prefix, route) && approvers.some(isApprover))
       known.set(key, approved)
     }
     return approved

@@ -42,7 +42,9 @@ export function roleCapabilitiesFor(policy: Policy, inventory: Inventory, record
   const user = inventory.ownerOf(record.node)
   if (user?.role === 'owner' || user?.role === 'admin') capabilities.set(IS_ADMIN, null)
   const owner = inventory.view.users.find(({ role }) => role === 'owner')
-  const ownsDevice = owner !== undefined && (user?.id === owner.id || record.node.tags.some((tag) => !policy.tagOwners.has(tag) || ownsTag(policy, inventory, owner, tag)))
+  const ownsDevice =
+    owner !== undefined &&
+    (user?.id === owner.id || record.node.tags.some((tag) => !policy.tagOwners.has(tag) || ownsTag(policy, inventory, owner, tag)))
   if (ownsDevice) capabilities.set(IS_OWNER, null)
   return capabilities
 }

@@ -64,9 +64,13 @@ export class CompiledPolicy {
 
   /** The looked-up form, for the functions of this package. */
   engineAt(wallNow?: UnixMillis): Engine {
+    return this.#engineFrom(undefined, wallNow)
+  }
+
+  #engineFrom(previous: Engine | undefined, wallNow: UnixMillis | undefined): Engine {
     const epoch = wallNow === undefined ? -1 : this.#expiries.filter((expiry) => expiry <= wallNow).length
     if (this.#engine === undefined || (this.#engine.epoch !== epoch && this.#expiries.length > 0)) {
-      this.#engine = { epoch, engine: new Engine(this.policy, this.#inventory, this.#sshCheckUrl, wallNow) }
+      this.#engine = { epoch, engine: new Engine(this.policy, this.#inventory, this.#sshCheckUrl, wallNow, previous) }
     }
     return this.#engine.engine
   }
@@ -83,7 +87,13 @@ export class CompiledPolicy {
     const viewerWithout = this.#withoutIpv4(engine, viewer)
     return engine.visibility.routesOf(viewer).map(({ record, subnetRoutes, exitRoutes }) => {
       const without = viewerWithout || this.#withoutIpv4(engine, record)
-      return { node: record.node, addresses: addressesOf(record, without), subnetRoutes, exitRoutes, capabilities: record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : [] }
+      return {
+        node: record.node,
+        addresses: addressesOf(record, without),
+        subnetRoutes,
+        exitRoutes,
+        capabilities: record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : [],
+      }
     })
   }
 
@@ -133,8 +143,13 @@ export class CompiledPolicy {
 
   /** The policy for the tailnet after a change. This one stays valid. Setting a node or user with a known id replaces it. */
   update(change: TailnetChange, wallNow?: UnixMillis): PolicyUpdate {
-    const next = new CompiledPolicy(this.policy, new Inventory(applyChange(this.#inventory.view, change), this.#inventory), this.#sshCheckUrl)
-    return { policy: next, affected: affectedBy(this.engineAt(wallNow), next.engineAt(wallNow)) }
+    const before = this.engineAt(wallNow)
+    const next = new CompiledPolicy(
+      this.policy,
+      new Inventory(applyChange(this.#inventory.view, change), this.#inventory),
+      this.#sshCheckUrl,
+    )
+    return { policy: next, affected: affectedBy(before, next.#engineFrom(before, wallNow)) }
   }
 
   #attributes(engine: Engine, record: NodeRecord): CapabilityMap {
@@ -143,20 +158,26 @@ export class CompiledPolicy {
 
   #withoutIpv4(engine: Engine, record: NodeRecord): boolean {
     if (this.policy.settings.disableIPv4) return true
-    return this.policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4)) && this.#attributes(engine, record).has(DISABLE_IPV4)
+    return (
+      this.policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4)) &&
+      this.#attributes(engine, record).has(DISABLE_IPV4)
+    )
   }
 
   #record(nodeId: number): NodeRecord {
     const record = this.#inventory.recordOf(nodeId)
-    if (record === undefined) throw new PolicyError('POLICY_NODE_UNKNOWN', `no node ${nodeId} in the tailnet`, { remedy: 'Add it with update().' })
+    if (record === undefined)
+      throw new PolicyError('POLICY_NODE_UNKNOWN', `no node ${nodeId} in the tailnet`, { remedy: 'Add it with update().' })
     return record
   }
 }
 
 /** Looks a policy up in a tailnet. @throws POLICY_DUPLICATE_ID when two nodes or two users have the same id */
 export function compilePolicy(policy: Policy, tailnet: TailnetView, options: CompileOptions = {}): CompiledPolicy {
-  if (new Set(tailnet.nodes.map(({ id }) => id)).size < tailnet.nodes.length) throw new PolicyError('POLICY_DUPLICATE_ID', 'two nodes have the same id')
-  if (new Set(tailnet.users.map(({ id }) => id)).size < tailnet.users.length) throw new PolicyError('POLICY_DUPLICATE_ID', 'two users have the same id')
+  if (new Set(tailnet.nodes.map(({ id }) => id)).size < tailnet.nodes.length)
+    throw new PolicyError('POLICY_DUPLICATE_ID', 'two nodes have the same id')
+  if (new Set(tailnet.users.map(({ id }) => id)).size < tailnet.users.length)
+    throw new PolicyError('POLICY_DUPLICATE_ID', 'two users have the same id')
   return new CompiledPolicy(policy, new Inventory(tailnet), options.sshCheckUrl ?? SSH_CHECK_PATH)
 }
 

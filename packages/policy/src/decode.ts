@@ -57,7 +57,9 @@ export class Decoder {
       const path = `${item.path}/${pointerPart(name)}`
       const nameAt = this.#place(member.name.start, path)
       if (seen.has(name)) {
-        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, { remedy: 'Keep one of them.' })
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, {
+          remedy: 'Keep one of them.',
+        })
         continue
       }
       seen.add(name)
@@ -80,7 +82,9 @@ export class Decoder {
         const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${JSON.stringify(guess)}?`
         this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${JSON.stringify(name)}`, { remedy })
       } else if (found.has(field)) {
-        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, { remedy: 'Keep one of them.' })
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, {
+          remedy: 'Keep one of them.',
+        })
       } else found.set(field, value)
     }
     return found
@@ -131,7 +135,8 @@ export class Decoder {
       this.shape(item, `${what} is nested too deeply`)
       return null
     }
-    if (trimmed.kind === 'array') return trimmed.elements.map((value, i) => this.json({ value, path: `${item.path}/${i}` }, what, depth + 1))
+    if (trimmed.kind === 'array')
+      return trimmed.elements.map((value, i) => this.json({ value, path: `${item.path}/${i}` }, what, depth + 1))
     if (trimmed.kind === 'object') {
       const object: Record<string, unknown> = Object.create(null) as Record<string, unknown>
       for (const { name, item: member } of this.entries(item, what)) object[name] = this.json(member, what, depth + 1)

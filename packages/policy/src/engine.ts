@@ -20,14 +20,16 @@ export class Engine {
   readonly ssh: SshCompiler
   readonly #now: number | undefined
 
-  /** @param now wall clock for attributes that expire; without it those are not set */
-  constructor(policy: Policy, inventory: Inventory, sshCheckUrl: string, now: number | undefined) {
+  /** @param now wall clock for attributes that expire; without it those are not set
+   *  @param previous an engine for the same policy and an earlier state of the same tailnet: what did not change is shared */
+  constructor(policy: Policy, inventory: Inventory, sshCheckUrl: string, now: number | undefined, previous?: Engine) {
     this.policy = policy
     this.inventory = inventory
     this.#now = now
-    this.resolver = new Resolver(policy, inventory)
-    this.lists = new SourceLists(inventory)
+    this.resolver = new Resolver(policy, inventory, previous?.resolver)
+    this.lists = new SourceLists(inventory, previous?.lists)
     this.statements = policy.statements.map((statement, i) => this.compile(statement, i, this.#meets(statement.srcPosture)))
+    this.resolver.settle()
     this.filter = new FilterCompiler(this.statements, this.lists, inventory)
     this.visibility = new Visibility(this.statements, inventory)
     this.ssh = new SshCompiler(policy, inventory, this.resolver, (rule: SshRule) => this.#meets(rule.srcPosture), sshCheckUrl)
@@ -76,5 +78,7 @@ export class Engine {
 
 /** True when some rule of the policy asks for a posture. */
 export function usesPostures(policy: Policy): boolean {
-  return policy.defaultSrcPosture.length > 0 || [...policy.statements, ...policy.ssh].some(({ srcPosture }) => (srcPosture ?? []).length > 0)
+  return (
+    policy.defaultSrcPosture.length > 0 || [...policy.statements, ...policy.ssh].some(({ srcPosture }) => (srcPosture ?? []).length > 0)
+  )
 }

@@ -1,6 +1,7 @@
 import { IpSet } from '@meshwright/ip'
 import type { CapGrant, FilterRule, NetPortRange } from '@meshwright/packet-filter'
-import type { NodeRecord, Inventory } from './inventory.ts'
+import { BitSet } from './bits.ts'
+import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
 import type { SourceList, SourceLists } from './sources.ts'
 import { type CompiledStatement, entriesFor, type Target, textsFor } from './statements.ts'
@@ -20,6 +21,12 @@ interface PendingRule {
   readonly rule: { readonly SrcIPs: readonly string[]; readonly DstPorts: NetPortRange[]; readonly IPProto?: readonly number[] }
 }
 
+/** Which statements concern which node. */
+interface StatementIndex {
+  readonly always: readonly CompiledStatement[]
+  readonly bySlot: ReadonlyMap<number, readonly CompiledStatement[]>
+}
+
 /**
  * Makes the rules of one node after another. Port rules with the same sources and protocol are one rule, whose place is that of the first
  * such statement in the whole tailnet, even if that one gives this node nothing. Capability rules are never joined and stand where their
@@ -30,6 +37,7 @@ export class FilterCompiler {
   readonly #lists: SourceLists
   readonly #inventory: Inventory
   readonly #first: ReadonlyMap<string, number>
+  #index: StatementIndex | undefined
   readonly #selfLists: Map<string, SourceList> = new Map()
 
   constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory) {
@@ -51,7 +59,7 @@ export class FilterCompiler {
   rulesFor(record: NodeRecord): FilterRule[] {
     const ports = new Map<string, PendingRule>()
     const capabilities: { readonly order: number; readonly rule: FilterRule }[] = []
-    for (const compiled of this.#statements) {
+    for (const compiled of this.#concerning(record)) {
       const received = compiled.receivers.has(record.slot)
       const selfList = compiled.self === undefined ? undefined : this.#selfListOf(compiled, record)
       const { statement, index } = compiled
@@ -59,19 +67,63 @@ export class FilterCompiler {
       if (!received && selfList === undefined && !hasCapabilities) continue
       for (const [i, protocol] of statement.protocols.entries()) {
         if (received && compiled.list.texts.length > 0) {
-          const entries = compiled.targets.flatMap((target) => entriesFor(textsFor(target, record, statement.via.length > 0), target.ports[i] ?? []))
+          const entries = compiled.targets.flatMap((target) =>
+            entriesFor(textsFor(target, record, statement.via.length > 0), target.ports[i] ?? []),
+          )
           this.#addPorts(ports, compiled.list, protocol, entries, placeOf(index, i, false))
         }
         if (selfList !== undefined && compiled.self !== undefined && selfList.texts.length > 0) {
-          this.#addPorts(ports, selfList, protocol, entriesFor(record.addressTexts, compiled.self.ports[i] ?? []), placeOf(index, i, true, compiled.selfFirst))
+          this.#addPorts(
+            ports,
+            selfList,
+            protocol,
+            entriesFor(record.addressTexts, compiled.self.ports[i] ?? []),
+            placeOf(index, i, true, compiled.selfFirst),
+          )
         }
       }
-      if (hasCapabilities) for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries()) capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
+      if (hasCapabilities)
+        for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries())
+          capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
     }
     return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
   }
 
-  #addPorts(rules: Map<string, PendingRule>, list: SourceList, protocol: number | undefined, entries: readonly NetPortRange[], place: number): void {
+  /** Statements that may give a node something, in their order: those that name it, and those that must be looked at for every node. */
+  #concerning({ slot }: NodeRecord): readonly CompiledStatement[] {
+    const { always, bySlot } = (this.#index ??= this.#makeIndex())
+    const own = bySlot.get(slot) ?? []
+    return always.length === 0 ? own : [...always, ...own].sort((a, b) => a.index - b.index)
+  }
+
+  #makeIndex(): StatementIndex {
+    const always: CompiledStatement[] = []
+    const bySlot = new Map<number, CompiledStatement[]>()
+    for (const compiled of this.#statements) {
+      if (
+        compiled.self !== undefined ||
+        compiled.statement.app.length > 0 ||
+        compiled.targets.some(({ resolved }) => resolved.kind === 'any')
+      ) {
+        always.push(compiled)
+        continue
+      }
+      for (const slot of compiled.receivers.slots()) {
+        const known = bySlot.get(slot)
+        if (known === undefined) bySlot.set(slot, [compiled])
+        else known.push(compiled)
+      }
+    }
+    return { always, bySlot }
+  }
+
+  #addPorts(
+    rules: Map<string, PendingRule>,
+    list: SourceList,
+    protocol: number | undefined,
+    entries: readonly NetPortRange[],
+    place: number,
+  ): void {
     if (entries.length === 0) return
     const key = keyOf(list, protocol)
     const known = rules.get(key)
@@ -84,16 +136,25 @@ export class FilterCompiler {
     rules.set(key, { order: Math.min(place, this.#first.get(key) ?? place), rule })
   }
 
-  #capabilityRules({ statement, sources, list, targets, self }: CompiledStatement, record: NodeRecord, selfList: SourceList | undefined): FilterRule[] {
+  #capabilityRules(
+    { statement, sources, list, targets, self }: CompiledStatement,
+    record: NodeRecord,
+    selfList: SourceList | undefined,
+  ): FilterRule[] {
     const CapMap = Object.fromEntries(statement.app.map(({ name, values }) => [name, values]))
-    const companions = COMPANIONS.filter(([name]) => statement.app.some((capability) => capability.name === name)).map(([, companion]) => ({ [companion]: null }))
+    const companions = COMPANIONS.filter(([name]) => statement.app.some((capability) => capability.name === name)).map(([, companion]) => ({
+      [companion]: null,
+    }))
     const rules: FilterRule[] = []
     const add = (source: SourceList, Dsts: readonly string[], map: CapGrant['CapMap']): void => {
       if (Dsts.length > 0) rules.push({ SrcIPs: source.texts, CapGrant: [{ Dsts, ...(map === undefined ? {} : { CapMap: map }) }] })
     }
     add(list, capabilityDestinations(targets, record), CapMap)
     const inside = sources.nodes.has(record.slot) ? addressesWithin(sources.set(), record) : []
-    const reversed = companions.length > 0 && inside.length > 0 && targets.length > 0 ? this.#lists.listOf(this.#lists.combine(targets.map(asSource))) : undefined
+    const reversed =
+      companions.length > 0 && inside.length > 0 && targets.length > 0
+        ? this.#lists.listOf(this.#lists.combine(targets.map(asSource)))
+        : undefined
     if (reversed !== undefined) for (const map of companions) add(reversed, inside, map)
     if (self !== undefined && selfList !== undefined) {
       const own = record.addressTexts.map(hostPrefix)
@@ -123,7 +184,7 @@ export class FilterCompiler {
   }
 
   #ownNodes(user: number): Resolved {
-    const nodes = this.#lists.combine([]).identities
+    const nodes = new BitSet(this.#inventory.room)
     for (const own of this.#inventory.owned(user)) nodes.add(own.slot)
     return { kind: 'nodes', nodes }
   }
@@ -141,7 +202,8 @@ function placeOf(index: number, protocol: number, self: boolean, selfFirst: bool
 function capabilityDestinations(targets: readonly Target[], record: NodeRecord): string[] {
   const found = new Set<string>()
   for (const { resolved } of targets) {
-    if (resolved.kind === 'any' || (resolved.kind === 'nodes' && resolved.nodes.has(record.slot))) for (const text of record.addressTexts) found.add(hostPrefix(text))
+    if (resolved.kind === 'any' || (resolved.kind === 'nodes' && resolved.nodes.has(record.slot)))
+      for (const text of record.addressTexts) found.add(hostPrefix(text))
     else if (resolved.kind === 'addresses') {
       for (const text of addressesWithin(resolved.set, record)) found.add(text)
       for (const prefix of resolved.set.prefixes()) if (record.subnetSet.overlaps(prefix)) found.add(`${prefix.ip.key}/${prefix.bits}`)

@@ -1,5 +1,13 @@
 export { parsePolicy, POLICY_FIELDS, type ParsedPolicy } from './parse.ts'
-export { type CompileOptions, compilePolicy, CompiledPolicy, type OwnRoutes, PolicyError, type PolicyErrorCode, type PolicyUpdate } from './compiled.ts'
+export {
+  type CompileOptions,
+  compilePolicy,
+  CompiledPolicy,
+  type OwnRoutes,
+  PolicyError,
+  type PolicyErrorCode,
+  type PolicyUpdate,
+} from './compiled.ts'
 export type { Diagnostic, DiagnosticCode, Located, Place, Repair } from './diagnostics.ts'
 export type { Policy, Statement, SshRule, PolicyTest, SshTest, PolicySettings } from './policy.ts'
 export type { TailnetChange, TailnetNode, TailnetUser, TailnetView, UserRole } from './tailnet.ts'
@@ -9,3 +17,6 @@ export type { SshActionView, SshPrincipalView, SshRuleView } from './ssh.ts'
 export type { CapabilityMap } from './attributes.ts'
 export { checkPolicy } from './check.ts'
 export { runPolicyTests, type TestFailure, type TestResult } from './policy-tests.ts'
+export { addressesNamed, type Contribution, explainAccess, type Explanation, type Involved, type Lack, type NearMiss } from './explain.ts'
+export type { Connection } from './reach.ts'
+export { type AccessChange, diffAccess } from './diff.ts'

@@ -1,4 +1,5 @@
 import { formatPrefix, type Ip, IpSet, isExitRoute, type Prefix } from '@meshwright/ip'
+import { AddressBook } from './address-book.ts'
 import { BitSet } from './bits.ts'
 import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
 
@@ -15,6 +16,9 @@ export interface NodeRecord {
   readonly subnetSet: IpSet
   readonly exitRoutes: readonly Prefix[]
 }
+
+/** Bit sets grow by this many slots at a time. */
+const ROOM_STEP = 1024
 
 /** A route that some node serves, with everyone who does. */
 export interface ServedRoute {
@@ -34,7 +38,17 @@ export class Inventory {
   readonly records: readonly (NodeRecord | undefined)[]
   readonly users: ReadonlyMap<number, TailnetUser>
   readonly routes: ReadonlyMap<string, ServedRoute>
+  /** Room that bit sets need. */
+  readonly room: number
+  /** All slots in use. */
+  readonly everyone: BitSet
+  readonly addresses: AddressBook
+  /** Slots of nodes that had other addresses in the earlier state. */
+  readonly readdressed: BitSet
+  /** Whether the routers and their routes are those of the earlier state. */
+  readonly sameRouters: boolean
   readonly #slots: ReadonlyMap<number, number>
+  readonly #byLogin: ReadonlyMap<string, readonly TailnetUser[]>
   readonly #byTag: ReadonlyMap<string, readonly NodeRecord[]>
   readonly #byUser: ReadonlyMap<number, readonly NodeRecord[]>
   readonly #routers: readonly NodeRecord[]
@@ -47,12 +61,16 @@ export class Inventory {
     const { records, slots } = assignSlots(view.nodes, previous)
     this.records = records
     this.#slots = slots
+    // Room in steps, so that sets of an earlier state mostly fit.
+    this.room = Math.ceil((records.length + 1) / ROOM_STEP) * ROOM_STEP
+    this.everyone = new BitSet(this.room)
     const byTag = new Map<string, NodeRecord[]>()
     const byUser = new Map<number, NodeRecord[]>()
     const routers: NodeRecord[] = []
     for (const record of records) {
       if (record === undefined) continue
       const { node } = record
+      this.everyone.add(record.slot)
       for (const tag of new Set(node.tags)) push(byTag, tag, record)
       if (node.tags.length === 0 && node.user !== undefined && this.users.has(node.user)) push(byUser, node.user, record)
       if (record.subnetRoutes.length > 0) routers.push(record)
@@ -60,12 +78,16 @@ export class Inventory {
     this.#byTag = byTag
     this.#byUser = byUser
     this.#routers = routers
-    this.routes = collectRoutes(routers, records.length)
-  }
-
-  /** How many slots there are; bit sets need this room. */
-  get room(): number {
-    return this.records.length
+    this.sameRouters =
+      previous !== undefined && routers.length === previous.#routers.length && routers.every((router, i) => router === previous.#routers[i])
+    this.routes =
+      this.sameRouters && previous !== undefined && previous.room === this.room ? previous.routes : collectRoutes(routers, this.room)
+    this.#byLogin = previous?.view.users === view.users ? previous.#byLogin : loginsOf(view.users)
+    this.readdressed = readdressedSlots(previous, records)
+    this.addresses =
+      previous === undefined
+        ? AddressBook.of(records.flatMap((record) => (record === undefined ? [] : [bookEntry(record)])))
+        : updateBook(previous, records)
   }
 
   /** Nodes with subnet routes. */
@@ -100,31 +122,65 @@ export class Inventory {
 
   /** Users that a login in a policy means. `alice@` means the user whose login is `alice`. */
   usersNamed(login: string): readonly TailnetUser[] {
-    const bare = login.endsWith('@') ? login.slice(0, -1) : undefined
-    return this.view.users.filter((user) => user.login === login || (bare !== undefined && user.login === bare))
+    const exact = this.#byLogin.get(login) ?? []
+    return login.endsWith('@') ? [...exact, ...(this.#byLogin.get(login.slice(0, -1)) ?? [])] : exact
   }
 
   /** Nodes that have an address in the set. */
   within(set: IpSet): BitSet {
-    const found = new BitSet(this.room)
-    for (const record of this.records) if (record?.addresses.overlaps(set)) found.add(record.slot)
-    return found
+    return this.addresses.within(set, this.room)
   }
 
   /** The nodes that have an address: at most one in a sound tailnet. */
   recordsAt(ip: Ip): readonly NodeRecord[] {
     if (this.#byAddress === undefined) {
       const byAddress = new Map<string, NodeRecord[]>()
-      for (const record of this.records) for (const text of record?.addressTexts ?? []) if (record !== undefined) push(byAddress, text, record)
+      for (const record of this.records)
+        for (const text of record?.addressTexts ?? []) if (record !== undefined) push(byAddress, text, record)
       this.#byAddress = byAddress
     }
     return this.#byAddress.get(ip.key) ?? []
   }
 }
 
-function assignSlots(nodes: readonly TailnetNode[], previous: Inventory | undefined): { records: (NodeRecord | undefined)[]; slots: Map<number, number> } {
+function bookEntry({ slot, node }: NodeRecord): { readonly slot: number; readonly addresses: readonly Ip[] } {
+  return { slot, addresses: node.addresses }
+}
+
+function readdressedSlots(previous: Inventory | undefined, records: readonly (NodeRecord | undefined)[]): BitSet {
+  const slots = new BitSet(records.length)
+  for (const [slot, now] of records.entries()) {
+    const old = previous?.records[slot]
+    if (old !== undefined && now !== undefined && old !== now && !old.addresses.equals(now.addresses)) slots.add(slot)
+  }
+  return slots
+}
+
+function updateBook(previous: Inventory, records: readonly (NodeRecord | undefined)[]): AddressBook {
+  const gone = new Set<number>()
+  const added: { slot: number; addresses: readonly Ip[] }[] = []
+  for (let slot = 0; slot < Math.max(records.length, previous.records.length); slot += 1) {
+    const old = previous.records[slot]
+    const now = records[slot]
+    if (old === now) continue
+    if (old !== undefined) gone.add(slot)
+    if (now !== undefined) added.push(bookEntry(now))
+  }
+  return gone.size + added.length === 0 ? previous.addresses : previous.addresses.with(gone, added)
+}
+
+function loginsOf(users: readonly TailnetUser[]): ReadonlyMap<string, readonly TailnetUser[]> {
+  const byLogin = new Map<string, TailnetUser[]>()
+  for (const user of users) push(byLogin, user.login, user)
+  return byLogin
+}
+
+function assignSlots(
+  nodes: readonly TailnetNode[],
+  previous: Inventory | undefined,
+): { records: (NodeRecord | undefined)[]; slots: Map<number, number> } {
   const slots = new Map<number, number>()
-  const records: (NodeRecord | undefined)[] = new Array<undefined>(previous?.room ?? 0).fill(undefined)
+  const records: (NodeRecord | undefined)[] = new Array<undefined>(previous?.records.length ?? 0).fill(undefined)
   const fresh: TailnetNode[] = []
   for (const node of nodes) {
     const known = previous?.recordOf(node.id)

@@ -7,7 +7,23 @@ import type { LocatedAlias, Policy } from './policy.ts'
 export type Definitions = Pick<Policy, 'groups' | 'hosts' | 'tagOwners' | 'ipsets' | 'postures'>
 
 /** Kinds of alias, autogroups by their own names: what a place of the policy lets stand there. */
-export type AliasClass = 'any' | 'user' | 'domain' | 'group' | 'tag' | 'host' | 'prefix' | 'ipset' | 'service' | 'member' | 'tagged' | 'role' | 'self' | 'internet' | 'shared' | 'danger-all'
+export type AliasClass =
+  | 'any'
+  | 'user'
+  | 'domain'
+  | 'group'
+  | 'tag'
+  | 'host'
+  | 'prefix'
+  | 'ipset'
+  | 'service'
+  | 'member'
+  | 'tagged'
+  | 'role'
+  | 'self'
+  | 'internet'
+  | 'shared'
+  | 'danger-all'
 
 /** The class of an alias; `undefined` for what stands nowhere. */
 export function classOf(alias: Alias): AliasClass | undefined {
@@ -21,13 +37,23 @@ export function undefinedName(alias: Alias, names: Definitions): { readonly mess
   const text = JSON.stringify(alias.text)
   const missing = (message: string, known: Iterable<string>, section: string): { message: string; remedy: string } => {
     const guess = nearest(alias.text, known)
-    return { message, remedy: guess === undefined ? `Define it in ${section}.` : `Did you mean ${JSON.stringify(guess)}? Otherwise define it in ${section}.` }
+    return {
+      message,
+      remedy:
+        guess === undefined ? `Define it in ${section}.` : `Did you mean ${JSON.stringify(guess)}? Otherwise define it in ${section}.`,
+    }
   }
-  if (alias.kind === 'tag') return names.tagOwners.has(alias.text) ? undefined : missing(`tag not found: ${text}`, names.tagOwners.keys(), 'tagOwners')
+  if (alias.kind === 'tag')
+    return names.tagOwners.has(alias.text) ? undefined : missing(`tag not found: ${text}`, names.tagOwners.keys(), 'tagOwners')
   // A group that a provider keeps is named with its domain and defined there.
-  if (alias.kind === 'group') return names.groups.has(alias.text) || alias.text.includes('@') ? undefined : missing(`group not found: ${text}`, names.groups.keys(), 'groups')
-  if (alias.kind === 'host') return names.hosts.has(alias.name) ? undefined : missing(`${text}: invalid address`, names.hosts.keys(), 'hosts')
-  if (alias.kind === 'ipset') return names.ipsets.has(alias.text) ? undefined : missing(`ipset not found: ${text}`, names.ipsets.keys(), 'ipsets')
+  if (alias.kind === 'group')
+    return names.groups.has(alias.text) || alias.text.includes('@')
+      ? undefined
+      : missing(`group not found: ${text}`, names.groups.keys(), 'groups')
+  if (alias.kind === 'host')
+    return names.hosts.has(alias.name) ? undefined : missing(`${text}: invalid address`, names.hosts.keys(), 'hosts')
+  if (alias.kind === 'ipset')
+    return names.ipsets.has(alias.text) ? undefined : missing(`ipset not found: ${text}`, names.ipsets.keys(), 'ipsets')
   if (alias.kind === 'range') return { message: `${text}: invalid address`, remedy: 'A range of addresses stands in ipsets only.' }
   if (alias.kind === 'unknownAutogroup') return { message: `unknown autogroup: ${text}` }
   return undefined
@@ -45,12 +71,22 @@ export interface NameRules {
 }
 
 /** Reads a list of names and reports every one that may not stand there or means nothing. */
-export function readNames(decoder: Decoder, item: Item | undefined, names: Definitions, rules: NameRules): readonly LocatedAlias[] | undefined {
+export function readNames(
+  decoder: Decoder,
+  item: Item | undefined,
+  names: Definitions,
+  rules: NameRules,
+): readonly LocatedAlias[] | undefined {
   return decoder.strings(item, rules.what)?.flatMap((written) => checkName(decoder, written, names, rules) ?? [])
 }
 
 /** Reads one name. */
-export function checkName(decoder: Decoder, { value, at }: Located<string>, names: Definitions, rules: NameRules): LocatedAlias | undefined {
+export function checkName(
+  decoder: Decoder,
+  { value, at }: Located<string>,
+  names: Definitions,
+  rules: NameRules,
+): LocatedAlias | undefined {
   const alias = parseAlias(value)
   const kind = classOf(alias)
   const missing = undefinedName(alias, names)
@@ -59,6 +95,7 @@ export function checkName(decoder: Decoder, { value, at }: Located<string>, name
     return undefined
   }
   if (kind !== undefined && !rules.allowed.includes(kind)) return report(rules.refuse(alias))
-  if (missing !== undefined) return report(rules.wrap(missing.message, alias), missing.remedy === undefined ? {} : { remedy: missing.remedy })
+  if (missing !== undefined)
+    return report(rules.wrap(missing.message, alias), missing.remedy === undefined ? {} : { remedy: missing.remedy })
   return { alias, at }
 }

@@ -12,10 +12,41 @@ export const ACL_FIELDS = ['action', 'src', 'dst', 'proto', 'srcPosture', 'users
 export const GRANT_FIELDS = ['src', 'dst', 'ip', 'app', 'via', 'srcPosture'] as const
 
 /** Capabilities of the domain that the hosted service keeps for itself, which policies may grant all the same. */
-const GRANTABLE = new Set(['drive', 'relay', 'webui', 'kubernetes', 'tsidp', 'secrets', 'golink', 'tailsql'].map((name) => `tailscale.com/cap/${name}`))
+const GRANTABLE = new Set(
+  ['drive', 'relay', 'webui', 'kubernetes', 'tsidp', 'secrets', 'golink', 'tailsql'].map((name) => `tailscale.com/cap/${name}`),
+)
 
-const SOURCES: readonly AliasClass[] = ['any', 'user', 'domain', 'group', 'tag', 'host', 'prefix', 'ipset', 'member', 'tagged', 'role', 'shared', 'danger-all']
-const DESTINATIONS: readonly AliasClass[] = ['any', 'user', 'domain', 'group', 'tag', 'host', 'prefix', 'ipset', 'service', 'member', 'tagged', 'role', 'self', 'internet']
+const SOURCES: readonly AliasClass[] = [
+  'any',
+  'user',
+  'domain',
+  'group',
+  'tag',
+  'host',
+  'prefix',
+  'ipset',
+  'member',
+  'tagged',
+  'role',
+  'shared',
+  'danger-all',
+]
+const DESTINATIONS: readonly AliasClass[] = [
+  'any',
+  'user',
+  'domain',
+  'group',
+  'tag',
+  'host',
+  'prefix',
+  'ipset',
+  'service',
+  'member',
+  'tagged',
+  'role',
+  'self',
+  'internet',
+]
 /** What may reach its own devices by `autogroup:self`. */
 const SELF_SOURCES: readonly AliasClass[] = ['user', 'domain', 'group', 'member', 'role']
 
@@ -54,9 +85,20 @@ export function readAcl(decoder: Decoder, item: Item, names: Definitions): State
   }
   const sources = readNames(decoder, fields.get('src') ?? fields.get('users'), names, SOURCE_RULES) ?? []
   const protocol = readProtocol(decoder, fields.get('proto'))
-  const destinations = (decoder.strings(fields.get('dst') ?? fields.get('ports'), 'dst') ?? []).flatMap((text) => readAclDestination(decoder, text, names, protocol) ?? [])
+  const destinations = (decoder.strings(fields.get('dst') ?? fields.get('ports'), 'dst') ?? []).flatMap(
+    (text) => readAclDestination(decoder, text, names, protocol) ?? [],
+  )
   checkSelf(decoder, sources, destinations, ['any', ...SELF_SOURCES])
-  return { kind: 'acl', at, sources, destinations, protocols: [protocol], app: [], via: [], srcPosture: readPostureNames(decoder, fields.get('srcPosture'), names) }
+  return {
+    kind: 'acl',
+    at,
+    sources,
+    destinations,
+    protocols: [protocol],
+    app: [],
+    via: [],
+    srcPosture: readPostureNames(decoder, fields.get('srcPosture'), names),
+  }
 }
 
 /** Reads one grant; reports what is wrong with it. */
@@ -67,7 +109,9 @@ export function readGrant(decoder: Decoder, item: Item, names: Definitions): Sta
   const access = readAccess(decoder, fields.get('ip'))
   const app = readApp(decoder, fields.get('app'))
   if (!access.written && !app.written) {
-    decoder.reporter.report(at, 'POLICY_PORTS', 'ip and app can not both be empty', { remedy: 'Add "ip": ["*"] for all traffic, or list ports.' })
+    decoder.reporter.report(at, 'POLICY_PORTS', 'ip and app can not both be empty', {
+      remedy: 'Add "ip": ["*"] for all traffic, or list ports.',
+    })
   }
   const ports = [...access.byProtocol.values()]
   const targets = readNames(decoder, fields.get('dst'), names, GRANT_DESTINATION_RULES) ?? []
@@ -79,25 +123,41 @@ export function readGrant(decoder: Decoder, item: Item, names: Definitions): Sta
       decoder.reporter.report(place, 'POLICY_DESTINATION', message)
     }
     if (app.written && alias.kind === 'autogroup' && alias.autogroup === 'internet') {
-      decoder.reporter.report(place, 'POLICY_CAPABILITY', 'cannot use app grants with autogroup:internet', { remedy: 'Applications run on nodes: name tags or users.' })
+      decoder.reporter.report(place, 'POLICY_CAPABILITY', 'cannot use app grants with autogroup:internet', {
+        remedy: 'Applications run on nodes: name tags or users.',
+      })
     }
   }
   checkSelf(decoder, sources, destinations, SELF_SOURCES)
   const via = readVia(decoder, fields.get('via'), names)
-  return { kind: 'grant', at, sources, destinations, protocols: [...access.byProtocol.keys()], app: app.capabilities, via, srcPosture: readPostureNames(decoder, fields.get('srcPosture'), names) }
+  return {
+    kind: 'grant',
+    at,
+    sources,
+    destinations,
+    protocols: [...access.byProtocol.keys()],
+    app: app.capabilities,
+    via,
+    srcPosture: readPostureNames(decoder, fields.get('srcPosture'), names),
+  }
 }
 
 /** Names of postures; absent or `null` means that the default ones apply. */
 export function readPostureNames(decoder: Decoder, item: Item | undefined, names: Definitions): readonly string[] | undefined {
   return decoder.strings(item, 'srcPosture')?.map(({ value, at }) => {
     const name = value.trim()
-    if (!names.postures.has(name)) decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${JSON.stringify(name)}`, { remedy: 'Define it in postures.' })
+    if (!names.postures.has(name))
+      decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${JSON.stringify(name)}`, { remedy: 'Define it in postures.' })
     return name
   })
 }
 
 /** Reads capability names with their lists of values. */
-export function readApp(decoder: Decoder, item: Item | undefined, reserved: ReadonlySet<string> = GRANTABLE): { readonly capabilities: readonly AppCapability[]; readonly written: boolean } {
+export function readApp(
+  decoder: Decoder,
+  item: Item | undefined,
+  reserved: ReadonlySet<string> = GRANTABLE,
+): { readonly capabilities: readonly AppCapability[]; readonly written: boolean } {
   if (item === undefined) return { capabilities: [], written: false }
   const entries = decoder.entries(item, 'app')
   const capabilities: AppCapability[] = []
@@ -129,15 +189,24 @@ function readProtocol(decoder: Decoder, item: Item | undefined): number | undefi
 }
 
 function reportProtocol(decoder: Decoder, at: Place, text: string): void {
-  decoder.reporter.report(at, 'POLICY_PROTOCOL', `invalid protocol ${JSON.stringify(text)}`, { remedy: `Write a number from 1 to 255 or one of ${PROTOCOL_NAMES.join(', ')}.` })
+  decoder.reporter.report(at, 'POLICY_PROTOCOL', `invalid protocol ${JSON.stringify(text)}`, {
+    remedy: `Write a number from 1 to 255 or one of ${PROTOCOL_NAMES.join(', ')}.`,
+  })
 }
 
-function readAclDestination(decoder: Decoder, { value, at }: Located<string>, names: Definitions, protocol: number | undefined): Destination | undefined {
+function readAclDestination(
+  decoder: Decoder,
+  { value, at }: Located<string>,
+  names: Definitions,
+  protocol: number | undefined,
+): Destination | undefined {
   const text = value.trim()
   const colon = text.lastIndexOf(':')
   const written = colon < 0 ? text : text.slice(0, colon)
   const report = (message: string): undefined => {
-    decoder.reporter.report(at, 'POLICY_DESTINATION', `dst=${JSON.stringify(text)}: ${message}`, { remedy: 'Write NAME:PORTS, such as "tag:web:443" or "*:*".' })
+    decoder.reporter.report(at, 'POLICY_DESTINATION', `dst=${JSON.stringify(text)}: ${message}`, {
+      remedy: 'Write NAME:PORTS, such as "tag:web:443" or "*:*".',
+    })
     return undefined
   }
   if (colon < 0) return report('missing port')
@@ -148,7 +217,9 @@ function readAclDestination(decoder: Decoder, { value, at }: Located<string>, na
   const target = checkName(decoder, { value: bare, at }, names, ACL_DESTINATION_RULES)
   if (target === undefined) return undefined
   if (protocol !== undefined && !hasPorts(protocol) && !ports.every(isEveryPort)) {
-    decoder.reporter.report(at, 'POLICY_PORTS', `dst=${JSON.stringify(text)}: protocol ${protocol} has no ports`, { remedy: `Write ${JSON.stringify(`${written}:*`)}.` })
+    decoder.reporter.report(at, 'POLICY_PORTS', `dst=${JSON.stringify(text)}: protocol ${protocol} has no ports`, {
+      remedy: `Write ${JSON.stringify(`${written}:*`)}.`,
+    })
   }
   return { ...target, ports: [ports] }
 }
@@ -167,7 +238,10 @@ function isEveryPort(range: PortRange): boolean {
   return range.First === ALL_PORTS.First && range.Last === ALL_PORTS.Last
 }
 
-function readAccess(decoder: Decoder, item: Item | undefined): { readonly byProtocol: ReadonlyMap<number | undefined, readonly PortRange[]>; readonly written: boolean } {
+function readAccess(
+  decoder: Decoder,
+  item: Item | undefined,
+): { readonly byProtocol: ReadonlyMap<number | undefined, readonly PortRange[]>; readonly written: boolean } {
   const byProtocol = new Map<number | undefined, PortRange[]>()
   const texts = decoder.strings(item, 'ip') ?? []
   for (const { value, at } of texts) {
@@ -179,13 +253,18 @@ function readAccess(decoder: Decoder, item: Item | undefined): { readonly byProt
     if (name !== undefined && name !== '*' && protocol === undefined) reportProtocol(decoder, at, name)
     else if (error !== undefined) decoder.reporter.report(at, 'POLICY_PORTS', error, portRemedy(text, at))
     else if (protocol !== undefined && !hasPorts(protocol) && !ports.every(isEveryPort)) {
-      decoder.reporter.report(at, 'POLICY_PORTS', `port range ${JSON.stringify(text)}: protocol ${protocol} has no ports`, { remedy: `Write "${name}:*".` })
+      decoder.reporter.report(at, 'POLICY_PORTS', `port range ${JSON.stringify(text)}: protocol ${protocol} has no ports`, {
+        remedy: `Write "${name}:*".`,
+      })
     } else byProtocol.set(protocol, [...(byProtocol.get(protocol) ?? []), ...ports])
   }
   return { byProtocol, written: texts.length > 0 }
 }
 
-function portRemedy(text: string, at: Place): { readonly remedy?: string; readonly fix?: readonly { op: 'replace'; path: string; value: string }[] } {
+function portRemedy(
+  text: string,
+  at: Place,
+): { readonly remedy?: string; readonly fix?: readonly { op: 'replace'; path: string; value: string }[] } {
   if (parseProtocol(text) === undefined || /^[0-9]/.test(text)) return {}
   return { remedy: `For all of a protocol write "${text}:*".`, fix: [{ op: 'replace', path: at.path, value: `${text}:*` }] }
 }
@@ -202,13 +281,20 @@ function readVia(decoder: Decoder, item: Item | undefined, names: Definitions): 
   )
 }
 
-function checkSelf(decoder: Decoder, sources: readonly LocatedAlias[], destinations: readonly Destination[], allowed: readonly AliasClass[]): void {
+function checkSelf(
+  decoder: Decoder,
+  sources: readonly LocatedAlias[],
+  destinations: readonly Destination[],
+  allowed: readonly AliasClass[],
+): void {
   const self = destinations.find(({ alias }) => alias.kind === 'autogroup' && alias.autogroup === 'self')
   if (self === undefined) return
   for (const { alias, at } of sources) {
     const kind = classOf(alias)
     if (kind !== undefined && allowed.includes(kind)) continue
-    decoder.reporter.report(at, 'POLICY_SOURCE', 'autogroup:self can only be used with users, groups, or supported autogroups', { remedy: 'Name users, groups, autogroup:member or roles.' })
+    decoder.reporter.report(at, 'POLICY_SOURCE', 'autogroup:self can only be used with users, groups, or supported autogroups', {
+      remedy: 'Name users, groups, autogroup:member or roles.',
+    })
     return
   }
 }

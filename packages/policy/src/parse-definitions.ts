@@ -23,7 +23,13 @@ export function readDefinitions(decoder: Decoder, items: DefinitionItems): Defin
   const tags = readSection(decoder, items.tagOwners, 'tagOwners')
   const checked: Entry[] = tags.filter((entry) => isTag(decoder, entry))
   // Owners may be tags, so all tags must be known before the owners are read.
-  const known: Definitions = { groups, hosts, postures, ipsets: new Map(), tagOwners: new Map(checked.map((entry) => [entry.name.trim(), { name: entry.name.trim(), at: entry.nameAt, value: [] }])) }
+  const known: Definitions = {
+    groups,
+    hosts,
+    postures,
+    ipsets: new Map(),
+    tagOwners: new Map(checked.map((entry) => [entry.name.trim(), { name: entry.name.trim(), at: entry.nameAt, value: [] }])),
+  }
   const tagOwners = new Map<string, Definition<readonly LocatedAlias[]>>()
   for (const { name, nameAt, item } of checked) {
     const owners = readNames(decoder, item, known, ownerRules(name.trim())) ?? []
@@ -52,7 +58,9 @@ function readGroups(decoder: Decoder, item: Item | undefined): Policy['groups'] 
       else if (alias.kind === 'user') members.push({ value: alias.text, at: member.at })
       else {
         const message = `groups[${JSON.stringify(name)}]: ${JSON.stringify(alias.text)}: group members must be users`
-        decoder.reporter.report(member.at, 'POLICY_GROUP', message, { remedy: 'Write the login name of a user, such as "alice@example.com".' })
+        decoder.reporter.report(member.at, 'POLICY_GROUP', message, {
+          remedy: 'Write the login name of a user, such as "alice@example.com".',
+        })
       }
     }
     groups.set(name, { name, at: entry.nameAt, value: members })
@@ -73,7 +81,8 @@ function readHosts(decoder: Decoder, item: Item | undefined): Policy['hosts'] {
     if (text === undefined) continue
     const prefix = parsePrefix(text.value.trim())
     if (name.includes('@')) decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${JSON.stringify(name)}]: host names cannot contain '@'`)
-    else if (prefix === undefined) decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${JSON.stringify(name)}]: ${JSON.stringify(text.value)}: invalid address`)
+    else if (prefix === undefined)
+      decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${JSON.stringify(name)}]: ${JSON.stringify(text.value)}: invalid address`)
     else hosts.set(name, { name, at: nameAt, value: prefix })
   }
   return hosts
@@ -85,8 +94,8 @@ function isTag(decoder: Decoder, { name, nameAt }: Entry): boolean {
   const reason = !tag.startsWith('tag:')
     ? "tags must start with 'tag:'"
     : /^tag:[a-zA-Z]/.test(tag)
-      ? 'tag names can only contain numbers, letters, or dashes'
-      : "tag names must start with a letter, after 'tag:'"
+    ? 'tag names can only contain numbers, letters, or dashes'
+    : "tag names must start with a letter, after 'tag:'"
   decoder.reporter.report(nameAt, 'POLICY_TAG_OWNER', `tagOwners[${JSON.stringify(tag)}]: ${reason}`)
   return false
 }
@@ -119,8 +128,14 @@ function readIpsets(decoder: Decoder, item: Item | undefined, names: Definitions
       const words = line.trim().split(/\s+/)
       const verb = words.length === 2 ? words[0] : words.length === 1 && !removes ? 'add' : undefined
       const target = parseIpsetTarget(words.at(-1) ?? '')
-      const usable = target !== undefined && (target.kind !== 'ipset' || known.has(target.text)) && (target.kind !== 'host' || names.hosts.has(target.name))
-      if ((verb !== 'add' && verb !== 'remove') || !usable) decoder.reporter.report(at, 'POLICY_IPSET', `ipsets[${JSON.stringify(set)}]: ${JSON.stringify(line)}: invalid entry`, { remedy: 'Write "add" or "remove" and an address, CIDR, range, host:name, ipset:name or autogroup:internet.' })
+      const usable =
+        target !== undefined &&
+        (target.kind !== 'ipset' || known.has(target.text)) &&
+        (target.kind !== 'host' || names.hosts.has(target.name))
+      if ((verb !== 'add' && verb !== 'remove') || !usable)
+        decoder.reporter.report(at, 'POLICY_IPSET', `ipsets[${JSON.stringify(set)}]: ${JSON.stringify(line)}: invalid entry`, {
+          remedy: 'Write "add" or "remove" and an address, CIDR, range, host:name, ipset:name or autogroup:internet.',
+        })
       else steps.push({ add: verb === 'add', target, at })
     }
     ipsets.set(set, { name: set, at: nameAt, value: steps })
@@ -132,14 +147,19 @@ function parseIpsetTarget(text: string): Alias | undefined {
   const range = parseIpRange(text)
   if (range !== undefined) return { kind: 'range', range, text }
   const alias = parseAlias(text)
-  const fits = alias.kind === 'prefix' || alias.kind === 'ipset' || (alias.kind === 'host' && text.startsWith('host:')) || (alias.kind === 'autogroup' && alias.autogroup === 'internet')
+  const fits =
+    alias.kind === 'prefix' ||
+    alias.kind === 'ipset' ||
+    (alias.kind === 'host' && text.startsWith('host:')) ||
+    (alias.kind === 'autogroup' && alias.autogroup === 'internet')
   return fits ? alias : undefined
 }
 
 /** Reports ipsets that contain themselves and empties them. */
 function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly IpsetStep[]>>): Policy['ipsets'] {
   const state = new Map<string, 'open' | 'done'>()
-  const innerOf = (name: string): string[] => (ipsets.get(name)?.value ?? []).flatMap((step) => (step.target.kind === 'ipset' ? [step.target.text] : []))
+  const innerOf = (name: string): string[] =>
+    (ipsets.get(name)?.value ?? []).flatMap((step) => (step.target.kind === 'ipset' ? [step.target.text] : []))
   for (const start of [...ipsets.keys()]) {
     const path = [{ name: start, inner: innerOf(start), next: 0 }]
     while (path.length > 0) {
@@ -154,7 +174,11 @@ function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly
       } else if (state.get(next) === 'open') {
         const definition = ipsets.get(top.name)
         if (definition !== undefined) {
-          decoder.reporter.report(definition.at, 'POLICY_IPSET', `ipsets[${JSON.stringify(top.name)}]: ${JSON.stringify(next)}: ipsets cannot be recursive`)
+          decoder.reporter.report(
+            definition.at,
+            'POLICY_IPSET',
+            `ipsets[${JSON.stringify(top.name)}]: ${JSON.stringify(next)}: ipsets cannot be recursive`,
+          )
           ipsets.set(top.name, { ...definition, value: [] })
         }
         top.inner = []
@@ -176,7 +200,10 @@ function readPostures(decoder: Decoder, item: Item | undefined): Policy['posture
     const assertions: Assertion[] = []
     for (const { value: text, at } of decoder.strings(list, what) ?? []) {
       const assertion = parseAssertion(text)
-      if (assertion === undefined) decoder.reporter.report(at, 'POLICY_POSTURE', `${what}: ${JSON.stringify(text)}: invalid assertion`, { remedy: "Write an attribute, an operator and a value, such as node:os == 'linux'." })
+      if (assertion === undefined)
+        decoder.reporter.report(at, 'POLICY_POSTURE', `${what}: ${JSON.stringify(text)}: invalid assertion`, {
+          remedy: "Write an attribute, an operator and a value, such as node:os == 'linux'.",
+        })
       else assertions.push(assertion)
     }
     postures.set(name, { name, at: nameAt, value: assertions })

@@ -38,10 +38,12 @@ export function readNodeAttribute(decoder: Decoder, item: Item, names: Definitio
       prefix === undefined
         ? `IPPool(${value}): invalid prefix`
         : !prefixCovers(CGNAT, prefix)
-          ? `IPPool(${value}): network not within 100.64.0.0/10`
-          : RESERVED_POOLS.some((reserved) => prefixContains(reserved, prefix.ip) || prefixContains(prefix, reserved.ip) && prefix.bits >= 22)
-            ? `IPPool(${value}): network within reserved range`
-            : undefined
+        ? `IPPool(${value}): network not within 100.64.0.0/10`
+        : RESERVED_POOLS.some(
+            (reserved) => prefixContains(reserved, prefix.ip) || (prefixContains(prefix, reserved.ip) && prefix.bits >= 22),
+          )
+        ? `IPPool(${value}): network within reserved range`
+        : undefined
     if (problem !== undefined) decoder.reporter.report(at, 'POLICY_IP_POOL', problem)
     else if (prefix !== undefined) ipPool.push(prefix)
   }
@@ -66,24 +68,35 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
     wrap: (message) => message,
   }
   const routeItem = fields.get('routes')
-  const routes = (routeItem === undefined ? [] : decoder.entries(routeItem, 'autoApprovers.routes')).flatMap(({ name, nameAt, item: value }) => {
-    const prefix = parsePrefix(name.trim())
-    if (prefix === undefined) decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.routes[${JSON.stringify(name)}]: invalid prefix`)
-    const approvers = readNames(decoder, value, names, rules) ?? []
-    return prefix === undefined ? [] : [{ prefix, approvers }]
-  })
+  const routes = (routeItem === undefined ? [] : decoder.entries(routeItem, 'autoApprovers.routes')).flatMap(
+    ({ name, nameAt, item: value }) => {
+      const prefix = parsePrefix(name.trim())
+      if (prefix === undefined)
+        decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.routes[${JSON.stringify(name)}]: invalid prefix`)
+      const approvers = readNames(decoder, value, names, rules) ?? []
+      return prefix === undefined ? [] : [{ prefix, approvers }]
+    },
+  )
   const serviceItem = fields.get('services')
-  const services = (serviceItem === undefined ? [] : decoder.entries(serviceItem, 'autoApprovers.services')).flatMap(({ name, nameAt, item: value }) => {
-    if (!/^(?:svc|tag):./.test(name)) decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.services[${JSON.stringify(name)}]: must be a service or a tag`)
-    return [{ service: name, approvers: readNames(decoder, value, names, rules) ?? [] }]
-  })
+  const services = (serviceItem === undefined ? [] : decoder.entries(serviceItem, 'autoApprovers.services')).flatMap(
+    ({ name, nameAt, item: value }) => {
+      if (!/^(?:svc|tag):./.test(name))
+        decoder.reporter.report(
+          nameAt,
+          'POLICY_AUTO_APPROVER',
+          `autoApprovers.services[${JSON.stringify(name)}]: must be a service or a tag`,
+        )
+      return [{ service: name, approvers: readNames(decoder, value, names, rules) ?? [] }]
+    },
+  )
   return { routes, exitNode: readNames(decoder, fields.get('exitNode'), names, rules) ?? [], services }
 }
 
 /** Reads one entry of tests. What is wrong inside counts as a failed test, not as an unreadable one. */
 export function readTest(decoder: Decoder, item: Item): PolicyTest {
   const fields = decoder.fields(item, 'every entry of tests', TEST_FIELDS)
-  const trimmed = (list: readonly Located<string>[] | undefined): readonly Located<string>[] => (list ?? []).map(({ value, at }) => ({ value: value.trim(), at }))
+  const trimmed = (list: readonly Located<string>[] | undefined): readonly Located<string>[] =>
+    (list ?? []).map(({ value, at }) => ({ value: value.trim(), at }))
   return {
     at: decoder.placeOf(item),
     src: decoder.optionalString(fields.get('src'), 'src')?.value.trim() ?? '',
@@ -103,10 +116,13 @@ export function readSshTest(decoder: Decoder, item: Item, names: Definitions): S
     const refused = text === 'autogroup:internet' || text === '*' || text.includes('/')
     if (refused) decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains disallowed element ${JSON.stringify(text)}`)
     else if (text.startsWith('tag:') && !names.tagOwners.has(text)) {
-      decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains unknown tag ${JSON.stringify(text)}`, { remedy: 'Destinations of sshTests have no port.' })
+      decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains unknown tag ${JSON.stringify(text)}`, {
+        remedy: 'Destinations of sshTests have no port.',
+      })
     } else dst.push({ value: text, at })
   }
-  const list = (name: 'accept' | 'check' | 'deny'): readonly string[] => (decoder.strings(fields.get(name), name) ?? []).map(({ value }) => value.trim())
+  const list = (name: 'accept' | 'check' | 'deny'): readonly string[] =>
+    (decoder.strings(fields.get(name), name) ?? []).map(({ value }) => value.trim())
   return {
     at: decoder.placeOf(item),
     src: decoder.optionalString(fields.get('src'), 'src')?.value.trim() ?? '',
@@ -133,7 +149,10 @@ export function readSettings(decoder: Decoder, items: SettingItems): PolicySetti
   const route = decoder.optionalString(items.oneCGNATRoute, 'oneCGNATRoute')
   const oneCgnatRoute = route?.value ?? ''
   const known = oneCgnatRoute === '' || oneCgnatRoute === 'mac-always' || oneCgnatRoute === 'mac-never' ? oneCgnatRoute : undefined
-  if (known === undefined && route !== undefined) decoder.reporter.report(route.at, 'POLICY_SETTING', `invalid oneCGNATRoute ${JSON.stringify(oneCgnatRoute)}`, { remedy: 'Write "", "mac-always" or "mac-never".' })
+  if (known === undefined && route !== undefined)
+    decoder.reporter.report(route.at, 'POLICY_SETTING', `invalid oneCGNATRoute ${JSON.stringify(oneCgnatRoute)}`, {
+      remedy: 'Write "", "mac-always" or "mac-never".',
+    })
   return {
     derpMap: derpMap === undefined ? undefined : decoder.json(derpMap, 'derpMap'),
     disableIPv4: decoder.boolean(items.disableIPv4, 'disableIPv4') ?? false,

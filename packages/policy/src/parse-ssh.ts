@@ -6,7 +6,17 @@ import { readPostureNames } from './parse-access.ts'
 import type { LocatedAlias, SshRule } from './policy.ts'
 
 /** Members of an entry of ssh. */
-export const SSH_FIELDS = ['action', 'src', 'dst', 'users', 'checkPeriod', 'acceptEnv', 'srcPosture', 'recorder', 'enforceRecorder'] as const
+export const SSH_FIELDS = [
+  'action',
+  'src',
+  'dst',
+  'users',
+  'checkPeriod',
+  'acceptEnv',
+  'srcPosture',
+  'recorder',
+  'enforceRecorder',
+] as const
 
 const DEFAULT_CHECK_PERIOD_MS = 12 * 3_600_000
 const MOST_CHECK_PERIOD_MS = 168 * 3_600_000
@@ -37,7 +47,8 @@ export function readSshRule(decoder: Decoder, item: Item, names: Definitions): S
   const users = readUsers(decoder, fields.get('users'), at)
   checkPairs(decoder, action, sources, destinations)
   const acceptEnv = decoder.strings(fields.get('acceptEnv'), 'acceptEnv') ?? []
-  for (const pattern of acceptEnv) if (pattern.value.trim() === '') decoder.reporter.report(pattern.at, 'POLICY_SSH', 'acceptEnv values cannot be empty')
+  for (const pattern of acceptEnv)
+    if (pattern.value.trim() === '') decoder.reporter.report(pattern.at, 'POLICY_SSH', 'acceptEnv values cannot be empty')
   const recorder = readNames(decoder, fields.get('recorder'), names, {
     what: 'recorder',
     allowed: ['tag', 'host', 'prefix', 'user', 'group'],
@@ -75,10 +86,14 @@ function readAction(decoder: Decoder, item: Item | undefined, at: Place): 'accep
 
 function readUsers(decoder: Decoder, item: Item | undefined, at: Place): readonly Located<string>[] {
   const written = decoder.strings(item, 'users') ?? []
-  if (written.length === 0) decoder.reporter.report(at, 'POLICY_SSH', 'users must be specified', { remedy: 'List login names, such as "autogroup:nonroot".' })
+  if (written.length === 0)
+    decoder.reporter.report(at, 'POLICY_SSH', 'users must be specified', { remedy: 'List login names, such as "autogroup:nonroot".' })
   const users = written.map((user) => ({ value: user.value.trim(), at: user.at }))
   for (const { value, at: place } of users) {
-    if (value === '' || value === '*') decoder.reporter.report(place, 'POLICY_SSH', `user ${JSON.stringify(value)} is not valid`, { remedy: 'For everyone but root write "autogroup:nonroot".' })
+    if (value === '' || value === '*')
+      decoder.reporter.report(place, 'POLICY_SSH', `user ${JSON.stringify(value)} is not valid`, {
+        remedy: 'For everyone but root write "autogroup:nonroot".',
+      })
   }
   return users
 }
@@ -89,29 +104,50 @@ function readCheckPeriod(decoder: Decoder, item: Item | undefined): number | 'al
   if (written === undefined || text === '') return DEFAULT_CHECK_PERIOD_MS
   if (text === 'always') return 'always'
   const ms = parseDuration(text)
-  if (ms === undefined) decoder.reporter.report(written.at, 'POLICY_SSH', `time: invalid duration ${JSON.stringify(text)}`, { remedy: 'Write a duration such as "12h" or "30m", or "always".' })
+  if (ms === undefined)
+    decoder.reporter.report(written.at, 'POLICY_SSH', `time: invalid duration ${JSON.stringify(text)}`, {
+      remedy: 'Write a duration such as "12h" or "30m", or "always".',
+    })
   else if (ms < 0) decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ms)} must be a positive duration`)
-  else if (ms > MOST_CHECK_PERIOD_MS) decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ms)} is above the max (168h)`, { fix: [{ op: 'replace', path: written.at.path, value: '168h' }] })
+  else if (ms > MOST_CHECK_PERIOD_MS)
+    decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ms)} is above the max (168h)`, {
+      fix: [{ op: 'replace', path: written.at.path, value: '168h' }],
+    })
   return ms === undefined || ms < 0 ? DEFAULT_CHECK_PERIOD_MS : ms
 }
 
 /** From users to their own devices, from users to tagged devices, from tagged devices to tagged devices, and nothing else. */
-function checkPairs(decoder: Decoder, action: 'accept' | 'check' | undefined, sources: readonly LocatedAlias[], destinations: readonly LocatedAlias[]): void {
+function checkPairs(
+  decoder: Decoder,
+  action: 'accept' | 'check' | undefined,
+  sources: readonly LocatedAlias[],
+  destinations: readonly LocatedAlias[],
+): void {
   const tagged = sources.find((source) => isTagged(source))
   if (action === 'check' && tagged !== undefined) {
-    decoder.reporter.report(tagged.at, 'POLICY_SSH', `invalid src ${JSON.stringify(tagged.alias.text)}: check is not possible from tagged devices`, { remedy: 'Use the action "accept" in an entry of its own.' })
+    decoder.reporter.report(
+      tagged.at,
+      'POLICY_SSH',
+      `invalid src ${JSON.stringify(tagged.alias.text)}: check is not possible from tagged devices`,
+      { remedy: 'Use the action "accept" in an entry of its own.' },
+    )
   }
   for (const { alias, at } of destinations) {
     if (alias.kind === 'user') {
       const others = sources.filter((source) => source.alias.kind !== 'user' || source.alias.text !== alias.text)
-      if (others.length > 0) decoder.reporter.report(at, 'POLICY_SSH', `invalid dst ${JSON.stringify(alias.text)}`, { remedy: 'Only the same user may be the source; for own devices use autogroup:self.' })
+      if (others.length > 0)
+        decoder.reporter.report(at, 'POLICY_SSH', `invalid dst ${JSON.stringify(alias.text)}`, {
+          remedy: 'Only the same user may be the source; for own devices use autogroup:self.',
+        })
     } else if (alias.kind === 'autogroup' && alias.autogroup !== 'tagged') {
-      if (tagged !== undefined) decoder.reporter.report(tagged.at, 'POLICY_SSH', 'autogroup:self can only be used with users, groups, or supported autogroups')
+      if (tagged !== undefined)
+        decoder.reporter.report(tagged.at, 'POLICY_SSH', 'autogroup:self can only be used with users, groups, or supported autogroups')
     }
   }
 }
 
 function isTagged({ alias }: LocatedAlias): boolean {
-  const kind: AliasClass | Exclude<typeof alias.kind, AliasClass> = alias.kind === 'autogroup' && alias.autogroup === 'tagged' ? 'tagged' : alias.kind
+  const kind: AliasClass | Exclude<typeof alias.kind, AliasClass> =
+    alias.kind === 'autogroup' && alias.autogroup === 'tagged' ? 'tagged' : alias.kind
   return kind === 'tag' || kind === 'tagged'
 }

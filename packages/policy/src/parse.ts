@@ -87,18 +87,36 @@ function readPolicy(decoder: Decoder, root: Item): Policy {
 }
 
 /** Without either section everything is allowed; an empty section allows nothing. */
-function readStatements(decoder: Decoder, root: Item, grants: Item | undefined, acls: Item | undefined, names: Definitions): readonly Statement[] {
+function readStatements(
+  decoder: Decoder,
+  root: Item,
+  grants: Item | undefined,
+  acls: Item | undefined,
+  names: Definitions,
+): readonly Statement[] {
   const grantItems = decoder.elements(grants, 'grants')
   const aclItems = decoder.elements(acls, 'acls')
   const written = [grants, acls].some((item) => item !== undefined && !decoder.isNull(item))
   if (!written) return [allowAll(decoder, root)]
-  return [...(grantItems ?? []).map((item) => readGrant(decoder, item, names)), ...(aclItems ?? []).map((item) => readAcl(decoder, item, names))]
+  return [
+    ...(grantItems ?? []).map((item) => readGrant(decoder, item, names)),
+    ...(aclItems ?? []).map((item) => readAcl(decoder, item, names)),
+  ]
 }
 
 function allowAll(decoder: Decoder, root: Item): Statement {
   const at = decoder.placeOf(root)
   const any = { alias: { kind: 'any', text: '*' }, at } as const
-  return { kind: 'implicit', at, sources: [any], destinations: [{ ...any, ports: [[ALL_PORTS]] }], protocols: [undefined], app: [], via: [], srcPosture: undefined }
+  return {
+    kind: 'implicit',
+    at,
+    sources: [any],
+    destinations: [{ ...any, ports: [[ALL_PORTS]] }],
+    protocols: [undefined],
+    app: [],
+    via: [],
+    srcPosture: undefined,
+  }
 }
 
 function readDefaultPosture(decoder: Decoder, item: Item | undefined, names: Definitions): readonly string[] {

@@ -40,7 +40,13 @@ const UDP = 17
 export function runPolicyTests(compiled: CompiledPolicy, wallNow?: UnixMillis): readonly TestResult[] {
   const engine = compiled.engineAt(wallNow)
   const { tests, sshTests } = compiled.policy
-  const result = (section: TestResult['section'], index: number, at: Place, failures: readonly TestFailure[]): TestResult => ({ section, index, at, passed: failures.length === 0, failures })
+  const result = (section: TestResult['section'], index: number, at: Place, failures: readonly TestFailure[]): TestResult => ({
+    section,
+    index,
+    at,
+    passed: failures.length === 0,
+    failures,
+  })
   return [
     ...tests.map((test, i) => result('tests', i, test.at, failuresOf(engine, test))),
     ...sshTests.map((test, i) => result('sshTests', i, test.at, sshFailuresOf(engine, test))),
@@ -52,7 +58,10 @@ function addressesOf(engine: Engine, alias: Alias, role: string): readonly Ip[] 
   const missing = undefinedName(alias, engine.policy)
   if (missing !== undefined) return missing.message
   const prefix = alias.kind === 'prefix' ? alias.prefix : alias.kind === 'host' ? engine.policy.hosts.get(alias.name)?.value : undefined
-  if (prefix !== undefined) return isSingle(prefix) && !(alias.kind === 'prefix' && alias.text.includes('/')) ? [prefix.ip] : `${role} ${JSON.stringify(alias.text)} is a network, not one address`
+  if (prefix !== undefined)
+    return isSingle(prefix) && !(alias.kind === 'prefix' && alias.text.includes('/'))
+      ? [prefix.ip]
+      : `${role} ${JSON.stringify(alias.text)} is a network, not one address`
   const resolved = engine.resolver.resolve(alias)
   if (resolved.kind !== 'nodes') return `${JSON.stringify(alias.text)} cannot be the ${role} of a test`
   const found = recordsOf(engine, resolved.nodes.slots()).flatMap((record) => record.node.addresses)
@@ -78,10 +87,15 @@ function failuresOf(engine: Engine, test: PolicyTest): readonly TestFailure[] {
   const statements = test.srcPostureAttrs.size === 0 ? engine.statements : withAttributes(engine, test)
   const reaches = (destinations: readonly Ip[], port: number, source: Ip): boolean =>
     destinations.some((destination) =>
-      (protocol === undefined ? [TCP, UDP] : [protocol]).some((each) => statements.some((statement) => allowingTarget(engine, statement, { source, destination, protocol: each, port }) !== undefined)),
+      (protocol === undefined ? [TCP, UDP] : [protocol]).some((each) =>
+        statements.some((statement) => allowingTarget(engine, statement, { source, destination, protocol: each, port }) !== undefined),
+      ),
     )
   const failures: TestFailure[] = []
-  for (const [expected, entries] of [['accept', test.accept], ['deny', test.deny]] as const) {
+  for (const [expected, entries] of [
+    ['accept', test.accept],
+    ['deny', test.deny],
+  ] as const) {
     for (const { value, at } of entries) {
       const target = readDestination(engine, value)
       if (typeof target === 'string') {
@@ -109,10 +123,12 @@ function readDestination(engine: Engine, text: string): { readonly addresses: re
 
 /** Statements as they would be if the source had the attributes that the test gives it. */
 function withAttributes(engine: Engine, test: PolicyTest): readonly CompiledStatement[] {
-  return engine.statements.filter(({ statement }: { readonly statement: Statement }) => {
-    const postures = engine.posturesOf(statement.srcPosture)
-    return postures.length === 0 || engine.meetsAny(postures, (key) => test.srcPostureAttrs.get(key))
-  }).map(({ statement, index }) => engine.compile(statement, index, undefined))
+  return engine.statements
+    .filter(({ statement }: { readonly statement: Statement }) => {
+      const postures = engine.posturesOf(statement.srcPosture)
+      return postures.length === 0 || engine.meetsAny(postures, (key) => test.srcPostureAttrs.get(key))
+    })
+    .map(({ statement, index }) => engine.compile(statement, index, undefined))
 }
 
 function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
@@ -130,7 +146,11 @@ function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
       failures.push({ at, message: nodes })
       continue
     }
-    for (const [expected, names] of [['accept', test.accept], ['check', test.check], ['deny', test.deny]] as const) {
+    for (const [expected, names] of [
+      ['accept', test.accept],
+      ['check', test.check],
+      ['deny', test.deny],
+    ] as const) {
       for (const name of names) {
         const wrong = nodes.some((node) => sources.some((source) => !isAsExpected(expected, sshVerdict(engine, source, node, name))))
         if (wrong) failures.push({ at, message: `${test.src} as ${name} on ${value}: not ${expected}` })
@@ -172,7 +192,8 @@ export function foreignDomains(engine: Engine): readonly { readonly at: Place; r
   const check = (alias: Alias, at: Place, prefix: string): void => {
     if (alias.kind === 'domain' && !domains.includes(alias.domain)) found.push({ at, message: `${prefix}${alias.domain} ${suffix}` })
   }
-  for (const { sources, destinations } of engine.policy.statements) for (const { alias, at } of [...sources, ...destinations]) check(alias, at, '')
+  for (const { sources, destinations } of engine.policy.statements)
+    for (const { alias, at } of [...sources, ...destinations]) check(alias, at, '')
   for (const rule of engine.policy.ssh) {
     for (const { alias, at } of rule.sources) check(alias, at, '[ssh] ')
     for (const { value, at } of rule.users) {

@@ -35,7 +35,9 @@ export function hasPorts(protocol: number): boolean {
 }
 
 /** Port ranges, or the hosted service's words for what is wrong with them. */
-export type Ports = { readonly ports: readonly PortRange[]; readonly error?: undefined } | { readonly ports?: undefined; readonly error: string }
+export type Ports =
+  | { readonly ports: readonly PortRange[]; readonly error?: undefined }
+  | { readonly ports?: undefined; readonly error: string }
 
 /** Reads `*`, or a list of `N` and `N-M` with commas; N from 1 to 65535. */
 export function parsePorts(text: string): Ports {

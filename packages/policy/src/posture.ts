@@ -65,7 +65,11 @@ function compare(key: string, actual: PostureValue, operator: (typeof OPERATORS)
   const versions = VERSION_KEYS.has(key) && typeof actual === 'string' && typeof wanted !== 'boolean'
   if (!versions && operator === '==') return actual === wanted
   if (!versions && operator === '!=') return actual !== wanted
-  const order = versions ? compareVersions(actual, String(wanted)) : typeof actual === 'number' && typeof wanted === 'number' ? actual - wanted : Number.NaN
+  const order = versions
+    ? compareVersions(actual, String(wanted))
+    : typeof actual === 'number' && typeof wanted === 'number'
+    ? actual - wanted
+    : Number.NaN
   switch (operator) {
     case '==':
       return order === 0

@@ -18,7 +18,9 @@ export interface Connection {
 /** The target of a statement that allows a connection, judged by the whole tailnet's rules; `undefined` when none does. */
 export function allowingTarget(engine: Engine, compiled: CompiledStatement, connection: Connection): Target | undefined {
   const { sources, self, targets, statement } = compiled
-  const i = statement.protocols.findIndex((protocol) => (protocol === undefined ? DEFAULT_PROTOCOLS.includes(connection.protocol) : protocol === connection.protocol))
+  const i = statement.protocols.findIndex((protocol) =>
+    protocol === undefined ? DEFAULT_PROTOCOLS.includes(connection.protocol) : protocol === connection.protocol,
+  )
   if (i < 0 || !sources.set().contains(connection.source)) return undefined
   const fits = (target: Target): boolean => portFits(target, compiled, connection) && holds(engine, target, connection)
   return targets.find(fits) ?? (self !== undefined && fits(self) ? self : undefined)
@@ -44,7 +46,9 @@ function holds(engine: Engine, { resolved }: Target, { source, destination }: Co
     case 'self':
       return engine.inventory.recordsAt(destination).some((node) => {
         const user = engine.inventory.ownerOf(node.node)
-        return user !== undefined && engine.inventory.recordsAt(source).some((other) => engine.inventory.ownerOf(other.node)?.id === user.id)
+        return (
+          user !== undefined && engine.inventory.recordsAt(source).some((other) => engine.inventory.ownerOf(other.node)?.id === user.id)
+        )
       })
     case 'dangerAll':
     case 'nothing':

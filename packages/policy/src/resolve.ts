@@ -6,7 +6,9 @@ import type { Policy } from './policy.ts'
 import type { TailnetUser } from './tailnet.ts'
 
 /** 0.0.0.0/0 and 2000::/3 less private, shared and link-local IPv4: what `autogroup:internet` means. */
-export const INTERNET: IpSet = setOf('0.0.0.0/0', '2000::/3').remove(setOf('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10', '169.254.0.0/16'))
+export const INTERNET: IpSet = setOf('0.0.0.0/0', '2000::/3').remove(
+  setOf('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10', '169.254.0.0/16'),
+)
 
 /** What an alias stands for in a tailnet. */
 export type Resolved =
@@ -22,27 +24,40 @@ export class Resolver {
   readonly #inventory: Inventory
   readonly #known: Map<string, Resolved> = new Map()
   readonly #ipsets: Map<string, IpSet> = new Map()
+  #previous: Resolver | undefined
 
-  constructor(policy: Policy, inventory: Inventory) {
+  /** @param previous the resolver of an earlier state of the same tailnet and policy: what means the same now is the same object */
+  constructor(policy: Policy, inventory: Inventory, previous?: Resolver) {
     this.#policy = policy
     this.#inventory = inventory
+    this.#previous = previous
   }
 
   resolve(alias: Alias): Resolved {
     const known = this.#known.get(alias.text)
     if (known !== undefined) return known
-    const resolved = this.#lookUp(alias)
+    const fresh = this.#lookUp(alias)
+    const previous = this.#previous
+    const old = previous === undefined ? undefined : previous.#known.get(alias.text)
+    const resolved = old !== undefined && isSame(old, fresh) && !this.#isReaddressed(old) ? old : fresh
     this.#known.set(alias.text, resolved)
     return resolved
+  }
+
+  /** Lets go of the earlier state; what it knew is used no more. */
+  settle(): void {
+    this.#previous = undefined
   }
 
   /** All nodes that an alias selects, as approvers and targets do: by their identity or their addresses. */
   nodesOf(alias: Alias): BitSet {
     const resolved = this.resolve(alias)
     if (resolved.kind === 'nodes' || resolved.kind === 'addresses') return resolved.nodes
-    const nodes = new BitSet(this.#inventory.room)
-    if (resolved.kind === 'any' || resolved.kind === 'dangerAll') for (const record of this.#inventory.records) if (record !== undefined) nodes.add(record.slot)
-    return nodes
+    return resolved.kind === 'any' || resolved.kind === 'dangerAll' ? this.#inventory.everyone : new BitSet(this.#inventory.room)
+  }
+
+  #isReaddressed(resolved: Resolved): boolean {
+    return resolved.kind === 'nodes' && this.#inventory.readdressed.intersects(resolved.nodes)
   }
 
   #lookUp(alias: Alias): Resolved {
@@ -78,7 +93,8 @@ export class Resolver {
 
   #autogroup(autogroup: Extract<Alias, { kind: 'autogroup' }>['autogroup']): Resolved {
     const { users } = this.#inventory.view
-    if (isRoleAutogroup(autogroup)) return this.#users(users.filter((user) => user.role === autogroup || (autogroup === 'admin' && user.role === 'owner')))
+    if (isRoleAutogroup(autogroup))
+      return this.#users(users.filter((user) => user.role === autogroup || (autogroup === 'admin' && user.role === 'owner')))
     switch (autogroup) {
       case 'member':
         return this.#users(users)
@@ -129,6 +145,12 @@ export class Resolver {
     const host = target.kind === 'host' ? this.#policy.hosts.get(target.name) : undefined
     return host === undefined ? IpSet.empty : IpSet.of(host.value)
   }
+}
+
+function isSame(a: Resolved, b: Resolved): boolean {
+  if (a.kind === 'nodes') return b.kind === 'nodes' && a.nodes.equals(b.nodes)
+  if (a.kind === 'addresses') return b.kind === 'addresses' && a.set.equals(b.set) && a.nodes.equals(b.nodes)
+  return a.kind === b.kind
 }
 
 /** What stands behind the last `@` of a login; `undefined` without one. */

@@ -1,10 +1,12 @@
-import { formatIpRange, type Ip, IpSet, prefixRange, TAILNET_ADDRESSES } from '@meshwright/ip'
+import { formatIpRange, IpSet, prefixRange, TAILNET_ADDRESSES } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
 
 /** Everything that some aliases together stand for as a source. */
 export interface Sources {
+  /** Equal for equal parts. */
+  readonly key: string
   /** Whole nodes, from users, groups, tags and autogroups. */
   readonly identities: BitSet
   /** Addresses as written. */
@@ -25,17 +27,37 @@ export interface SourceList {
   readonly texts: readonly string[]
 }
 
+/** What source lists of one state of a tailnet hand on to the next. */
+interface Memory {
+  readonly lists: Map<string, SourceList>
+  readonly byParts: Map<string, SourceList>
+  readonly partIds: WeakMap<Resolved, number>
+  nextPart: number
+}
+
+/** Texts that are kept for later states; beyond this many, all are forgotten. */
+const MOST_KEPT = 50_000
+
 /** Makes source lists and keeps one of each. */
 export class SourceLists {
   readonly #inventory: Inventory
-  readonly #lists: Map<string, SourceList> = new Map()
+  readonly #memory: Memory
+  readonly #sources: Map<string, Sources>
   readonly #wildcard: readonly string[]
   readonly #wildcardSet: IpSet
-  readonly #behind: Map<NodeRecord, BitSet> = new Map()
+  readonly #behind: Map<NodeRecord, BitSet | undefined> = new Map()
   #tailnetNodes: BitSet | undefined
 
-  constructor(inventory: Inventory) {
+  /** @param previous lists of an earlier state of the same tailnet and policy: texts that are the same are the same objects */
+  constructor(inventory: Inventory, previous?: SourceLists) {
     this.#inventory = inventory
+    const kept = previous !== undefined && previous.#memory.lists.size < MOST_KEPT ? previous : undefined
+    this.#memory = kept !== undefined ? kept.#memory : { lists: new Map(), byParts: new Map(), partIds: new WeakMap(), nextPart: 0 }
+    this.#sources = new Map()
+    if (kept !== undefined && inventory.sameRouters && inventory.room === kept.#inventory.room) {
+      for (const [key, sources] of kept.#sources)
+        if (!sources.any && !sources.dangerAll && this.#keepsRouters(sources)) this.#sources.set(key, sources)
+    }
     const routes = [...inventory.routes.values()]
     this.#wildcard = [...TAILNET_ADDRESSES.ranges().map(formatIpRange), ...routes.map((route) => formatIpRange(prefixRange(route.prefix)))]
     this.#wildcardSet = IpSet.from([TAILNET_ADDRESSES, ...routes.map((route) => route.prefix)])
@@ -43,6 +65,26 @@ export class SourceLists {
 
   /** Joins what the aliases of one statement stand for. */
   combine(parts: readonly Resolved[]): Sources {
+    const key = this.#keyOf(parts)
+    const known = this.#sources.get(key)
+    if (known !== undefined) return known
+    const sources = this.#combine(parts, key)
+    this.#sources.set(key, sources)
+    return sources
+  }
+
+  /** The list as rules carry it: sorted texts without duplicates. */
+  listOf(sources: Sources): SourceList {
+    if (sources.dangerAll) return this.#intern(['*'])
+    if (sources.any) return this.#intern([...new Set([...this.#wildcard, ...this.#ownTexts(sources)])])
+    const known = this.#memory.byParts.get(sources.key)
+    if (known !== undefined) return known
+    const list = this.#intern(this.#ownTexts(sources))
+    this.#memory.byParts.set(sources.key, list)
+    return list
+  }
+
+  #combine(parts: readonly Resolved[], key: string): Sources {
     const identities = new BitSet(this.#inventory.room)
     const sets: IpSet[] = []
     const nodes = new BitSet(this.#inventory.room)
@@ -58,45 +100,60 @@ export class SourceLists {
     }
     const literals = IpSet.from(sets)
     nodes.or(identities)
-    let known: IpSet | undefined
-    const set = (): IpSet => (known ??= this.#setOf(identities, literals, any, dangerAll))
     if (any || dangerAll) nodes.or(this.#everyone(dangerAll))
     for (const router of this.#inventory.routers) {
       if (nodes.has(router.slot)) continue
       // Routes seldom hold addresses of nodes: the look at identities is one of bits.
-      if (any || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router).intersects(identities)) nodes.add(router.slot)
+      if (any || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router)?.intersects(identities) === true)
+        nodes.add(router.slot)
     }
-    return { identities, literals, any, dangerAll, nodes, set }
+    let known: IpSet | undefined
+    return { key, identities, literals, any, dangerAll, nodes, set: () => (known ??= this.#setOf(identities, literals, any, dangerAll)) }
   }
 
-  /** The list as rules carry it: sorted texts without duplicates. */
-  listOf(sources: Sources): SourceList {
-    if (sources.dangerAll) return this.#intern(['*'])
-    if (!sources.any) return this.#intern(sources.literals.isEmpty ? this.#identityTexts(sources.identities) : rangeTexts(sources.set()))
-    const own = sources.literals.isEmpty ? this.#identityTexts(sources.identities) : rangeTexts(this.#setOf(sources.identities, sources.literals, false, false))
-    return this.#intern([...new Set([...this.#wildcard, ...own])])
+  #ownTexts({ identities, literals }: Sources): string[] {
+    return literals.isEmpty ? this.#inventory.addresses.textsOf(identities) : rangeTexts(this.#setOf(identities, literals, false, false))
+  }
+
+  #keyOf(parts: readonly Resolved[]): string {
+    const { partIds } = this.#memory
+    const ids = parts.map((part) => {
+      if (part.kind !== 'nodes' && part.kind !== 'addresses') return part.kind
+      const known = partIds.get(part)
+      if (known !== undefined) return known
+      this.#memory.nextPart += 1
+      partIds.set(part, this.#memory.nextPart)
+      return this.#memory.nextPart
+    })
+    return ids.join()
+  }
+
+  /** Whether what sources cover of routers is certain to be the same: it is as long as no router's networks hold nodes. */
+  #keepsRouters(sources: Sources): boolean {
+    return this.#inventory.routers.every((router) => this.#nodesBehind(router) === undefined || sources.nodes.has(router.slot))
   }
 
   #everyone(dangerAll: boolean): BitSet {
-    if (dangerAll) return this.#inventory.within(IpSet.everything)
+    if (dangerAll) return this.#inventory.everyone
     return (this.#tailnetNodes ??= this.#inventory.within(this.#wildcardSet))
   }
 
-  #nodesBehind(router: NodeRecord): BitSet {
-    const known = this.#behind.get(router)
-    if (known !== undefined) return known
-    const behind = this.#inventory.within(router.subnetSet)
-    this.#behind.set(router, behind)
-    return behind
+  /** Nodes whose addresses lie in a router's networks; `undefined` for none. */
+  #nodesBehind(router: NodeRecord): BitSet | undefined {
+    if (!this.#behind.has(router)) {
+      const behind = this.#inventory.within(router.subnetSet)
+      this.#behind.set(router, behind.isEmpty ? undefined : behind)
+    }
+    return this.#behind.get(router)
   }
 
   #intern(texts: string[]): SourceList {
     texts.sort()
     const key = texts.join()
-    const known = this.#lists.get(key)
+    const known = this.#memory.lists.get(key)
     if (known !== undefined) return known
-    const list = { id: this.#lists.size, texts }
-    this.#lists.set(key, list)
+    const list = { id: this.#memory.lists.size, texts }
+    this.#memory.lists.set(key, list)
     return list
   }
 
@@ -105,28 +162,9 @@ export class SourceLists {
     const items = identities.slots().flatMap((slot) => this.#inventory.records[slot]?.addresses ?? [])
     return IpSet.from([...items, literals, ...(any ? [this.#wildcardSet] : [])])
   }
-
-  /** Addresses of whole nodes; neighbours join into ranges. */
-  #identityTexts(identities: BitSet): string[] {
-    const ips = identities.slots().flatMap((slot) => this.#inventory.records[slot]?.node.addresses ?? [])
-    return hasNeighbours(ips) ? rangeTexts(IpSet.from(ips)) : [...new Set(ips.map((ip) => ip.key))]
-  }
 }
 
 /** The shortest texts of the ranges of a set. */
 export function rangeTexts(set: IpSet): string[] {
   return set.ranges().map(formatIpRange)
-}
-
-/** Whether some address directly follows another. */
-function hasNeighbours(ips: readonly Ip[]): boolean {
-  const known = new Set(ips.map((ip) => String.fromCharCode(...ip.bytes)))
-  return ips.some((ip) => {
-    const bytes = Uint8Array.from(ip.bytes)
-    let at = bytes.length - 1
-    while (at >= 0 && bytes[at] === 255) bytes[at--] = 0
-    if (at < 0) return false
-    bytes[at] = (bytes[at] ?? 0) + 1
-    return known.has(String.fromCharCode(...bytes))
-  })
 }

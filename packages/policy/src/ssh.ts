@@ -51,7 +51,13 @@ export class SshCompiler {
   readonly #checkUrl: string
   readonly #sources: Map<SshRule, readonly NodeRecord[]> = new Map()
 
-  constructor(policy: Policy, inventory: Inventory, resolver: Resolver, meets: (rule: SshRule) => ((record: NodeRecord) => boolean) | undefined, checkUrl: string) {
+  constructor(
+    policy: Policy,
+    inventory: Inventory,
+    resolver: Resolver,
+    meets: (rule: SshRule) => ((record: NodeRecord) => boolean) | undefined,
+    checkUrl: string,
+  ) {
     this.#policy = policy
     this.#inventory = inventory
     this.#resolver = resolver
@@ -85,12 +91,19 @@ export class SshCompiler {
     const base = userMap(rule)
     const domains = rule.users.flatMap(({ value }) => localpartDomain(value) ?? [])
     const add = (records: readonly NodeRecord[], sshUsers: Readonly<Record<string, string>>): void => {
-      if (records.length > 0) views.push({ principals: this.#principals(rule, records), sshUsers, action: this.#actionOf(rule), ...(rule.acceptEnv.length > 0 ? { acceptEnv: rule.acceptEnv } : {}) })
+      if (records.length > 0)
+        views.push({
+          principals: this.#principals(rule, records),
+          sshUsers,
+          action: this.#actionOf(rule),
+          ...(rule.acceptEnv.length > 0 ? { acceptEnv: rule.acceptEnv } : {}),
+        })
     }
     const addFor = (user: TailnetUser, records: readonly NodeRecord[]): void => {
       add(records, base)
       const domain = domainOf(user.login)
-      if (records.length > 0 && domain !== undefined && domains.includes(domain)) add(records, { [user.login.slice(0, -domain.length - 1)]: user.login.slice(0, -domain.length - 1) })
+      if (records.length > 0 && domain !== undefined && domains.includes(domain))
+        add(records, { [user.login.slice(0, -domain.length - 1)]: user.login.slice(0, -domain.length - 1) })
     }
     const ownedBy = (user: TailnetUser): NodeRecord[] => sources.filter((source) => this.#inventory.ownerOf(source.node)?.id === user.id)
     const others = rule.destinations.filter(({ alias }) => !(alias.kind === 'autogroup' && alias.autogroup === 'self'))
@@ -103,7 +116,10 @@ export class SshCompiler {
       if (domains.length === 0) add(sources, base)
       else {
         for (const user of [...this.#inventory.view.users].sort((a, b) => a.id - b.id)) addFor(user, ownedBy(user))
-        add(sources.filter((source) => source.node.tags.length > 0), base)
+        add(
+          sources.filter((source) => source.node.tags.length > 0),
+          base,
+        )
       }
     } else if (domains.length > 0 && sources.includes(record)) {
       // The hosted service tells sources the same of themselves.
@@ -124,13 +140,25 @@ export class SshCompiler {
   }
 
   #actionOf(rule: SshRule): SshActionView {
-    const recorders = rule.recorder.flatMap(({ alias }) => this.#resolver.nodesOf(alias).slots().flatMap((slot) => this.#inventory.records[slot]?.addressTexts ?? []))
+    const recorders = rule.recorder.flatMap(({ alias }) =>
+      this.#resolver
+        .nodesOf(alias)
+        .slots()
+        .flatMap((slot) => this.#inventory.records[slot]?.addressTexts ?? []),
+    )
     const recording: Partial<SshActionView> =
       rule.recorder.length === 0
         ? {}
         : {
             recorders: recorders.map((text) => (text.includes(':') ? `[${text}]:${RECORDER_PORT}` : `${text}:${RECORDER_PORT}`)),
-            ...(rule.enforceRecorder ? { onRecordingFailure: { RejectSessionWithMessage: 'the session cannot be recorded', TerminateSessionWithMessage: 'the session can no longer be recorded' } } : {}),
+            ...(rule.enforceRecorder
+              ? {
+                  onRecordingFailure: {
+                    RejectSessionWithMessage: 'the session cannot be recorded',
+                    TerminateSessionWithMessage: 'the session can no longer be recorded',
+                  },
+                }
+              : {}),
           }
     if (rule.action === 'check') return { holdAndDelegate: this.#checkUrl, ...recording }
     return { accept: true, allowAgentForwarding: true, allowLocalPortForwarding: true, allowRemotePortForwarding: true, ...recording }

@@ -55,12 +55,22 @@ export function compileStatement(
   const receivers = new BitSet(inventory.room)
   if (statement.via.length > 0) {
     for (const { alias } of statement.via) {
-      for (const router of inventory.tagged(alias.text)) if (targets.some((target) => isServedBy(target, router))) receivers.add(router.slot)
+      for (const router of inventory.tagged(alias.text))
+        if (targets.some((target) => isServedBy(target, router))) receivers.add(router.slot)
     }
   } else {
     for (const target of targets) addReceivers(receivers, target, inventory)
   }
-  return { statement, index, sources, list: lists.listOf(sources), targets, self, selfFirst: allAutogroups && merged[0] !== undefined && isSelf(merged[0]), receivers }
+  return {
+    statement,
+    index,
+    sources,
+    list: lists.listOf(sources),
+    targets,
+    self,
+    selfFirst: allAutogroups && merged[0] !== undefined && isSelf(merged[0]),
+    receivers,
+  }
 }
 
 /** What of a destination a node is told: texts in the order of delivery. */
@@ -117,8 +127,9 @@ function addReceivers(receivers: BitSet, { resolved }: Target, inventory: Invent
   else if (resolved.kind === 'addresses') {
     receivers.or(resolved.nodes)
     for (const router of inventory.routers) if (router.subnetSet.overlaps(resolved.set)) receivers.add(router.slot)
-  } else if (resolved.kind === 'any') for (const record of inventory.records) record === undefined || receivers.add(record.slot)
-  else if (resolved.kind === 'internet') for (const record of inventory.records) if (record !== undefined && record.exitRoutes.length > 0) receivers.add(record.slot)
+  } else if (resolved.kind === 'any') receivers.or(inventory.everyone)
+  else if (resolved.kind === 'internet')
+    for (const record of inventory.records) if (record !== undefined && record.exitRoutes.length > 0) receivers.add(record.slot)
 }
 
 /** Destinations with the same alias joined at the place of the first; `*` before all others, groups not before users. */
@@ -127,14 +138,25 @@ function mergeTargets(statement: Statement, resolver: Resolver, policy: Policy):
   for (const destination of statement.destinations) {
     const known = byAlias.get(destination.alias.text)
     if (known === undefined || statement.kind === 'grant') byAlias.set(destination.alias.text, known ?? destination)
-    else byAlias.set(destination.alias.text, { ...known, ports: known.ports.map((ports, i) => [...ports, ...(destination.ports[i] ?? [])]) })
+    else
+      byAlias.set(destination.alias.text, { ...known, ports: known.ports.map((ports, i) => [...ports, ...(destination.ports[i] ?? [])]) })
   }
   const all = [...byAlias.values()]
   const lastUser = all.findLastIndex(({ alias }) => alias.kind === 'user')
   const isAny = ({ alias }: Destination): boolean => alias.kind === 'any'
   const waits = (destination: Destination, i: number): boolean => destination.alias.kind === 'group' && i < lastUser
-  const ordered = [...all.filter(isAny), ...all.filter((destination, i) => i <= lastUser && !isAny(destination) && !waits(destination, i)), ...all.filter(waits), ...all.filter((destination, i) => i > lastUser && !isAny(destination))]
-  return ordered.map((destination) => ({ destination, ports: destination.ports, resolved: resolver.resolve(destination.alias), literals: literalsOf(destination, policy) }))
+  const ordered = [
+    ...all.filter(isAny),
+    ...all.filter((destination, i) => i <= lastUser && !isAny(destination) && !waits(destination, i)),
+    ...all.filter(waits),
+    ...all.filter((destination, i) => i > lastUser && !isAny(destination)),
+  ]
+  return ordered.map((destination) => ({
+    destination,
+    ports: destination.ports,
+    resolved: resolver.resolve(destination.alias),
+    literals: literalsOf(destination, policy),
+  }))
 }
 
 /** A literal as it was written, except that a single address has no length. */
@@ -152,7 +174,10 @@ function narrow(part: Resolved, inventory: Inventory, meets: (record: NodeRecord
   }
   if (part.kind === 'addresses') {
     // A literal that names nodes keeps only those that pass; the rest of it is not of this tailnet.
-    const failing = part.nodes.slots().flatMap((slot) => inventory.records[slot] ?? []).filter((record) => !meets(record))
+    const failing = part.nodes
+      .slots()
+      .flatMap((slot) => inventory.records[slot] ?? [])
+      .filter((record) => !meets(record))
     if (failing.length === 0) return part
     const set = part.set.remove(IpSet.from(failing.flatMap((record) => record.node.addresses)))
     return { kind: 'addresses', set, nodes: inventory.within(set) }

@@ -73,7 +73,11 @@ export class Visibility {
       const peer = this.#inventory.records[slot]
       if (peer === undefined || peer === record) continue
       const subnetRoutes = peer.subnetRoutes.filter((route) => this.#leadsOver(peer, record, route))
-      found.push({ record: peer, subnetRoutes, exitRoutes: peer.exitRoutes.length > 0 && this.#mayExit(peer, record) ? peer.exitRoutes : [] })
+      found.push({
+        record: peer,
+        subnetRoutes,
+        exitRoutes: peer.exitRoutes.length > 0 && this.#mayExit(peer, record) ? peer.exitRoutes : [],
+      })
     }
     return found
   }
@@ -131,7 +135,9 @@ export class Visibility {
         if (targets.some(isWholeInternet)) everywhere.or(sources.nodes)
       } else if (targets.some((target) => target.resolved.kind === 'internet')) {
         const routers = new BitSet(this.#inventory.room)
-        for (const { alias } of statement.via) for (const router of this.#inventory.tagged(alias.text)) if (targets.some((target) => isServedBy(target, router))) routers.add(router.slot)
+        for (const { alias } of statement.via)
+          for (const router of this.#inventory.tagged(alias.text))
+            if (targets.some((target) => isServedBy(target, router))) routers.add(router.slot)
         via.push({ sources: sources.nodes, routers })
       }
     }

@@ -44,7 +44,8 @@ export const kind: Kind = {
 function readCase(target: string, line: string): Case {
   try {
     const value: unknown = JSON.parse(line)
-    if (typeof value === 'object' && value !== null && 'expect' in value && 'id' in value && ('text' in value || 'text64' in value)) return value as Case
+    if (typeof value === 'object' && value !== null && 'expect' in value && 'id' in value && ('text' in value || 'text64' in value))
+      return value as Case
   } catch {
     // The error below says what was expected.
   }
@@ -66,7 +67,11 @@ function differenceOf(item: Case): string | undefined {
   const tree = parsed.value
   if (!Buffer.from(tree.pack()).equals(input)) return 'does not pack back to its bytes'
   if (tree.standard !== expect.standard) return `standard: ${tree.standard}`
-  for (const [name, change] of [['standardized', 'standardize'], ['minimized', 'minimize'], ['formatted', 'format']] as const) {
+  for (const [name, change] of [
+    ['standardized', 'standardize'],
+    ['minimized', 'minimize'],
+    ['formatted', 'format'],
+  ] as const) {
     const copy = tree.clone()
     copy[change]()
     const difference = compareBytes(name, copy.pack(), expect)

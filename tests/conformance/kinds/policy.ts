@@ -1,6 +1,14 @@
 import { formatPrefix, type Ip, parseIp, parseIpRange, parsePrefix, type Prefix, prefixRange, rangePrefixes } from '@meshwright/ip'
 import type { FilterRule } from '@meshwright/packet-filter'
-import { checkPolicy, type CompiledPolicy, compilePolicy, parsePolicy, type TailnetNode, type TailnetView, type UserRole } from '@meshwright/policy'
+import {
+  checkPolicy,
+  type CompiledPolicy,
+  compilePolicy,
+  parsePolicy,
+  type TailnetNode,
+  type TailnetView,
+  type UserRole,
+} from '@meshwright/policy'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
@@ -37,7 +45,17 @@ interface Case {
 interface Expected {
   readonly rules: readonly FilterRule[]
   readonly matches: readonly { readonly Caps: readonly Json[]; readonly [name: string]: unknown }[]
-  readonly peers: Readonly<Record<string, { readonly routes?: readonly string[]; readonly primaryRoutes?: readonly string[]; readonly addresses?: readonly string[]; readonly capMap?: Json }>>
+  readonly peers: Readonly<
+    Record<
+      string,
+      {
+        readonly routes?: readonly string[]
+        readonly primaryRoutes?: readonly string[]
+        readonly addresses?: readonly string[]
+        readonly capMap?: Json
+      }
+    >
+  >
   readonly selfRoutes?: readonly string[]
   readonly selfPrimaryRoutes?: readonly string[]
   readonly selfAddresses?: readonly string[]
@@ -52,7 +70,9 @@ export const kind: Kind = {
   defaultPath: 'conformance/policy',
   copied: false,
   async run(target) {
-    const files = (await stat(target)).isDirectory() ? (await readdir(target)).filter((name) => name.endsWith('.jsonl')).map((name) => path.join(target, name)) : [target]
+    const files = (await stat(target)).isDirectory()
+      ? (await readdir(target)).filter((name) => name.endsWith('.jsonl')).map((name) => path.join(target, name))
+      : [target]
     const results: CaseResult[] = []
     for (const file of files.sort()) {
       for (const line of (await readFile(file, 'utf8')).split('\n')) if (line.trim() !== '') results.push(judge(readCase(file, line)))
@@ -64,7 +84,15 @@ export const kind: Kind = {
 function readCase(file: string, line: string): Case {
   try {
     const value: unknown = JSON.parse(line)
-    if (typeof value === 'object' && value !== null && 'policy' in value && 'apiResponseCode' in value && 'nodes' in value && 'users' in value) return value as Case
+    if (
+      typeof value === 'object' &&
+      value !== null &&
+      'policy' in value &&
+      'apiResponseCode' in value &&
+      'nodes' in value &&
+      'users' in value
+    )
+      return value as Case
   } catch {
     // The error below says what was expected.
   }
@@ -86,7 +114,9 @@ function differenceOf(item: Case): string | undefined {
     // An internal error of the service says nothing but that it did not accept.
     if (item.apiResponseCode === 500) return message === undefined ? 'accepted' : undefined
     if (item.caveats?.some((caveat) => caveat.startsWith('verdict may be'))) return undefined
-    return message === item.apiErrorMessage ? undefined : `message ${JSON.stringify(message)} instead of ${JSON.stringify(item.apiErrorMessage)}`
+    return message === item.apiErrorMessage
+      ? undefined
+      : `message ${JSON.stringify(message)} instead of ${JSON.stringify(item.apiErrorMessage)}`
   }
   if (policy === undefined || message !== undefined) return `refused: ${message ?? ''}`
   const compiled = compilePolicy(policy, tailnet, { sshCheckUrl: CHECK_URL })
@@ -123,14 +153,28 @@ function differenceAt(item: Case, compiled: CompiledPolicy, node: TailnetNode, e
   const checks: (string | undefined)[] = []
   const rules = plain(compiled.filterFor(node.id))
   if (!skips('filters not comparable')) {
-    checks.push(differ('rules', rules, expected.rules), differ('matches', toMatches(compiled.filterFor(node.id)), sortCaps(expected.matches)))
+    checks.push(
+      differ('rules', rules, expected.rules),
+      differ('matches', toMatches(compiled.filterFor(node.id)), sortCaps(expected.matches)),
+    )
   }
   if (!skips('filters not comparable')) checks.push(...peerDifferences(compiled, node, expected, !skips('peer routes')))
   const { served, primary } = compiled.routesFor(node.id)
-  checks.push(differ('selfRoutes', texts(served), sorted(expected.selfRoutes)), differ('selfPrimaryRoutes', texts(primary), sorted(expected.selfPrimaryRoutes)))
+  checks.push(
+    differ('selfRoutes', texts(served), sorted(expected.selfRoutes)),
+    differ('selfPrimaryRoutes', texts(primary), sorted(expected.selfPrimaryRoutes)),
+  )
   const own = compiled.addressesFor(node.id)
-  checks.push(differ('selfAddresses', own.length === node.addresses.length ? undefined : own.map((ip) => formatPrefix({ ip, bits: ip.bits })), expected.selfAddresses))
-  const caps = Object.fromEntries([...compiled.attrsFor(node.id), ...compiled.roleCapabilitiesFor(node.id)].filter(([name]) => !(name in (item.commonCaps ?? {}))))
+  checks.push(
+    differ(
+      'selfAddresses',
+      own.length === node.addresses.length ? undefined : own.map((ip) => formatPrefix({ ip, bits: ip.bits })),
+      expected.selfAddresses,
+    ),
+  )
+  const caps = Object.fromEntries(
+    [...compiled.attrsFor(node.id), ...compiled.roleCapabilitiesFor(node.id)].filter(([name]) => !(name in (item.commonCaps ?? {}))),
+  )
   checks.push(differ('caps', caps, expected.caps))
   const renumbered = item.nodes.some(({ ips }) => ips.some((ip) => ip.startsWith(RENUMBERED)))
   const ssh = compiled.sshFor(node.id).map((rule) => ({ ...rule, action: unhosted(rule.action) }))
@@ -150,12 +194,17 @@ function peerDifferences(compiled: CompiledPolicy, node: TailnetNode, expected: 
   return peers.map((peer) => {
     const theirs = expected.peers[peer.node.name]
     const capMap = peer.capabilities.length === 0 ? undefined : Object.fromEntries(peer.capabilities.map((name) => [name, null]))
-    const addresses = peer.addresses.length === peer.node.addresses.length ? undefined : peer.addresses.map((ip) => formatPrefix({ ip, bits: ip.bits }))
+    const addresses =
+      peer.addresses.length === peer.node.addresses.length ? undefined : peer.addresses.map((ip) => formatPrefix({ ip, bits: ip.bits }))
     const routes = withRoutes
-      ? (differ(`routes of ${peer.node.name}`, texts([...peer.subnetRoutes, ...peer.exitRoutes]), sorted(theirs?.routes)) ??
-        differ(`primaryRoutes of ${peer.node.name}`, texts(peer.subnetRoutes), sorted(theirs?.primaryRoutes)))
+      ? differ(`routes of ${peer.node.name}`, texts([...peer.subnetRoutes, ...peer.exitRoutes]), sorted(theirs?.routes)) ??
+        differ(`primaryRoutes of ${peer.node.name}`, texts(peer.subnetRoutes), sorted(theirs?.primaryRoutes))
       : undefined
-    return routes ?? differ(`capMap of ${peer.node.name}`, capMap, theirs?.capMap) ?? differ(`addresses of ${peer.node.name}`, addresses, theirs?.addresses)
+    return (
+      routes ??
+      differ(`capMap of ${peer.node.name}`, capMap, theirs?.capMap) ??
+      differ(`addresses of ${peer.node.name}`, addresses, theirs?.addresses)
+    )
   })
 }
 
@@ -167,7 +216,9 @@ function toMatches(rules: readonly FilterRule[]): unknown[] {
       Srcs: rule.SrcIPs.flatMap(toNets),
       SrcCaps: null,
       Dsts: (rule.DstPorts ?? []).flatMap(({ IP, Ports }) => toNets(IP).map((Net) => ({ Net, Ports }))),
-      Caps: (rule.CapGrant ?? []).flatMap((grant) => grant.Dsts.flatMap((Dst) => Object.entries(grant.CapMap ?? {}).map(([Cap, Values]) => ({ Dst, Cap, Values })))),
+      Caps: (rule.CapGrant ?? []).flatMap((grant) =>
+        grant.Dsts.flatMap((Dst) => Object.entries(grant.CapMap ?? {}).map(([Cap, Values]) => ({ Dst, Cap, Values }))),
+      ),
     })),
   )
 }
@@ -198,10 +249,15 @@ function whois(compiled: CompiledPolicy, node: TailnetNode): Record<string, Reco
   for (const { node: peer } of compiled.peersFor(node.id)) {
     for (const rule of compiled.filterFor(node.id)) {
       for (const grant of rule.CapGrant ?? []) {
-        const applies = peer.addresses.some((ip) => rule.SrcIPs.some((text) => covers(text, ip)) && grant.Dsts.some((text) => node.addresses.some((own) => own.family === ip.family && covers(text, own))))
+        const applies = peer.addresses.some(
+          (ip) =>
+            rule.SrcIPs.some((text) => covers(text, ip)) &&
+            grant.Dsts.some((text) => node.addresses.some((own) => own.family === ip.family && covers(text, own))),
+        )
         if (!applies) continue
         const caps = (found[peer.name] ??= {})
-        for (const [name, values] of Object.entries(grant.CapMap ?? {})) caps[name] = values === null ? (caps[name] ?? null) : [...(caps[name] ?? []), ...values]
+        for (const [name, values] of Object.entries(grant.CapMap ?? {}))
+          caps[name] = values === null ? caps[name] ?? null : [...(caps[name] ?? []), ...values]
       }
     }
   }
@@ -211,7 +267,9 @@ function whois(compiled: CompiledPolicy, node: TailnetNode): Record<string, Reco
 function covers(text: string, ip: Ip): boolean {
   if (text === '*') return true
   const range = parseIpRange(text) ?? prefixRange(toPrefix(text))
-  return range.first.family === ip.family && Buffer.compare(range.first.bytes, ip.bytes) <= 0 && Buffer.compare(ip.bytes, range.last.bytes) <= 0
+  return (
+    range.first.family === ip.family && Buffer.compare(range.first.bytes, ip.bytes) <= 0 && Buffer.compare(ip.bytes, range.last.bytes) <= 0
+  )
 }
 
 /** The captured host of the check URL was replaced; only the path counts. */
@@ -220,10 +278,17 @@ function unhosted(action: object): Json {
   return typeof holdAndDelegate === 'string' ? { ...rest, holdAndDelegate: holdAndDelegate.replace(/^https:\/\/[^/]*/, '') } : rest
 }
 
-function sshForm(rules: readonly { readonly principals: readonly { readonly nodeIP: string }[]; readonly [name: string]: unknown }[], renumbered: boolean): unknown {
+function sshForm(
+  rules: readonly { readonly principals: readonly { readonly nodeIP: string }[]; readonly [name: string]: unknown }[],
+  renumbered: boolean,
+): unknown {
   return rules.map(({ principals, action, ...rest }) => {
     const addresses = principals.map(({ nodeIP }) => nodeIP)
-    return { ...rest, action: typeof action === 'object' && action !== null ? unhosted(action) : action, principals: renumbered ? addresses.sort() : addresses }
+    return {
+      ...rest,
+      action: typeof action === 'object' && action !== null ? unhosted(action) : action,
+      principals: renumbered ? addresses.sort() : addresses,
+    }
   })
 }
 

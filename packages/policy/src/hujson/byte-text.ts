@@ -83,7 +83,8 @@ export function encodeByteText(text: string): ByteText {
     else if (code < 0x800) parts.push(String.fromCharCode(0xc0 | (code >> 6), 0x80 | (code & 0x3f)))
     else if (code >= 0xd800 && code <= 0xdfff) parts.push('\xef\xbf\xbd')
     else if (code < 0x10000) parts.push(String.fromCharCode(0xe0 | (code >> 12), 0x80 | ((code >> 6) & 0x3f), 0x80 | (code & 0x3f)))
-    else parts.push(String.fromCharCode(0xf0 | (code >> 18), 0x80 | ((code >> 12) & 0x3f), 0x80 | ((code >> 6) & 0x3f), 0x80 | (code & 0x3f)))
+    else
+      parts.push(String.fromCharCode(0xf0 | (code >> 18), 0x80 | ((code >> 12) & 0x3f), 0x80 | ((code >> 6) & 0x3f), 0x80 | (code & 0x3f)))
   }
   return parts.join('')
 }

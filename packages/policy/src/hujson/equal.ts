@@ -54,5 +54,7 @@ function isNull(value: Value): boolean {
 }
 
 function isComparable(root: Value): boolean {
-  return allValues(root).every(({ trimmed }) => trimmed.kind !== 'literal' || literalKind(trimmed) !== 'number' || Number.isFinite(Number(trimmed.raw)))
+  return allValues(root).every(
+    ({ trimmed }) => trimmed.kind !== 'literal' || literalKind(trimmed) !== 'number' || Number.isFinite(Number(trimmed.raw)),
+  )
 }

@@ -3,7 +3,17 @@ import { formatExtra } from './format-extra.ts'
 import { literalText, stringLiteral } from './literal.ts'
 import { commentLength } from './parse.ts'
 import { isStandard } from './standard.ts'
-import { allValues, childrenOf, type Composite, hasComment, lastValue, lengthOf, type ObjectNode, setTrailingComma, type Value } from './tree.ts'
+import {
+  allValues,
+  childrenOf,
+  type Composite,
+  hasComment,
+  lastValue,
+  lengthOf,
+  type ObjectNode,
+  setTrailingComma,
+  type Value,
+} from './tree.ts'
 
 /** Lines longer than this many bytes are expanded. */
 const LINE_WIDTH = 80

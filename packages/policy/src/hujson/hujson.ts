@@ -112,5 +112,7 @@ function toText(input: string | Uint8Array): ByteText | { readonly error: HuJson
   if (lone < 0) return encodeByteText(input)
   const before = encodeByteText(input.slice(0, lone))
   const { line, column } = positionOf(before, before.length)
-  return { error: { message: `hujson: line ${line}, column ${column}: invalid Unicode: lone surrogate`, line, column, offset: before.length } }
+  return {
+    error: { message: `hujson: line ${line}, column ${column}: invalid Unicode: lone surrogate`, line, column, offset: before.length },
+  }
 }

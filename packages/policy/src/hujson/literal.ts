@@ -30,7 +30,7 @@ function unescape(quoted: string): string {
   return quoted.slice(1, -1).replace(/\\(?:u([0-9a-fA-F]{4})|(.))/gs, (_all, code: string | undefined, short: string | undefined) => {
     if (code !== undefined) return String.fromCharCode(Number.parseInt(code, 16))
     const at = 'bfnrt'.indexOf(short ?? '')
-    return at < 0 ? (short ?? '') : '\b\f\n\r\t'.charAt(at)
+    return at < 0 ? short ?? '' : '\b\f\n\r\t'.charAt(at)
   })
 }
 

@@ -37,7 +37,9 @@ export function commentLength(text: ByteText, at: number): number {
 }
 
 /** A tree, or why there is none. */
-export type ParseResult = { readonly value: Value; readonly error?: undefined } | { readonly value?: undefined; readonly error: HuJsonError }
+export type ParseResult =
+  | { readonly value: Value; readonly error?: undefined }
+  | { readonly value?: undefined; readonly error: HuJsonError }
 
 /** Reads one HuJSON value with all that stands around it. Strict, without recursion: any depth is read. */
 export function parseValue(text: ByteText): ParseResult {
@@ -126,7 +128,8 @@ class Parser {
       }
       const { composite } = frame
       if (composite.kind === 'object' && frame.name === undefined) {
-        if (done.trimmed.kind !== 'literal' || !done.trimmed.raw.startsWith('"')) return this.#unexpected(done.start, 'at start of object name')
+        if (done.trimmed.kind !== 'literal' || !done.trimmed.raw.startsWith('"'))
+          return this.#unexpected(done.start, 'at start of object name')
         if (next === '') return this.#fail(this.#at, 'parsing object after name: unexpected EOF')
         if (next !== ':') return this.#unexpected(this.#at, 'after object name')
         frame.name = done
@@ -173,7 +176,10 @@ class Parser {
     this.#scanner.setPosition(start)
     const token: number = this.#scanner.scan()
     const end = this.#scanner.getPosition()
-    const known = token === STRING_TOKEN || ((token === NUMBER_TOKEN || token === NULL_TOKEN || token === TRUE_TOKEN || token === FALSE_TOKEN) && !isWordByte(this.#text.charCodeAt(end)))
+    const known =
+      token === STRING_TOKEN ||
+      ((token === NUMBER_TOKEN || token === NULL_TOKEN || token === TRUE_TOKEN || token === FALSE_TOKEN) &&
+        !isWordByte(this.#text.charCodeAt(end)))
     const error: number = this.#scanner.getTokenError()
     if (known && error === 0) {
       this.#at = end
@@ -229,5 +235,12 @@ class Parser {
 }
 
 function isWordByte(code: number): boolean {
-  return (code >= 0x30 && code <= 0x39) || (code >= 0x41 && code <= 0x5a) || (code >= 0x61 && code <= 0x7a) || code === 0x2b || code === 0x2d || code === 0x2e
+  return (
+    (code >= 0x30 && code <= 0x39) ||
+    (code >= 0x41 && code <= 0x5a) ||
+    (code >= 0x61 && code <= 0x7a) ||
+    code === 0x2b ||
+    code === 0x2d ||
+    code === 0x2e
+  )
 }

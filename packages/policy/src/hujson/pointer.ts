@@ -29,7 +29,10 @@ export function findPlace(root: Value, pointer: string): Found {
     if (pointer.charAt(at) !== '/') return { error: 'invalid pointer: lacks a forward slash prefix' }
     const slash = pointer.indexOf('/', at + 1)
     const end = slash < 0 ? pointer.length : slash
-    const name = pointer.slice(at + 1, end).replaceAll('~1', '/').replaceAll('~0', '~')
+    const name = pointer
+      .slice(at + 1, end)
+      .replaceAll('~1', '/')
+      .replaceAll('~0', '~')
     at = end
     const index = indexOf(value.trimmed, name)
     if (index === undefined) return { error: `invalid array index: ${name}` }
@@ -42,11 +45,14 @@ export function findPlace(root: Value, pointer: string): Found {
 function indexOf(composite: Composite, name: string): number | undefined {
   const length = lengthOf(composite)
   if (composite.kind === 'object') {
-    const found = composite.members.findIndex((member) => member.name.trimmed.kind === 'literal' && literalText(member.name.trimmed) === name)
+    const found = composite.members.findIndex(
+      (member) => member.name.trimmed.kind === 'literal' && literalText(member.name.trimmed) === name,
+    )
     return found < 0 ? length : found
   }
   if (name === '-') return length
   // Leading zeros are let through unless all is zeros, as the module does.
-  if (!/^[0-9]+$/.test(name) || (/^0+$/.test(name) && name !== '0') || BigInt(name.replace(/^0+(?=.)/, '').slice(0, 30)) > MOST_INDEX) return undefined
+  if (!/^[0-9]+$/.test(name) || (/^0+$/.test(name) && name !== '0') || BigInt(name.replace(/^0+(?=.)/, '').slice(0, 30)) > MOST_INDEX)
+    return undefined
   return Math.min(length, Number(name))
 }
