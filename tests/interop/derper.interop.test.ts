@@ -2,20 +2,19 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import http from 'node:http'
+import https from 'node:https'
 import net, { type AddressInfo } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import type { RelayNode } from '@meshwright/core'
 import { NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
-import { DerpClient, type DerpClientInput, type DerpClientOptions, type DerpClientOutput } from '@meshwright/derp'
+import { DerpClient, type DerpClientInput, type DerpClientOptions, type DerpClientOutput, DerpServer } from '@meshwright/derp'
 import { decodeBindingAnswer, encodeBindingRequest } from '@meshwright/nat-traversal'
 import { parseIp } from '@meshwright/ip'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { dialDerp, type DerpConnection, type DerpDialOptions } from '../../packages/runtime-node/src/derp-dial.ts'
-import { suspendAwareClock } from '../../packages/runtime-node/src/clock.ts'
-import { drive, type Driver } from '../../packages/runtime-node/src/drive.ts'
-import { systemRandom } from '../../packages/runtime-node/src/random.ts'
-import { openUdp } from '../../packages/runtime-node/src/udp.ts'
+import {
+  attachDerpServer, type DerpConnection, type DerpDialOptions, dialDerp, drive, type Driver, metacertPem, openUdp, selfSignedCertificate, suspendAwareClock, systemRandom,
+} from '@meshwright/runtime-node'
 
 // Our relay client against a real derper. MESHWRIGHT_INTEROP_BIN names the folder of the programs; without them the tests are skipped,
 // or fail where REQUIRE_INTEROP=1.
@@ -134,6 +133,37 @@ real('a relay that asks an admission endpoint lets us in or closes', async () =>
   expect(await bad.until('failed')).toEqual({ type: 'failed', code: 'closed' })
 })
 
+real('a real relay of our region dials our relay, watches it and forwards to its clients', async () => {
+  const certificate = selfSignedCertificate(['127.0.0.1'])
+  const trusted = path.join(folder, 'ours.crt')
+  await writeFile(trusted, certificate.cert)
+  const server = new DerpServer({ privateKey: NodePrivateKey.generate(systemRandom), random: systemRandom, meshKey: MESH_KEY })
+  const web = https.createServer({ cert: certificate.cert + metacertPem(server.publicKey), key: certificate.key })
+  const service = attachDerpServer(web, server, { clock })
+  await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve))
+  cleanup.push(() => {
+    service.close()
+    web.close()
+  })
+  const ours = (web.address() as AddressInfo).port
+  const theirs = await freePort()
+  const theirPin = await startDerper(theirs, await freePort(), ['-mesh-with', `127.0.0.1:${ours}`], { SSL_CERT_FILE: trusted })
+  const here = await connect({}, { derpPort: ours, certName: certificate.pin })
+  await here.until('connected')
+  for (let i = 0; i < 200 && server.stats().watchers === 0; i += 1) await new Promise((resolve) => setTimeout(resolve, 50))
+  expect(server.stats().watchers).toBe(1)
+  const there = await connect({}, { derpPort: theirs, certName: theirPin })
+  await there.until('connected')
+  // The real relay learns of our client by PeerPresent; until then it drops.
+  const arrived = here.until('packet')
+  const sending = setInterval(() => there.send(here.key.publicKey(), Buffer.from('across')), 50)
+  const packet = await arrived
+  clearInterval(sending)
+  expect(packet.source.equals(there.key.publicKey())).toBe(true)
+  expect(Buffer.from(packet.packet).toString()).toBe('across')
+  expect(server.stats().forwardedIn).toBeGreaterThan(0)
+})
+
 real('keepalives of a real relay keep a quiet connection', async () => {
   const a = await connect({})
   await a.until('connected')
@@ -206,13 +236,13 @@ async function connect(options: Partial<DerpDialOptions>, node: Partial<RelayNod
 }
 
 /** Starts a derper on loopback; gives the pin of the certificate that it makes for itself. */
-async function startDerper(derpPort: number, stun: number, args: readonly string[]): Promise<string> {
+async function startDerper(derpPort: number, stun: number, args: readonly string[], env: Record<string, string> = {}): Promise<string> {
   const config = path.join(folder, `derper-${derpPort}.json`)
   const psk = path.join(folder, 'mesh.key')
   await writeFile(config, JSON.stringify({ PrivateKey: NodePrivateKey.generate(systemRandom).formatSecret() }), { mode: 0o600 })
   await writeFile(psk, `${MESH_KEY.toString('hex')}\n`, { mode: 0o600 })
   const all = ['-c', config, '-a', `127.0.0.1:${derpPort}`, '-certmode', 'manual', '-certdir', folder, '-hostname', '127.0.0.1', '-http-port', '-1']
-  const child = spawn(DERPER ?? '', [...all, '-stun-port', String(stun), '-mesh-psk-file', psk, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(DERPER ?? '', [...all, '-stun-port', String(stun), '-mesh-psk-file', psk, ...args], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
   children.push(child)
   let log = ''
   const note = (chunk: Buffer): void => {
