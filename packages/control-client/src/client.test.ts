@@ -326,6 +326,24 @@ test('a new poll begins from nothing, but the old map stays in force until its f
   expect(bench.client.status().map?.packetFilter).toEqual([])
 })
 
+test('a new poll that says what is known already yields no map; what differs alone is new', () => {
+  const bench = new Bench()
+  const peer = (id: number): NonNullable<MapResponse['Node']> => ({ ...bench.selfNode(), ID: id, Key: `nodekey:${String(id).repeat(64)}` })
+  const whole = (): MapResponse => ({ Node: bench.selfNode(), Peers: [peer(2), peer(3)], PacketFilters: { base: [{ SrcIPs: ['*'] }] }, DNSConfig: { Proxied: true }, UserProfiles: [{ ID: 1, LoginName: 'a', DisplayName: 'A' }] })
+  bench.running()
+  bench.frame(whole())
+  const map = bench.client.status().map
+  for (const change of [{}, { Peers: [peer(2), { ...peer(3), Online: true }] }]) {
+    bench.events.length = 0
+    bench.pass(120_000)
+    bench.frame({ ...whole(), ...change })
+    if (Object.keys(change).length === 0) expect(bench.client.status().map).toBe(map)
+    expect(bench.types().includes('netmap')).toBe(Object.keys(change).length > 0)
+  }
+  expect(bench.client.status().map?.peers.get(2)).toBe(map?.peers.get(2))
+  expect(bench.client.status().map?.packetFilter).toBe(map?.packetFilter)
+})
+
 test('a frame that changes nothing yields no map', () => {
   const bench = new Bench().running()
   bench.frame({ ControlTime: formatTime(bench.clock.wallClock()) }, { Node: bench.selfNode() }, { PeersChangedPatch: [{ NodeID: 99, Online: true }] })
@@ -429,6 +447,18 @@ test('expiry is told once, and so is the end of it', () => {
   expect(bench.client.status()).toMatchObject({ state: 'keyExpired', polling: true })
   bench.frame({ Node: bench.selfNode({ KeyExpiry: formatTime(bench.clock.wallClock() + 1000) }) })
   expect(bench.types()).toEqual(['keyExpired', 'netmap', 'keyRenewed'])
+})
+
+test('a key that the server renews by a new login is told to be good again by the first frame', () => {
+  const bench = new Bench()
+  bench.running({ KeyExpiry: formatTime(bench.clock.wallClock() + 1000) })
+  bench.pass(1000)
+  bench.act((now) => bench.client.login(now, { authKey: 'k' }))
+  bench.registered()
+  expect(bench.client.status().state).toBe('keyExpired')
+  bench.frame({ Node: bench.selfNode() })
+  expect(bench.types().filter((type) => type.startsWith('key'))).toEqual(['keyExpired', 'keyRenewed'])
+  expect(bench.client.status().state).toBe('running')
 })
 
 test('a server whose clock differs decides when the key expires', () => {

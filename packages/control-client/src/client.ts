@@ -22,6 +22,7 @@ import { isKeyExpired } from './map-node.ts'
 import { MapSession } from './map-session.ts'
 import type { NetworkMap } from './network-map.ts'
 import { Requests } from './requests.ts'
+import { shareUnchanged } from './share.ts'
 
 /** An address of this node and how it was learnt: the `ENDPOINT_…` numbers of `@meshwright/control-protocol`. */
 export interface HostEndpoint {
@@ -243,8 +244,6 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
 
   #loginSucceeded(now: Instant, key: NodePrivateKey, response: RegisterResponse): void {
     this.#nodeKey = key
-    this.#expired = false
-    this.#expiryDue = undefined
     this.#save()
     this.#outbox.push({ type: 'loginFinished', user: response.User, login: response.Login })
     this.#session.start(now)
@@ -288,11 +287,12 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   #frame(now: Instant, response: MapResponse, first: boolean): boolean {
     this.#takeOrders(now, response)
     if (response.KeepAlive === true) return true
-    const map = applyMapResponse(first ? undefined : this.#map, response, this.#wallClock())
-    if (map === undefined) return false
-    if (map === this.#map) return true
+    const applied = applyMapResponse(first ? undefined : this.#map, response, this.#wallClock())
+    if (applied === undefined) return false
+    const map = first ? shareUnchanged(this.#map, applied) : applied
+    if (map !== this.#map) this.#outbox.push({ type: 'netmap', map })
+    else if (!first) return true
     this.#map = map
-    this.#outbox.push({ type: 'netmap', map })
     this.#watchExpiry(now)
     return true
   }

@@ -136,3 +136,15 @@ test('a node is read in typed form; what cannot be read gives less reach, never 
   expect(mapNode(node(6))?.allowedIps.map(formatPrefix)).toEqual(['100.64.0.6/32'])
   expect(mapNode(node(6, { AllowedIPs: [] }))?.allowedIps).toEqual([])
 })
+
+test('a filter that lets a peer with an unsigned key in is not believed at all, until that peer is gone', () => {
+  const unsigned = node(2, { UnsignedPeerAPIOnly: true, CapMap: { guest: [] } })
+  for (const source of ['*', '100.64.0.0/10', '100.64.0.2', '100.64.0.1-100.64.0.9', 'cap:guest']) {
+    const map = start({ Peers: [unsigned], PacketFilter: [{ SrcIPs: ['10.0.0.1'], DstPorts: ALLOW[0]?.DstPorts ?? [] }, { SrcIPs: [source], DstPorts: ALLOW[0]?.DstPorts ?? [] }] })
+    expect(map.packetFilter).toEqual([])
+    expect(next(map, { PeersRemoved: [2] }).packetFilter.length).toBe(2)
+  }
+  for (const source of ['100.64.0.3', '100.64.0.3-100.64.0.9', 'cap:other', 'nonsense']) {
+    expect(start({ Peers: [unsigned], PacketFilter: [{ SrcIPs: [source], DstPorts: ALLOW[0]?.DstPorts ?? [] }] }).packetFilter.length).toBe(1)
+  }
+})

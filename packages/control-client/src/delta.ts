@@ -16,6 +16,8 @@ import type { FilterRule } from '@meshwright/packet-filter'
 import { type MapNode, mapNode } from './map-node.ts'
 import type { NetworkMap, RegionScores } from './network-map.ts'
 import { sameJson } from './same-json.ts'
+import { sameParts } from './share.ts'
+import { withoutUnsignedSources } from './unsigned-peers.ts'
 
 /**
  * The map after one frame of the stream. Pure: the given map is never changed, and comes back itself when the frame changes nothing.
@@ -38,7 +40,7 @@ export function applyMapResponse(map: NetworkMap | undefined, response: MapRespo
     peers,
     peersByKey: map !== undefined && peers === map.peers ? map.peersByKey : new Map([...peers.values()].map((peer) => [peer.nodeKey.text, peer])),
     filterChunks,
-    packetFilter: map !== undefined && filterChunks === map.filterChunks ? map.packetFilter : joinChunks(filterChunks),
+    packetFilter: kept(map?.packetFilter, withoutUnsignedSources(joinChunks(filterChunks), peers.values()), []),
     dns: kept(map?.dns, response.DNSConfig, {}),
     relays: nextRelays(map?.relays ?? NO_RELAYS, response.DERPMap),
     regionScores: nextScores(map?.regionScores ?? NO_SCORES, response.DERPMap),
@@ -49,7 +51,7 @@ export function applyMapResponse(map: NetworkMap | undefined, response: MapRespo
     health: kept(map?.health, response.Health, []),
     displayMessages: nextMessages(map?.displayMessages ?? NO_MESSAGES, response.DisplayMessages),
   }
-  return map !== undefined && sameMembers(map, next) ? map : next
+  return map !== undefined && sameParts(map, next) ? map : next
 }
 
 const EMPTY_CHUNKS: ReadonlyMap<string, readonly FilterRule[]> = new Map()
@@ -198,21 +200,4 @@ function nextMessages(
 function kept<T>(old: T | undefined, given: T | undefined, none: T): T {
   if (given === undefined) return old ?? none
   return old !== undefined && sameJson(old, given) ? old : given
-}
-
-function sameMembers(a: NetworkMap, b: NetworkMap): boolean {
-  return (
-    a.self === b.self &&
-    a.peers === b.peers &&
-    a.filterChunks === b.filterChunks &&
-    a.dns === b.dns &&
-    a.relays === b.relays &&
-    a.regionScores === b.regionScores &&
-    a.users === b.users &&
-    a.domain === b.domain &&
-    a.ssh === b.ssh &&
-    a.collectServices === b.collectServices &&
-    a.health === b.health &&
-    a.displayMessages === b.displayMessages
-  )
 }
