@@ -100,6 +100,7 @@ export class SessionSlots<Owner> {
   current: Session<Owner> | undefined
   next: Session<Owner> | undefined
   #crossed = false
+  #yielded = false
   readonly #dropped: (session: Session<Owner>) => void
 
   /** @param dropped called with every session that leaves its slot, before its keys are overwritten */
@@ -116,10 +117,12 @@ export class SessionSlots<Owner> {
     this.previous = this.current
     this.current = session
     this.#crossed = this.next !== undefined
+    this.#yielded = false
   }
 
   installAsResponder(session: Session<Owner>): void {
     this.#crossed = false
+    this.#yielded = false
     this.#drop(this.next)
     this.#drop(this.previous)
     this.previous = undefined
@@ -138,9 +141,22 @@ export class SessionSlots<Owner> {
     } else {
       this.previous = this.current
       this.current = session
+      this.#yielded = this.#crossed
     }
+    this.#crossed = false
     this.next = undefined
     return true
+  }
+
+  /**
+   * A packet has been authenticated on `session`, which is not `next`. When we gave our session up for the peer's, and the peer sends on
+   * ours all the same, it does not know the rule of precedence: take ours again, or neither end would feel bound to renew.
+   */
+  heardOn(session: Session<Owner>): void {
+    if (!this.#yielded || session !== this.previous) return
+    this.#yielded = false
+    this.previous = this.current
+    this.current = session
   }
 
   clear(): void {

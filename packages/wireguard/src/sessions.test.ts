@@ -1,5 +1,60 @@
-import { expect, test } from 'vitest'
+import { instant } from '@meshwright/core'
+import { nobleProvider } from '@meshwright/crypto'
+import { describe, expect, test } from 'vitest'
 import { ipv4, Link } from './link.test.ts'
+import { Session, SessionSlots } from './session.ts'
+
+describe('the three slots', () => {
+  const make = (index: number, initiator: boolean): Session<string> => {
+    const keys = { send: new Uint8Array(32).fill(index), receive: new Uint8Array(32).fill(index) }
+    return new Session('peer', nobleProvider, keys, index, index, initiator, instant(0))
+  }
+  const setup = (): { slots: SessionSlots<string>; dropped: number[]; show: () => (number | undefined)[] } => {
+    const dropped: number[] = []
+    const slots = new SessionSlots<string>((session) => dropped.push(session.localIndex))
+    return { slots, dropped, show: () => [slots.previous, slots.current, slots.next].map((session) => session?.localIndex) }
+  }
+
+  test('as initiator: current becomes previous, and the session before that is dropped with its keys', () => {
+    const { slots, dropped, show } = setup()
+    const sessions = [1, 2, 3].map((index) => make(index, true))
+    for (const session of sessions) slots.installAsInitiator(session)
+    expect([show(), dropped]).toEqual([[2, 3, undefined], [1]])
+    expect(sessions.map((session) => session.alive)).toEqual([false, true, true])
+  })
+
+  test('as responder: current stays until the first packet on next', () => {
+    const { slots, dropped, show } = setup()
+    slots.installAsInitiator(make(1, true))
+    const next = make(2, false)
+    slots.installAsResponder(next)
+    expect(show()).toEqual([undefined, 1, 2])
+    expect([slots.confirm(next, true), slots.confirm(next, true)]).toEqual([true, false])
+    expect([show(), dropped]).toEqual([[1, 2, undefined], []])
+    slots.installAsResponder(make(3, false))
+    slots.installAsResponder(make(4, false))
+    expect([show(), dropped]).toEqual([[undefined, 2, 4], [1, 3]])
+    slots.clear()
+    expect([show(), slots.isEmpty, dropped]).toEqual([[undefined, undefined, undefined], true, [1, 3, 2, 4]])
+  })
+
+  test.each([
+    [true, [2, 3, undefined]],
+    [false, [3, 2, undefined]],
+  ])('crossed: the session of the end with precedence (ours: %s) is sent on, the other one received', (ours, expected) => {
+    const { slots, show } = setup()
+    slots.installAsInitiator(make(1, true))
+    const [theirs, own] = [make(2, false), make(3, true)]
+    slots.installAsResponder(theirs)
+    slots.installAsInitiator(own)
+    expect(show()).toEqual([1, 3, 2])
+    slots.confirm(theirs, ours)
+    expect(show()).toEqual(expected)
+    slots.heardOn(own)
+    slots.heardOn(theirs)
+    expect(show()).toEqual([2, 3, undefined]) // a peer that uses our session after all gets it
+  })
+})
 
 test('a responder sends nothing on a new session before it is confirmed, and goes on with the old one', () => {
   const link = new Link(1)

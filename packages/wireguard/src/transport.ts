@@ -207,8 +207,9 @@ export class Transport<Path extends WireGuardPath> {
       heardFrom(shared, peer, from)
       this.#handshakes.completed(peer, false)
       this.#confirmed(now, peer)
-    } else if (from !== peer.path) {
-      heardFrom(shared, peer, from)
+    } else {
+      if (session !== peer.sessions.current) peer.sessions.heardOn(session)
+      if (from !== peer.path) heardFrom(shared, peer, from)
     }
     if (length > 0) peer.timers.dataReceived(now)
     else peer.timers.keepaliveReceived(now)
