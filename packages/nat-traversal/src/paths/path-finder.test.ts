@@ -315,6 +315,42 @@ describe('pings for people', () => {
   })
 })
 
+test('a peer without home in the map is reached by the relay that it was last heard by', () => {
+  const b = new Bench({}, [], undefined)
+  b.finder.removePeer(b.now, b.peerNode)
+  b.finder.setPeer(b.now, { nodeKey: b.peerNode, discoKey: b.box.publicKey, endpoints: [] })
+  expect(b.path()).toBe('none')
+  b.byRelay({ type: 'ping', txId: new Uint8Array(12), padding: 0 }, 7)
+  expect(b.finder.pathFor(b.now, b.peerNode)).toEqual({ type: 'relay', region: 7 })
+})
+
+test('nodes that share a disco key are told apart by their pings and by who was pinged', () => {
+  const b = new Bench()
+  const second = NodePrivateKey.generate(b.random.bytes).publicKey()
+  b.finder.setPeer(b.now, { nodeKey: second, discoKey: b.box.publicKey, endpoints: [OTHER], homeRegion: 900 })
+  b.finder.noteTraffic(b.now, second)
+  b.answer()
+  expect(b.finder.pathFor(b.now, second)).toEqual({ type: 'direct', endpoint: OTHER, latencyMs: 20 })
+  expect(b.path()).toBe('relay')
+  b.fromPeer({ type: 'ping', txId: new Uint8Array(12), nodeKey: second, padding: 0 }, endpoint('203.0.113.99:1'))
+  expect(b.finder.explain(b.now, second)?.candidates.length).toBe(2)
+  expect(b.finder.explain(b.now, b.peerNode)?.candidates.length).toBe(1)
+})
+
+test('a new map entry keeps what the peer itself named, and a new disco key takes over', () => {
+  const b = new Bench()
+  b.direct()
+  const disco = new DiscoBox({ privateKey: DiscoPrivateKey.generate(b.random.bytes), random: b.random.bytes })
+  b.finder.setPeer(b.now, { nodeKey: b.peerNode, discoKey: disco.publicKey, endpoints: [OTHER], homeRegion: 901 })
+  expect(b.path()).toBe('direct')
+  b.fromPeer({ type: 'ping', txId: new Uint8Array(12), padding: 0 })
+  expect(b.finder.status(b.now).drops).toEqual({ 'unknown-sender': 1 })
+  const bytes = b.sealed({ type: 'ping', txId: new Uint8Array(12), padding: 0 }, disco)
+  b.finder.handleInput(b.now, { type: 'datagram', bytes, from: ADDRESS })
+  expect(drain(b.finder).map((output) => output.type)).toEqual(['transmit'])
+  expect(b.finder.explain(b.now, b.peerNode)?.candidates.map((candidate) => formatEndpoint(candidate.endpoint))).toEqual(['203.0.113.7:41641', '203.0.113.8:41641'])
+})
+
 test('a peer without disco is reached at its endpoint, and where it last sent from', () => {
   const b = new Bench()
   const bare = NodePrivateKey.generate(b.random.bytes).publicKey()

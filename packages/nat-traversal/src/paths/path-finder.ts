@@ -177,10 +177,7 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
   /** A packet is being sent to the peer: this is what drives pinging. Cheap: call it for every packet or batch. */
   noteTraffic(now: Instant, peer: NodePublicKey): void {
     const state = this.#peers.get(peer.text)
-    if (state === undefined) return
-    const due = state.due
-    state.noteTraffic(now)
-    if (state.due !== due) this.#dueKnown = false
+    if (state?.noteTraffic(now) === true) this.#dueKnown = false
   }
 
   /** A packet that WireGuard accepted came from the peer. It does not extend trust: only pongs prove our own direction. */
@@ -259,6 +256,10 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     if (plaintext === undefined) return 'box'
     const message = decodeDiscoMessage(plaintext)
     if (message === undefined) return 'message'
+    if (input.type === 'relayed') {
+      const state = this.#peers.get(input.peer.text)
+      if (state !== undefined && states.has(state)) state.heardByRelay(now, input.region)
+    }
     const via: PathVia = input.type === 'datagram' ? { type: 'direct', endpoint: input.from } : { type: 'relay', region: input.region }
     switch (message.type) {
       case 'ping':

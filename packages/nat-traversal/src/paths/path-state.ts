@@ -134,27 +134,33 @@ export class PathState {
     return this.#trusted(now) ? 'direct' : 'doubtful'
   }
 
-  /** A packet is being sent to the peer. */
-  noteTraffic(now: Instant): void {
+  /** A packet is being sent to the peer. False when that changed no deadline and caused nothing: the usual case, and a cheap one. */
+  noteTraffic(now: Instant): boolean {
     this.#lastSend = now
-    if (this.#peer.discoKey === undefined) return
+    if (this.#peer.discoKey === undefined) return false
+    if (this.#heartbeatAt !== undefined && (this.#trusted(now) || (this.#discoverNotBefore !== undefined && now < this.#discoverNotBefore))) return false
     if (!this.#trusted(now)) this.#discover(now, true)
     this.#heartbeatAt ??= after(now, HEARTBEAT_INTERVAL_MS)
+    return true
   }
 
   /** A packet that WireGuard accepted came from the peer. */
   noteReceived(now: Instant, from: PathVia): void {
     this.#lastReceived = { at: now, from }
-    if (from.type === 'relay' && this.#learntRegion !== from.region) {
-      this.#learntRegion = from.region
-      this.#reshape()
-      this.#announce(now, 'relay-learnt')
-    }
+    if (from.type === 'relay') this.heardByRelay(now, from.region)
     if (from.type === 'direct' && this.#peer.discoKey === undefined && !(this.#roamedTo && equalEndpoints(this.#roamedTo, from.endpoint))) {
       this.#roamedTo = from.endpoint
       this.#reshape()
       this.#announce(now, 'better-path')
     }
+  }
+
+  /** The peer was heard by the relay of a region: the way back where the map names no home. */
+  heardByRelay(now: Instant, region: number): void {
+    if (this.#learntRegion === region) return
+    this.#learntRegion = region
+    this.#reshape()
+    this.#announce(now, 'relay-learnt')
   }
 
   /** True when this very ping came from this very place before. */
@@ -466,5 +472,7 @@ export class PathState {
 }
 
 function suspectMs(best: Candidate): number {
-  return Math.min(SUSPECT_MOST_MS, Math.max(SUSPECT_LEAST_MS, 3 * (best.latencyMs ?? SUSPECT_MOST_MS)))
+  const latencyMs = best.latencyMs ?? SUSPECT_LEAST_MS
+  const usual = Math.min(SUSPECT_MOST_MS, Math.max(SUSPECT_LEAST_MS, 3 * latencyMs))
+  return Math.max(usual, 1.5 * latencyMs) // a very slow path must not be doubted at every heartbeat
 }

@@ -178,6 +178,40 @@ describe('two nodes behind boxes of each pair of kinds', () => {
   })
 })
 
+describe('beside the table', () => {
+  test.each<Place>(['public', 'full-cone', 'addr-restricted'])('a router that an early packet spoils is no obstacle towards %s', (other) => {
+    const pair = new Pair('linux', other)
+    pair.run(6_000)
+    expect(pair.outcome()).toBe('direct')
+  })
+
+  test('two hard NATs with IPv6 behind stateful firewalls: direct by IPv6', () => {
+    const pair = new Pair('symmetric', 'symmetric')
+    pair.run(3_000)
+    expect(pair.outcome()).toBe('relay')
+    for (const [i, node] of pair.nodes.entries()) {
+      const box = pair.network.internet.behind({ kind: 'firewall', lan: `2001:db8:${i + 1}::/64` })
+      node.host.join(box.inside, `2001:db8:${i + 1}::10`)
+      node.finder.rebind(pair.network.clock.now)
+      node.lookUp()
+    }
+    pair.run(10_000)
+    const [a, b] = pair.nodes
+    const path = a.finder.pathFor(pair.network.clock.now, b.nodeKey)
+    expect(path.type === 'direct' && formatEndpoint(path.endpoint)).toBe('[2001:db8:2::10]:41641')
+    expect(pair.outcome()).toBe('direct')
+  })
+
+  test('a hard pair says why it is relayed', () => {
+    const pair = new Pair('symmetric', 'port-restricted')
+    pair.run(20_000)
+    const [a, b] = pair.nodes
+    const story = a.finder.explain(pair.network.clock.now, b.nodeKey)
+    expect(story?.whyNotDirect).toBe('no-answer')
+    expect(story?.candidates.some((candidate) => candidate.origins.includes('call-me-maybe') && candidate.timeouts > 0)).toBe(true)
+  })
+})
+
 describe('when the network changes', () => {
   test('UDP blocked under traffic: by the relay again within 5 s, and direct again after it is allowed', () => {
     const pair = new Pair('port-restricted', 'full-cone')
