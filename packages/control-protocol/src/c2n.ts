@@ -58,6 +58,7 @@ export interface C2nResponse {
 const MAX_HEAD_BYTES = 16_384
 const MAX_HEADERS = 64
 
+/** Reads a `PingRequest`. */
 export const pingRequest: Shape<PingRequest> = object<PingRequest>({
   URL: required(text, ''),
   URLIsNoise: flag,

@@ -68,6 +68,7 @@ const derpRegion: Shape<DERPRegion> = object<DERPRegion>({
   Nodes: list(derpNode),
 })
 
+/** Reads a `DERPMap`. */
 export const derpMap: Shape<DERPMap> = object<DERPMap>({
   HomeParams: object<DERPHomeParams>({ RegionScore: record(float) }),
   Regions: record(derpRegion),

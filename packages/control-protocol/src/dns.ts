@@ -30,10 +30,12 @@ export interface DNSConfig {
   readonly ExitNodeFilteredSet?: readonly string[]
 }
 
+/** Reads a `Resolver`. */
 export const resolver: Shape<Resolver> = object<Resolver>({ Addr: required(text, ''), BootstrapResolution: list(text), UseWithExitNode: flag })
 
 const dnsRecord: Shape<DnsRecord> = object<DnsRecord>({ Name: required(text, ''), Type: text, Value: required(text, '') })
 
+/** Reads a `DNSConfig`. */
 export const dnsConfig: Shape<DNSConfig> = object<DNSConfig>({
   Resolvers: list(resolver),
   Routes: record<readonly Resolver[]>(list(resolver), []),

@@ -21,6 +21,7 @@ const capGrant: Shape<CapGrant> = object<CapGrant>({
   CapMap: record<readonly unknown[] | null>(list(raw), null),
 })
 
+/** Reads a `FilterRule`. */
 export const filterRule: Shape<FilterRule> = object<FilterRule>({
   SrcIPs: required<readonly string[]>(list(text), []),
   SrcBits: list(integer),

@@ -119,6 +119,7 @@ const netInfo: Shape<NetInfo> = object<NetInfo>({
   FirewallMode: text,
 })
 
+/** Reads a `Hostinfo`. */
 export const hostinfo: Shape<Hostinfo> = object<Hostinfo>({
   IPNVersion: text,
   FrontendLogID: text,

@@ -24,8 +24,13 @@ export const ZERO_MACHINE_KEY: MachineKeyText = `mkey:${'0'.repeat(64)}`
 /** The zero disco key. */
 export const ZERO_DISCO_KEY: DiscoKeyText = `discokey:${'0'.repeat(64)}`
 
+/** Reads a `NodeKeyText`. */
 export const nodeKey: Shape<NodeKeyText> = keyText('nodekey:', 64)
+/** Reads a `MachineKeyText`. */
 export const machineKey: Shape<MachineKeyText> = keyText('mkey:', 64)
+/** Reads a `DiscoKeyText`. */
 export const discoKey: Shape<DiscoKeyText> = keyText('discokey:', 64)
+/** Reads a `string`. */
 export const challengeKey: Shape<string> = keyText('chalpub:', 64)
+/** Reads a `NetworkLockKeyText`. */
 export const networkLockKey: Shape<NetworkLockKeyText> = keyText('(?:nl|tl)pub:', 64)

@@ -72,8 +72,10 @@ export interface UserProfile {
   readonly Groups?: readonly string[]
 }
 
+/** Reads a `CapMap`. */
 export const capMap: Shape<CapMap> = record<readonly unknown[]>(list(raw), [])
 
+/** Reads a `Node`. */
 export const node: Shape<Node> = object<Node>({
   ID: required(bigInteger, 0),
   StableID: required(text, ''),
@@ -112,6 +114,7 @@ export const node: Shape<Node> = object<Node>({
   ExitNodeDNSResolvers: list(resolver),
 })
 
+/** Reads a `UserProfile`. */
 export const userProfile: Shape<UserProfile> = object<UserProfile>({
   ID: required(bigInteger, 0),
   LoginName: required(text, ''),

@@ -14,14 +14,21 @@ export const MAX_FRAME_BYTES = 4096
 /** Largest plaintext of one record, in bytes. */
 export const MAX_RECORD_PLAINTEXT_BYTES = 4077
 
+/** Frame type of an initiation. */
 export const TYPE_INITIATION = 1
+/** Frame type of a response. */
 export const TYPE_RESPONSE = 2
+/** Frame type of an unauthenticated error text. */
 export const TYPE_ERROR = 3
+/** Frame type of a record. */
 export const TYPE_RECORD = 4
+/** Type and length in front of every frame but the initiation. */
 export const HEADER_BYTES = 3
+/** Poly1305 tag behind every ciphertext. */
 export const TAG_BYTES = 16
 const INITIATION_NOISE_BYTES = 96
 const EARLY_MAGIC = Uint8Array.of(0xff, 0xff, 0xff, 0x54, 0x53)
+/** Magic and length in front of an early payload; an HTTP/2 frame header is as long. */
 export const EARLY_HEADER_BYTES = 9
 /** Longest early payload that is read: real ones have about 100 bytes; the protocol would allow 10 MiB. */
 export const MAX_EARLY_PAYLOAD_BYTES = 65_536

@@ -61,10 +61,12 @@ export class Fault {
   }
 }
 
+/** A member that is always there: `zero` when the document leaves it out. */
 export function required<T>(shape: Shape<T>, zero: T): Zeroed<T> {
   return { shape, zero }
 }
 
+/** An object with the named members; all others are ignored. */
 export function object<T extends object>(members: Members<T>): Shape<T> {
   const fields: [string, Shape<unknown> | Zeroed<unknown>][] = Object.entries(members)
   return (value, fault) => {
@@ -112,27 +114,34 @@ export function record<T>(shape: Shape<T>, whenNull?: T): Shape<Readonly<Record<
   }
 }
 
+/** A string. */
 export const text: Shape<string> = (value, fault) => (typeof value === 'string' ? value : fault.fail('expected a string'))
 
+/** True or false. */
 export const flag: Shape<boolean> = (value, fault) => (typeof value === 'boolean' ? value : fault.fail('expected true or false'))
 
+/** An integer that a double holds exactly. */
 export const integer: Shape<number> = (value, fault) =>
   typeof value === 'number' && Number.isSafeInteger(value) ? value : fault.fail('expected an integer below 2^53')
 
+/** Any number. */
 export const float: Shape<number> = (value, fault) =>
   typeof value === 'number' ? value : typeof value === 'bigint' ? Number(value) : fault.fail('expected a number')
 
 const INT64_END = 1n << 63n
 
+/** A signed 64-bit integer: a `number` where that is exact, else a `bigint`. */
 export const bigInteger: Shape<WireInteger> = (value, fault) => {
   if (typeof value === 'number' && Number.isSafeInteger(value)) return value
   if (typeof value === 'bigint' && value < INT64_END && value >= -INT64_END) return value
   return fault.fail('expected an integer of 64 bits')
 }
 
+/** RFC 3339, kept as text. */
 export const time: Shape<string> = (value, fault) =>
   typeof value === 'string' && parseTime(value) !== undefined ? value : fault.fail('expected a time as in RFC 3339')
 
+/** Padded standard base64, kept as text. */
 export const base64: Shape<string> = (value, fault) =>
   typeof value === 'string' && parseBase64(value) !== undefined ? value : fault.fail('expected padded base64')
 
@@ -143,8 +152,4 @@ export const raw: Shape<unknown> = (value, fault) => (withinDepth(value, 32) ? v
 export function keyText(prefix: string, digits: number): Shape<string> {
   const pattern = new RegExp(`^${prefix}[0-9a-fA-F]{${digits}}$`)
   return (value, fault) => (typeof value === 'string' && pattern.test(value) ? value.toLowerCase() : fault.fail(`expected ${prefix} and ${digits} hex digits`))
-}
-
-export function literal<const T extends string>(...texts: readonly T[]): Shape<T> {
-  return (value, fault) => texts.find((one) => one === value) ?? fault.fail(`expected one of ${texts.join(', ')}`)
 }

@@ -70,6 +70,7 @@ const rule: Shape<SSHRule> = object<SSHRule>({
   acceptEnv: list(text),
 })
 
+/** Reads a `SSHPolicy`. */
 export const sshPolicy: Shape<SSHPolicy> = object<SSHPolicy>({ rules: required<readonly SSHRule[]>(list(rule), []) })
 
 /** Decodes an SSHAction, the answer to a held session. */
