@@ -76,10 +76,11 @@ export class ServerWriter {
     }
   }
 
-  /** The transport has taken everything: sends what waits, up to a window; the two kinds of packets in turn. */
-  writable(now: Instant, conn: ServerConnection): void {
-    conn.inFlight = 0
+  /** The transport has taken bytes, or everything: sends what waits, up to a window; the two kinds of packets in turn. */
+  writable(now: Instant, conn: ServerConnection, bytes: number = conn.inFlight): void {
+    conn.inFlight = Math.max(0, conn.inFlight - bytes)
     conn.writeDue = undefined
+    if (conn.inFlight > 0) this.#startTimer(now, conn) // slow, but alive
     if (!conn.hasBacklog) return
     if (conn.pendingPong !== undefined) {
       this.#tallies.sentPongs += 1

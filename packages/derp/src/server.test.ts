@@ -262,6 +262,17 @@ test('a destination that takes nothing holds 32 packets of a kind, drops the old
   expect(relay.server.stats().dropped.gone_disconnected.other.packets).toBe(31)
 })
 
+test('a transport that takes a little now and then is slow, not dead', () => {
+  const relay = new Relay({ windowBytes: 5000 }).client(1, keys[0]).client(2, keys[1])
+  relay.feed({ type: 'writable', conn: 1 })
+  for (let i = 0; i < 40; i += 1) relay.send(1, packet(1, new Uint8Array(1000)))
+  const before = relay.told(2).length
+  for (let i = 0; i < 10; i += 1) relay.passTime(1900).feed({ type: 'writable', conn: 2, bytes: 1037 })
+  expect(relay.told(2)).toHaveLength(10)
+  expect(before).toBe(5)
+  expect(relay.passTime(2000).events.at(-2)).toEqual({ type: 'close', conn: 2, reason: 'write-timeout' })
+})
+
 test('after a jam everything queued comes out in order, both kinds in turn', () => {
   const relay = new Relay({ windowBytes: 100 }).client(1, keys[0]).client(2, keys[1])
   relay.send(1, packet(1, new Uint8Array(200)))

@@ -56,8 +56,8 @@ export type DerpServerInput =
   | { readonly type: 'accepted'; readonly conn: DerpConnectionId; readonly from?: Endpoint; readonly notIdeal?: boolean }
   /** Bytes of the client; they must not change until outputs are drained. */
   | { readonly type: 'bytes'; readonly conn: DerpConnectionId; readonly bytes: Uint8Array }
-  /** The transport has taken all that was written to this connection. */
-  | { readonly type: 'writable'; readonly conn: DerpConnectionId }
+  /** The transport has taken `bytes` of what was written to this connection; absent: all of it. */
+  | { readonly type: 'writable'; readonly conn: DerpConnectionId; readonly bytes?: number }
   /** The answer to `verify`. */
   | { readonly type: 'verified'; readonly conn: DerpConnectionId; readonly allow: boolean }
   /** The stream has ended or broken. */
@@ -178,7 +178,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
         this.#process(now, conn)
         break
       case 'writable':
-        this.#writer.writable(now, conn)
+        this.#writer.writable(now, conn, input.bytes)
         break
       case 'verified':
         if (conn.state === 'verifying') this.#decide(now, conn, input.allow)

@@ -138,7 +138,7 @@ class Service implements DerpService {
     this.#nextConnection += 1
     const from = endpointOf(socket)
     if (socket instanceof net.Socket) socket.setTimeout(0).setNoDelay(true).setKeepAlive(true, TCP_KEEPALIVE_MS)
-    const writer = new BatchedWriter(socket, () => this.#driver.feed({ type: 'writable', conn }))
+    const writer = new BatchedWriter(socket, (bytes, drained) => this.#driver.feed(drained ? { type: 'writable', conn } : { type: 'writable', conn, bytes }))
     this.#sockets.set(conn, { socket, writer })
     socket.on('data', (bytes: Uint8Array) => this.#driver.feed({ type: 'bytes', conn, bytes }))
     socket.on('end', () => socket.destroy())

@@ -305,7 +305,9 @@ class Connection implements DerpConnection {
     this.remoteAddress = socket.remoteAddress ?? ''
     this.tlsVersion = socket instanceof tls.TLSSocket ? (socket.getProtocol() ?? undefined) : undefined
     this.#rest = rest
-    this.#writer = new BatchedWriter(socket, () => this.#events?.writable())
+    this.#writer = new BatchedWriter(socket, (_bytes, drained) => {
+      if (drained) this.#events?.writable()
+    })
     socket.on('error', (error) => {
       this.#failure ??= error.message
     })

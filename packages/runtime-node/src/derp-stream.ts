@@ -1,47 +1,66 @@
 import type { Duplex } from 'node:stream'
 
+/** Handed to the socket at once. Small, so that a slow but living transport shows progress before it is given up. */
+const PIECE_BYTES = 32 * 1024
+
 /**
- * Writes many small frames to a socket as few system calls: what is written in one turn of the event loop leaves together. Says when
- * the transport has taken all of it, which is what the relay machines call `writable`.
+ * Writes many small frames to a socket as few system calls: what is written in one turn of the event loop leaves together, in pieces of
+ * about 32 KiB. Tells how many bytes the transport has taken, piece by piece.
  */
 export class BatchedWriter {
   readonly #socket: Duplex
-  readonly #onWritable: () => void
+  readonly #onTaken: (bytes: number, drained: boolean) => void
   #pending: Uint8Array[] = []
-  /** Batches that the socket has not taken yet. */
-  #batches = 0
+  #scheduled = false
+  /** A piece is with the socket. */
+  #busy = false
 
-  /** @param onWritable called when all that was written has been taken, never from within `write` */
-  constructor(socket: Duplex, onWritable: () => void) {
+  /** @param onTaken called when a piece has been taken, `drained` when nothing is left; never from within `write` */
+  constructor(socket: Duplex, onTaken: (bytes: number, drained: boolean) => void) {
     this.#socket = socket
-    this.#onWritable = onWritable
+    this.#onTaken = onTaken
   }
 
   /** Adds bytes, which must not change any more. Bounded by the caller, who counts what is on its way. */
   write(bytes: Uint8Array): void {
-    if (this.#pending.length === 0) process.nextTick(() => this.flush())
     this.#pending.push(bytes)
+    if (this.#scheduled || this.#busy) return
+    this.#scheduled = true
+    process.nextTick(() => {
+      this.#scheduled = false
+      if (!this.#busy) this.#send(PIECE_BYTES)
+    })
   }
 
-  /** Hands everything to the socket now. */
+  /** Hands everything to the socket now: for the last words before it is closed. */
   flush(): void {
-    const frames = this.#pending
-    const last = frames.length - 1
-    if (last < 0) return
-    this.#pending = []
-    if (this.#socket.destroyed || !this.#socket.writable) return
-    this.#batches += 1
+    this.#send(Number.POSITIVE_INFINITY)
+  }
+
+  #send(most: number): void {
+    if (this.#pending.length === 0 || this.#socket.destroyed || !this.#socket.writable) return
+    let bytes = 0
+    let count = 0
+    for (const frame of this.#pending) {
+      if (bytes >= most) break
+      bytes += frame.length
+      count += 1
+    }
+    const frames = this.#pending.splice(0, count)
+    this.#busy = true
     this.#socket.cork()
     frames.forEach((frame, i) => {
-      if (i < last) this.#socket.write(frame)
-      else this.#socket.write(frame, (error) => this.#taken(error))
+      if (i < count - 1) this.#socket.write(frame)
+      else this.#socket.write(frame, (error) => this.#taken(error, bytes))
     })
     this.#socket.uncork()
   }
 
-  #taken(error: Error | null | undefined): void {
-    this.#batches -= 1
-    // An error closes the socket: `closed` follows, and writable would be a lie.
-    if (this.#batches === 0 && this.#pending.length === 0 && !error) this.#onWritable()
+  #taken(error: Error | null | undefined, bytes: number): void {
+    this.#busy = false
+    // An error closes the socket: `closed` follows, and "taken" would be a lie.
+    if (error) return
+    this.#onTaken(bytes, this.#pending.length === 0)
+    if (!this.#busy && !this.#scheduled) this.#send(PIECE_BYTES)
   }
 }
