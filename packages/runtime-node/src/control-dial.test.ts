@@ -102,6 +102,19 @@ test('over https the certificate of the server must be trusted', async () => {
   expect(await answer(connection)).toBe(204)
 })
 
+test('the time limit of dialling ends with the dialling: a connection lives on after it', async () => {
+  const url = await serve((control) => {
+    control.session.on('stream', (stream) => {
+      stream.respond({ ':status': 204 }, { endStream: true })
+    })
+  })
+  const connection = await dialControl({ url, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, timeoutMs: 200 })
+  cleanups.push(() => connection.close())
+  await new Promise((resolve) => setTimeout(resolve, 400))
+  expect(connection.usable).toBe(true)
+  expect(await answer(connection)).toBe(204)
+})
+
 test('a connection whose far end has gone silent is given up, and the next request makes a new one', async () => {
   const url = await serve((control) => {
     control.session.on('stream', (stream) => {
