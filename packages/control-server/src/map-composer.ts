@@ -183,7 +183,11 @@ export class MapComposer {
       delivered.profiles.set(id, json)
       profiles.push(json)
     }
-    if (profiles.length > 0) parts.push(`"UserProfiles":[${profiles.join(',')}]`)
+    if (profiles.length === 0) return
+    parts.push(`"UserProfiles":[${profiles.join(',')}]`)
+    // Seen with 1.102.5: a frame of peers and profiles alone is applied without the profiles, and people read "userid:7". Any of the
+    // members that make clients build their map anew helps; this is the smallest.
+    if (!parts.some((part) => part.startsWith('"Node"') || part.startsWith('"Domain"'))) parts.push(`"Domain":${JSON.stringify(this.#world.config().baseDomain)}`)
   }
 
   #profile(id: number): UserProfile {
@@ -215,7 +219,6 @@ export class MapComposer {
       ...(node.discoKey !== undefined && { DiscoKey: node.discoKey }),
       Addresses: addresses,
       AllowedIPs: [...addresses, ...servedRoutes(node)],
-      Endpoints: node.endpoints,
       HomeDERP: node.homeRelay,
       Hostinfo: { ...(hostinfo.OS !== undefined && { OS: hostinfo.OS }), Hostname: node.hostname, ...(hostinfo.RoutableIPs !== undefined && { RoutableIPs: hostinfo.RoutableIPs }) },
       Created: formatTime(node.createdAt),
