@@ -13,6 +13,13 @@ const HYSTART_SAMPLES = 8
 const CSS_GROWTH_DIVISOR = 4
 const CSS_ROUNDS = 5
 
+/** The state before a reduction. */
+export interface CongestionSnapshot {
+  readonly window: number
+  readonly threshold: number
+  readonly windowMax: number
+}
+
 /** CUBIC congestion control (RFC 9438) with HyStart++ slow start (RFC 9406). Windows in bytes, times in milliseconds. */
 export class Congestion {
   /** How many bytes may be in flight. */
@@ -117,6 +124,19 @@ export class Congestion {
   onTimeout(first: boolean): void {
     if (first) this.onLoss()
     this.window = this.#mss
+    this.#epochStart = undefined
+  }
+
+  /** What {@link restore} needs to take a reduction back. */
+  get snapshot(): CongestionSnapshot {
+    return { window: this.window, threshold: this.#threshold, windowMax: this.#windowMax }
+  }
+
+  /** The loss that reduced the window was none (RFC 4015 section 3.2). */
+  restore(snapshot: CongestionSnapshot): void {
+    this.window = Math.max(this.window, snapshot.window)
+    this.#threshold = snapshot.threshold
+    this.#windowMax = snapshot.windowMax
     this.#epochStart = undefined
   }
 

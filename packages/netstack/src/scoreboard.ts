@@ -30,6 +30,7 @@ export interface Delivery {
 /** RFC 5681, RFC 8985 section 3.3: reordering below this is not waited for once so much has overtaken. */
 const DUPLICATE_THRESHOLD = 3
 const REORDER_PERSIST_RECOVERIES = 16
+const MAX_REORDER_FACTOR = 8
 const MAX_RANGES = 512
 
 /**
@@ -51,6 +52,8 @@ export class Scoreboard {
   #rackEnd = -1
   #rackRtt = 0
   #leastRtt = 0
+  /** When what is being acknowledged was sent, by the peer's echo. */
+  #echoAt: number = Number.POSITIVE_INFINITY
   #furthest = 0
   #reorderingSeen = false
   #reorderFactor = 1
@@ -135,8 +138,10 @@ export class Scoreboard {
   /**
    * Takes an acknowledgment of everything before `una` and of SACK blocks (positions; left and right edges).
    * @param nxt next position to send: blocks beyond it are lies
+   * @param echoRtt round trip by timestamps, -1 when unknown
    */
-  acknowledge(now: number, una: number, nxt: number, edges: readonly number[], delivery: Delivery): void {
+  acknowledge(now: number, una: number, nxt: number, edges: readonly number[], delivery: Delivery, echoRtt: number = -1): void {
+    this.#echoAt = echoRtt < 0 ? Number.POSITIVE_INFINITY : Math.floor(now) - echoRtt
     delivery.bytes = 0
     delivery.rtt = -1
     delivery.duplicate = false
@@ -169,10 +174,7 @@ export class Scoreboard {
       this.#sack(now, start, end, delivery)
     }
     if (una > this.#furthest) this.#furthest = una
-    if (delivery.duplicate && this.#reorderFactor < 4) {
-      this.#reorderFactor += 1
-      this.#reorderPersist = REORDER_PERSIST_RECOVERIES
-    }
+    if (delivery.duplicate) this.#widenReordering()
   }
 
   /**
@@ -217,6 +219,25 @@ export class Scoreboard {
     }
   }
 
+  /** Nothing was lost after all: what was not sent again is still on the way, and this path reorders. */
+  undo(): void {
+    for (let i = this.#pieces.length - 1; i >= this.#head; i -= 1) {
+      const piece = this.#pieces[i]
+      if (piece === undefined || piece.state !== 'lost') continue
+      // Older than all that flies: in front of the list in order of sending.
+      piece.state = 'flying'
+      piece.later = this.#oldest
+      if (this.#oldest === undefined) this.#newest = piece
+      else this.#oldest.earlier = piece
+      this.#oldest = piece
+      this.#inFlight += piece.end - piece.start
+    }
+    this.#lost.length = 0
+    this.#lostHead = 0
+    this.#reorderingSeen = true
+    this.#widenReordering()
+  }
+
   /** A recovery ended: reordering seen long ago is forgotten. */
   recoveryEnded(): void {
     if (this.#reorderPersist > 0) this.#reorderPersist -= 1
@@ -234,6 +255,11 @@ export class Scoreboard {
     this.#sacked = []
     this.#sackedPieces = 0
     this.#inFlight = 0
+  }
+
+  #widenReordering(): void {
+    this.#reorderFactor = Math.min(this.#reorderFactor + 1, MAX_REORDER_FACTOR)
+    this.#reorderPersist = REORDER_PERSIST_RECOVERIES
   }
 
   #trim(piece: SentPiece, una: number, delivery: Delivery): void {
@@ -285,7 +311,7 @@ export class Scoreboard {
     }
     if (piece.end > this.#furthest) this.#furthest = piece.end
     // RFC 8985 section 6.2 step 2: an answer too early for the retransmission belongs to the first sending.
-    if (piece.retransmitted && rtt < this.#leastRtt) return
+    if (piece.retransmitted && (rtt < this.#leastRtt || this.#echoAt < Math.floor(piece.sentAt))) return
     if (piece.sentAt > this.#rackSentAt || (piece.sentAt === this.#rackSentAt && piece.end > this.#rackEnd)) {
       this.#rackSentAt = piece.sentAt
       this.#rackEnd = piece.end

@@ -1,5 +1,5 @@
 import { after, type Instant } from '@meshwright/core'
-import { Congestion } from './congestion.ts'
+import { Congestion, type CongestionSnapshot } from './congestion.ts'
 import { RttEstimator } from './rtt-estimator.ts'
 import { type Delivery, Scoreboard } from './scoreboard.ts'
 import { SendBuffer } from './send-buffer.ts'
@@ -61,6 +61,9 @@ export class TcpSender {
   #prrStart = 0
   #prrBudget = 0
   #duplicateAcks = 0
+  // When the first piece of this episode was sent again, and what to go back to should that prove needless (Eifel, RFC 3522, 4015).
+  #repeatedAt: Instant | undefined
+  #before: CongestionSnapshot | undefined
   #tailProbeEnd = -1
   #tailProbeRepeats = false
   #lastSentAt = 0
@@ -159,7 +162,7 @@ export class TcpSender {
     const advanced = ack > this.una
     const flightBefore = this.#board.inFlight
     const delivery = this.#delivery
-    this.#board.acknowledge(now, ack, this.nxt, this.sackPermitted ? edges : [], delivery)
+    this.#board.acknowledge(now, ack, this.nxt, this.sackPermitted ? edges : [], delivery, echoRtt)
     if (advanced) {
       this.una = ack
       this.buffer.release(Math.min(ack, this.buffer.tail))
@@ -172,6 +175,7 @@ export class TcpSender {
       this.rtt.sample(now, sample)
       this.congestion.onRoundTrip(this.una, this.nxt, sample)
     }
+    if (advanced) this.#undoNeedless(now, echoRtt)
     this.#settleTailProbe(ack, advanced, delivery)
     if (!this.sackPermitted) this.#newReno(advanced, duplicate)
     const wait = this.sackPermitted ? this.#board.detectLost(now, this.#mode !== 'open', this.rtt.least, this.rtt.smoothed ?? 0) : 0
@@ -194,6 +198,7 @@ export class TcpSender {
       this.#board.split(piece, this.#mss)
       this.#emitPiece(now, piece.start, piece.end, emit)
       this.#board.resent(now, piece)
+      if (this.#mode !== 'open') this.#repeatedAt ??= now
       this.#forceOne = false
       sent = true
     }
@@ -254,6 +259,7 @@ export class TcpSender {
       return usable > 0 ? 'ok' : 'probe'
     }
     this.#board.markAllLost()
+    if (this.#mode === 'open') this.#begin()
     this.congestion.onTimeout(this.#mode !== 'loss')
     this.#mode = 'loss'
     this.#recoveryPoint = this.nxt
@@ -289,6 +295,7 @@ export class TcpSender {
   }
 
   #enterRecovery(flight: number): void {
+    this.#begin()
     this.#mode = 'recovery'
     this.#recoveryPoint = this.nxt
     this.congestion.onLoss()
@@ -297,6 +304,22 @@ export class TcpSender {
     this.#prrStart = Math.max(flight, 1)
     this.#prrBudget = 0
     this.#forceOne = true // Fast retransmit goes at once, whatever the budget.
+  }
+
+  #begin(): void {
+    this.#before = this.congestion.snapshot
+    this.#repeatedAt = undefined
+  }
+
+  /** An acknowledgment of something sent before the first repetition: the original was late, not lost. Everything is taken back. */
+  #undoNeedless(now: Instant, echoRtt: number): void {
+    if (this.#mode === 'open' || this.#repeatedAt === undefined || this.#before === undefined || echoRtt < 0) return
+    if (Math.floor(now) - echoRtt >= Math.floor(this.#repeatedAt)) return
+    this.congestion.restore(this.#before)
+    this.#board.undo()
+    this.#mode = 'open'
+    this.#duplicateAcks = 0
+    this.#before = undefined
   }
 
   #leaveRecovery(): void {
