@@ -1,4 +1,4 @@
-import { MeshwrightError, type UnixMillis } from '@meshwright/core'
+import { isMeshwrightError, MeshwrightError, type UnixMillis } from '@meshwright/core'
 import type { Ip, Prefix } from '@meshwright/ip'
 import type { FilterRule } from '@meshwright/packet-filter'
 import { affectedBy } from './affected.ts'
@@ -16,6 +16,11 @@ export type PolicyErrorCode = 'POLICY_NODE_UNKNOWN' | 'POLICY_USER_UNKNOWN' | 'P
 
 /** Misuse of a compiled policy: a node or user that is not in its tailnet. */
 export class PolicyError extends MeshwrightError<PolicyErrorCode> {}
+
+/** True for a {@link PolicyError}, of the given code when one is named. */
+export function isPolicyError(error: unknown, code?: PolicyErrorCode): boolean {
+  return isMeshwrightError(error, code) && error.code.startsWith('POLICY_')
+}
 
 /** How to compile. */
 export interface CompileOptions {

@@ -3,6 +3,7 @@ export {
   type CompileOptions,
   compilePolicy,
   CompiledPolicy,
+  isPolicyError,
   type OwnRoutes,
   PolicyError,
   type PolicyErrorCode,

@@ -206,6 +206,7 @@ function readPostures(decoder: Decoder, item: Item | undefined): Policy['posture
         })
       else assertions.push(assertion)
     }
+    if (assertions.length === 0) decoder.reporter.report(nameAt, 'POLICY_POSTURE', `${what}: a posture needs an assertion`)
     postures.set(name, { name, at: nameAt, value: assertions })
   }
   return postures

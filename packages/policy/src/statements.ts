@@ -112,7 +112,7 @@ export function isConcerned(set: IpSet, record: NodeRecord): boolean {
 
 /** An ipset is delivered as those of its ranges that concern the node; other literals are one range. */
 function literalsFor(set: IpSet, target: Target, record: NodeRecord): readonly string[] {
-  if (set.rangeCount === 1) return target.literals
+  if (target.literals.length > 0) return target.literals
   return set.ranges().flatMap((range: IpRange) => (isConcerned(IpSet.of(range), record) ? [formatIpRange(range)] : []))
 }
 
@@ -137,7 +137,7 @@ function mergeTargets(statement: Statement, resolver: Resolver, policy: Policy):
   const byAlias = new Map<string, Destination>()
   for (const destination of statement.destinations) {
     const known = byAlias.get(destination.alias.text)
-    if (known === undefined || statement.kind === 'grant') byAlias.set(destination.alias.text, known ?? destination)
+    if (known === undefined) byAlias.set(destination.alias.text, destination)
     else
       byAlias.set(destination.alias.text, { ...known, ports: known.ports.map((ports, i) => [...ports, ...(destination.ports[i] ?? [])]) })
   }
