@@ -92,7 +92,7 @@ export class MapSessions {
   }
 
   /** One full frame and the end. */
-  fetch(stream: RequestId, nodeId: number, capVersion: number, zstd: boolean, omitPeers: boolean): void {
+  answerOnce(stream: RequestId, nodeId: number, capVersion: number, zstd: boolean, omitPeers: boolean): void {
     const frame = this.#composer.compose({ nodeId, capVersion, delivered: new Delivered(), omitPeers }, undefined)
     if (frame !== undefined) this.#sink.chunk(stream, this.#encode(frame, zstd ? 'zstd' : 'none'))
     this.#sink.end(stream)

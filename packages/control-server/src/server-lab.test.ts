@@ -116,10 +116,10 @@ export class Lab {
   }
 
   /** The answer to a command, as loose JSON. */
-  admin(command: AdminCommand): { status: number; body: Record<string, any> } {
+  admin(command: AdminCommand): { status: number; body: LooseJson } {
     const answer = this.answers.get(this.send({ type: 'admin', command }))
     if (answer === undefined) throw new Error('not answered')
-    return { status: answer.status, body: answer.body as Record<string, any> }
+    return { status: answer.status, body: answer.body as LooseJson }
   }
 
   register(machine: string, body: Partial<RegisterRequest> & { NodeKey: string }, source = '192.0.2.1'): number {
@@ -161,6 +161,9 @@ export class Lab {
     return this.frames.get(stream) ?? []
   }
 }
+
+/** JSON that a test looks into without asking. */
+type LooseJson = ReturnType<typeof JSON.parse>
 
 /** A node of the lab. */
 export interface LabNode {

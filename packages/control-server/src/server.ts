@@ -368,7 +368,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     const zstd = body.Compress === 'zstd'
     if (kind === 'lite') return this.#context.respond(request, 200)
     if (kind === 'fetch') {
-      return this.#context.afterCommit(() => this.#sessions.fetch(request, node.id, body.Version, zstd, body.OmitPeers === true), request)
+      return this.#context.afterCommit(() => this.#sessions.answerOnce(request, node.id, body.Version, zstd, body.OmitPeers === true), request)
     }
     this.#context.afterCommit(() => {
       if (this.#state.node(node.id) === undefined) return void this.#outbox.push({ type: 'endMap', request })
