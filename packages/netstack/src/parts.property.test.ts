@@ -75,7 +75,7 @@ test('the scoreboard counts each byte in flight once, whatever is acknowledged, 
   for (let seed = 1; seed <= 40; seed += 1) {
     const random = new SeededRandom(seed)
     const board = new Scoreboard()
-    const delivery = { bytes: 0, rtt: -1, duplicate: false }
+    const delivery = { bytes: 0, rtt: -1, repeatedAt: -1, duplicate: false }
     let nxt = 1
     let una = 1
     let now = 0

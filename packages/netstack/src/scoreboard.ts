@@ -23,6 +23,8 @@ export interface Delivery {
   bytes: number
   /** Round trip of a piece sent only once (Karn); -1: none. */
   rtt: number
+  /** When the latest of the acknowledged pieces that were sent more than once left last; -1: there is none. */
+  repeatedAt: number
   /** True when a SACK block repeated what had already arrived (RFC 2883). */
   duplicate: boolean
 }
@@ -144,6 +146,7 @@ export class Scoreboard {
     this.#echoAt = echoRtt < 0 ? Number.POSITIVE_INFINITY : Math.floor(now) - echoRtt
     delivery.bytes = 0
     delivery.rtt = -1
+    delivery.repeatedAt = -1
     delivery.duplicate = false
     for (let piece = this.first; piece !== undefined && piece.start < una; piece = this.first) {
       if (piece.end > una) {
@@ -151,9 +154,12 @@ export class Scoreboard {
         break
       }
       this.#head += 1
+      if (piece.retransmitted) delivery.repeatedAt = Math.max(delivery.repeatedAt, piece.sentAt)
       if (piece.state === 'sacked') this.#sackedPieces -= 1
       else this.#arrived(now, piece, delivery)
     }
+    // What waited behind a hole arrived long before: its time tells of the hole, not of the path (Karn's rule for the whole row).
+    if (delivery.repeatedAt >= 0) delivery.rtt = -1
     if (this.#head > 1024 && this.#head * 2 > this.#pieces.length) {
       this.#pieces = this.#pieces.slice(this.#head)
       this.#head = 0

@@ -43,7 +43,7 @@ export class TcpSender {
   maxWindow = 0
   sackPermitted = false
   readonly #board: Scoreboard = new Scoreboard()
-  readonly #delivery: Delivery = { bytes: 0, rtt: -1, duplicate: false }
+  readonly #delivery: Delivery = { bytes: 0, rtt: -1, repeatedAt: -1, duplicate: false }
   readonly #limits: SenderLimits
   #bufferLimit: number
   #mss: number
@@ -167,12 +167,14 @@ export class TcpSender {
       this.una = ack
       this.buffer.release(Math.min(ack, this.buffer.tail))
       this.#unanswered = 0
-      this.rtt.resetBackoff()
       this.#tuneBuffer()
     }
-    const sample = delivery.rtt >= 0 ? delivery.rtt : advanced ? echoRtt : -1
+    // An echo older than the last repetition tells how long the acknowledgment was missing, not how long the path is.
+    const echoCounts = advanced && Math.floor(now) - echoRtt >= Math.floor(delivery.repeatedAt)
+    const sample = delivery.rtt >= 0 ? delivery.rtt : echoCounts ? echoRtt : -1
     if (sample >= 0) {
       this.rtt.sample(now, sample)
+      this.rtt.resetBackoff() // not before: Karn's rule
       this.congestion.onRoundTrip(this.una, this.nxt, sample)
     }
     if (advanced) this.#undoNeedless(now, echoRtt)
