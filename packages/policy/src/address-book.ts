@@ -1,65 +1,46 @@
-import type { Ip, IpSet } from '@meshwright/ip'
-import { formatIpRange } from '@meshwright/ip'
+import { formatIpRange, type Ip, type IpSet } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
 
 /** One address of one node. */
-interface Entry {
+export interface BookEntry {
   /** Family and bytes as characters: texts that compare like the addresses. */
   readonly key: string
   readonly ip: Ip
   readonly slot: number
 }
 
-/** The addresses of all nodes in their order, IPv4 first. Never changed; made from an earlier one in one pass. */
+/** The addresses of all nodes in their order, IPv4 first. Never changed; a later state costs little more than a copy. */
 export class AddressBook {
-  readonly #entries: readonly Entry[]
-  /** 1 where an address directly follows the one before. */
-  readonly #follows: Uint8Array
-  /** Positions of each slot's addresses. */
-  readonly #positions: (readonly number[])[] = []
+  readonly #entries: readonly BookEntry[]
 
-  private constructor(entries: readonly Entry[]) {
+  private constructor(entries: readonly BookEntry[]) {
     this.#entries = entries
-    this.#follows = new Uint8Array(entries.length)
-    for (const [i, { key, slot }] of entries.entries()) {
-      const before = entries[i - 1]
-      if (before !== undefined && isNext(before.key, key)) this.#follows[i] = 1
-      const known = this.#positions[slot]
-      this.#positions[slot] = known === undefined ? [i] : [...known, i]
-    }
   }
 
-  /** The book of some nodes' addresses, given by slot. */
-  static of(nodes: Iterable<{ readonly slot: number; readonly addresses: readonly Ip[] }>): AddressBook {
-    return new AddressBook(entriesOf(nodes).sort(byKey))
+  /** The book of some entries in any order. */
+  static of(entries: readonly BookEntry[]): AddressBook {
+    return new AddressBook([...entries].sort(byKey))
   }
 
-  /** The book without the addresses of some slots and with those of some nodes. */
-  with(gone: ReadonlySet<number>, nodes: Iterable<{ readonly slot: number; readonly addresses: readonly Ip[] }>): AddressBook {
-    const kept = gone.size === 0 ? this.#entries : this.#entries.filter(({ slot }) => !gone.has(slot))
-    const added = entriesOf(nodes).sort(byKey)
-    const merged: Entry[] = []
-    let next = 0
-    for (const entry of kept) {
-      for (let other = added[next]; other !== undefined && other.key < entry.key; other = added[next]) {
-        merged.push(other)
-        next += 1
-      }
-      merged.push(entry)
+  /** The book without some entries and with others. */
+  with(gone: readonly BookEntry[], added: readonly BookEntry[]): AddressBook {
+    if (gone.length + added.length === 0) return this
+    const entries = [...this.#entries]
+    for (const entry of gone) {
+      let at = lowest(entries, entry.key)
+      while (at < entries.length && entries[at] !== entry && entries[at]?.key === entry.key) at += 1
+      if (entries[at] === entry) entries.splice(at, 1)
     }
-    for (; next < added.length; next += 1) {
-      const other = added[next]
-      if (other !== undefined) merged.push(other)
-    }
-    return new AddressBook(merged)
+    for (const entry of added) entries.splice(lowest(entries, entry.key), 0, entry)
+    return new AddressBook(entries)
   }
 
   /** Slots of all nodes that have an address in the set. */
   within(set: IpSet, room: number): BitSet {
     const found = new BitSet(room)
     for (const { first, last } of set.ranges()) {
-      const end = keyOf(last)
-      for (let i = this.#lowest(keyOf(first)); i < this.#entries.length; i += 1) {
+      const end = addressKey(last)
+      for (let i = lowest(this.#entries, addressKey(first)); i < this.#entries.length; i += 1) {
         const entry = this.#entries[i]
         if (entry === undefined || entry.key > end) break
         found.add(entry.slot)
@@ -67,50 +48,48 @@ export class AddressBook {
     }
     return found
   }
+}
 
-  /** The addresses of some nodes as the shortest texts: neighbours join into ranges. */
-  textsOf(nodes: BitSet): string[] {
-    const positions: number[] = []
-    for (const slot of nodes.slots()) for (const position of this.#positions[slot] ?? []) positions.push(position)
-    const sorted = Uint32Array.from(positions).sort()
-    const texts: string[] = []
-    for (let i = 0; i < sorted.length; ) {
-      const start = this.#entries[sorted[i] ?? 0]
-      let end = i
-      while (end + 1 < sorted.length && sorted[end + 1] === (sorted[end] ?? 0) + 1 && this.#follows[sorted[end + 1] ?? 0] === 1) end += 1
-      const stop = this.#entries[sorted[end] ?? 0]
-      if (start !== undefined && stop !== undefined) {
-        texts.push(start === stop ? start.ip.key : formatIpRange({ first: start.ip, last: stop.ip }))
-      }
-      i = end + 1
+/** Addresses as the shortest texts, without duplicates: neighbours join into ranges. */
+export function shortestTexts(entries: BookEntry[]): string[] {
+  entries.sort(byKey)
+  const texts: string[] = []
+  for (let i = 0; i < entries.length; ) {
+    const first = entries[i]
+    let last = first
+    i += 1
+    for (
+      let next = entries[i];
+      last !== undefined && next !== undefined && (next.key === last.key || isNext(last.key, next.key));
+      next = entries[i]
+    ) {
+      last = next
+      i += 1
     }
-    return texts
+    if (first === undefined || last === undefined) break
+    texts.push(first.key === last.key ? first.ip.key : formatIpRange({ first: first.ip, last: last.ip }))
   }
-
-  #lowest(key: string): number {
-    let low = 0
-    let high = this.#entries.length
-    while (low < high) {
-      const middle = (low + high) >>> 1
-      if ((this.#entries[middle]?.key ?? '') < key) low = middle + 1
-      else high = middle
-    }
-    return low
-  }
+  return texts
 }
 
-function entriesOf(nodes: Iterable<{ readonly slot: number; readonly addresses: readonly Ip[] }>): Entry[] {
-  const entries: Entry[] = []
-  for (const { slot, addresses } of nodes) for (const ip of addresses) entries.push({ key: keyOf(ip), ip, slot })
-  return entries
-}
-
-function byKey(a: Entry, b: Entry): number {
-  return a.key < b.key ? -1 : a.key > b.key ? 1 : 0
-}
-
-function keyOf(ip: Ip): string {
+/** A text that compares like the address: its family, then its bytes, one character each. */
+export function addressKey(ip: Ip): string {
   return String.fromCharCode(ip.family, ...ip.bytes)
+}
+
+function lowest(entries: readonly BookEntry[], key: string): number {
+  let low = 0
+  let high = entries.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if ((entries[middle]?.key ?? '') < key) low = middle + 1
+    else high = middle
+  }
+  return low
+}
+
+function byKey(a: BookEntry, b: BookEntry): number {
+  return a.key < b.key ? -1 : a.key > b.key ? 1 : 0
 }
 
 /** True when the second address directly follows the first. */

@@ -9,7 +9,7 @@ export function affectedBy(before: Engine, after: Engine): ReadonlySet<number> {
   for (const slot of changed) slots.add(slot)
   for (const [i, now] of after.statements.entries()) {
     const old = before.statements[i]
-    if (old !== undefined) addAffected(slots, old, now)
+    if (old !== undefined && old !== now) addAffected(slots, old, now)
   }
   // Whoever sees a changed node, or saw it, is shown another peer; whoever sees a router whose route moved, too.
   for (const engine of [before, after]) {
@@ -49,6 +49,8 @@ function sameTexts(a: readonly string[], b: readonly string[]): boolean {
 }
 
 function changedSlots(before: Engine, after: Engine): number[] {
+  const { changed } = after.inventory
+  if (changed !== undefined) return changed.flatMap(({ old, now }) => (old ?? now)?.slot ?? [])
   const found: number[] = []
   const length = Math.max(before.inventory.room, after.inventory.room)
   for (let slot = 0; slot < length; slot += 1) {
@@ -64,6 +66,7 @@ function ownerOf(engine: Engine, record: NodeRecord | undefined): unknown {
 }
 
 function movedRoutes(before: Engine, after: Engine): string[] {
+  if (before.inventory.routes === after.inventory.routes) return []
   const keys = new Set([...before.inventory.routes.keys(), ...after.inventory.routes.keys()])
   return [...keys].filter((key) => {
     const old = before.inventory.routes.get(key)

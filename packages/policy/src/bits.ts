@@ -13,6 +13,12 @@ export class BitSet {
     if (word < this.#words.length) this.#words[word] = (this.#words[word] ?? 0) | (1 << (slot & 31))
   }
 
+  /** Lets a number go. */
+  delete(slot: number): void {
+    const word = slot >>> 5
+    if (word < this.#words.length) this.#words[word] = (this.#words[word] ?? 0) & ~(1 << (slot & 31))
+  }
+
   has(slot: number): boolean {
     return ((this.#words[slot >>> 5] ?? 0) & (1 << (slot & 31))) !== 0
   }

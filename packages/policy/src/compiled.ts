@@ -151,7 +151,7 @@ export class CompiledPolicy {
     const before = this.engineAt(wallNow)
     const next = new CompiledPolicy(
       this.policy,
-      new Inventory(applyChange(this.#inventory.view, change), this.#inventory),
+      new Inventory(applyChange(this.#inventory.view, change), this.#inventory, changedNode(change)),
       this.#sshCheckUrl,
     )
     return { policy: next, affected: affectedBy(before, next.#engineFrom(before, wallNow)) }
@@ -194,6 +194,11 @@ function expiriesOf(nodes: readonly TailnetNode[]): readonly number[] {
   const found = new Set<number>()
   for (const node of nodes) for (const { expires } of node.attributes?.values() ?? []) if (expires !== undefined) found.add(expires)
   return [...found].sort((a, b) => a - b)
+}
+
+function changedNode(change: TailnetChange): number | undefined {
+  if (change.type === 'nodeSet') return change.node.id
+  return change.type === 'nodeRemoved' ? change.id : undefined
 }
 
 function applyChange(view: TailnetView, change: TailnetChange): TailnetView {

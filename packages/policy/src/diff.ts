@@ -120,7 +120,7 @@ function accessOf(engine: Engine, subjects: readonly Subject[]): Map<string, Acc
     else known.details.push(...details)
   }
   for (const { statement, sources, targets, self } of engine.statements) {
-    const from = subjects.filter((subject) => isSource(sources, subject))
+    const from = subjects.filter((subject) => isSource(engine, sources, subject))
     if (from.length === 0) continue
     const via = statement.via.map(({ alias }) => alias.text).join(', ')
     for (const target of [...targets, ...(self === undefined ? [] : [self])]) {
@@ -149,9 +149,9 @@ function accessOf(engine: Engine, subjects: readonly Subject[]): Map<string, Acc
   return access
 }
 
-function isSource(sources: Sources, { record, set }: Subject): boolean {
-  if (record !== undefined) return sources.nodes.has(record.slot) && sources.set().overlaps(record.addresses)
-  return set !== undefined && set !== INTERNET && sources.set().covers(set)
+function isSource(engine: Engine, sources: Sources, { record, set }: Subject): boolean {
+  if (record !== undefined) return sources.nodes.has(record.slot) && sources.set(engine.inventory).overlaps(record.addresses)
+  return set !== undefined && set !== INTERNET && sources.set(engine.inventory).covers(set)
 }
 
 function isDestination(resolved: Resolved, { record, set }: Subject): boolean {

@@ -5,7 +5,7 @@ import { assertionHolds, type NodeAttributeValue, type PostureValue } from './po
 import { Resolver } from './resolve.ts'
 import { SourceLists } from './sources.ts'
 import { SshCompiler } from './ssh.ts'
-import { type CompiledStatement, compileStatement } from './statements.ts'
+import { type CompiledStatement, compileStatement, isUnchanged } from './statements.ts'
 import { Visibility } from './visibility.ts'
 
 /** A policy looked up in a tailnet at one moment: valid until the next device attribute expires. */
@@ -28,7 +28,12 @@ export class Engine {
     this.#now = now
     this.resolver = new Resolver(policy, inventory, previous?.resolver)
     this.lists = new SourceLists(inventory, previous?.lists)
-    this.statements = policy.statements.map((statement, i) => this.compile(statement, i, this.#meets(statement.srcPosture)))
+    this.statements = policy.statements.map((statement, i) => {
+      const old = previous?.statements[i]
+      const meets = this.#meets(statement.srcPosture)
+      if (old !== undefined && meets === undefined && isUnchanged(old, inventory, this.resolver)) return old
+      return this.compile(statement, i, meets)
+    })
     this.resolver.settle()
     this.filter = new FilterCompiler(this.statements, this.lists, inventory)
     this.visibility = new Visibility(this.statements, inventory)

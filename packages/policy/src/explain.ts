@@ -110,10 +110,10 @@ function receives(compiled: CompiledStatement, engine: Engine, record: NodeRecor
 function lacksOf(engine: Engine, compiled: CompiledStatement, connection: Connection, candidates: readonly NodeRecord[]): Lack[] {
   const lacks: Lack[] = []
   const { statement, sources, targets, self } = compiled
-  if (!sources.set().contains(connection.source)) {
+  if (!sources.set(engine.inventory).contains(connection.source)) {
     const unrestricted =
       engine.posturesOf(statement.srcPosture).length > 0 &&
-      engine.compile(statement, compiled.index, undefined).sources.set().contains(connection.source)
+      engine.compile(statement, compiled.index, undefined).sources.set(engine.inventory).contains(connection.source)
     lacks.push(unrestricted ? 'posture' : 'source')
   }
   const protocols = statement.protocols.filter((each) =>
@@ -151,7 +151,7 @@ function contributionOf(
       .filter(({ alias }) => {
         const resolved = engine.resolver.resolve(alias)
         if (isSource && (resolved.kind === 'any' || resolved.kind === 'dangerAll'))
-          return compiled.sources.set().contains(connection.source)
+          return compiled.sources.set(engine.inventory).contains(connection.source)
         return coversAddress(engine, resolved, towards)
       })
       .map(({ alias, at }) => ({ text: alias.text, at, through: meaningOf(engine, alias, towards.destination) }))

@@ -150,7 +150,7 @@ export class FilterCompiler {
       if (Dsts.length > 0) rules.push({ SrcIPs: source.texts, CapGrant: [{ Dsts, ...(map === undefined ? {} : { CapMap: map }) }] })
     }
     add(list, capabilityDestinations(targets, record), CapMap)
-    const inside = sources.nodes.has(record.slot) ? addressesWithin(sources.set(), record) : []
+    const inside = sources.nodes.has(record.slot) ? addressesWithin(sources.set(this.#inventory), record) : []
     const reversed =
       companions.length > 0 && inside.length > 0 && targets.length > 0
         ? this.#lists.listOf(this.#lists.combine(targets.map(asSource)))

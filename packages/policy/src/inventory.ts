@@ -1,24 +1,9 @@
-import { formatPrefix, type Ip, IpSet, isExitRoute, type Prefix } from '@meshwright/ip'
-import { AddressBook } from './address-book.ts'
+import { formatPrefix, type Ip, IpSet, type Prefix, TAILNET_ADDRESSES } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
+import { advanceIndex, buildIndex, type InventoryIndex, type NodeRecord, push, roomFor, sameItems } from './inventory-index.ts'
 import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
 
-/** What the compiler knows of a node. Depends on the node alone, so it outlives changes of other nodes. */
-export interface NodeRecord {
-  readonly node: TailnetNode
-  /** Position in all bit sets; stable for as long as the node exists. */
-  readonly slot: number
-  readonly addresses: IpSet
-  /** Own addresses as texts, sorted as strings. */
-  readonly addressTexts: readonly string[]
-  /** Approved, still advertised routes that are no exit routes. */
-  readonly subnetRoutes: readonly Prefix[]
-  readonly subnetSet: IpSet
-  readonly exitRoutes: readonly Prefix[]
-}
-
-/** Bit sets grow by this many slots at a time. */
-const ROOM_STEP = 1024
+export type { NodeRecord } from './inventory-index.ts'
 
 /** A route that some node serves, with everyone who does. */
 export interface ServedRoute {
@@ -31,88 +16,80 @@ export interface ServedRoute {
   readonly allServers: BitSet
 }
 
+/** What changed about one node since the earlier state. */
+export interface RecordChange {
+  readonly old: NodeRecord | undefined
+  readonly now: NodeRecord | undefined
+}
+
 /** A tailnet indexed for the compiler. Never changed. */
 export class Inventory {
   readonly view: TailnetView
-  /** By slot; slots of removed nodes are empty. */
-  readonly records: readonly (NodeRecord | undefined)[]
-  readonly users: ReadonlyMap<number, TailnetUser>
-  readonly routes: ReadonlyMap<string, ServedRoute>
   /** Room that bit sets need. */
   readonly room: number
-  /** All slots in use. */
-  readonly everyone: BitSet
-  readonly addresses: AddressBook
-  /** Slots of nodes that had other addresses in the earlier state. */
-  readonly readdressed: BitSet
+  readonly users: ReadonlyMap<number, TailnetUser>
+  readonly routes: ReadonlyMap<string, ServedRoute>
   /** Whether the routers and their routes are those of the earlier state. */
   readonly sameRouters: boolean
-  readonly #slots: ReadonlyMap<number, number>
-  readonly #byLogin: ReadonlyMap<string, readonly TailnetUser[]>
-  readonly #byTag: ReadonlyMap<string, readonly NodeRecord[]>
-  readonly #byUser: ReadonlyMap<number, readonly NodeRecord[]>
-  readonly #routers: readonly NodeRecord[]
+  /** The nodes that are not as in the earlier state; `undefined` when users changed, so that anything may be different. */
+  readonly changed: readonly RecordChange[] | undefined
+  readonly #index: InventoryIndex
   #byAddress: ReadonlyMap<string, readonly NodeRecord[]> | undefined
+  #wildcard: IpSet | undefined
 
-  /** @param previous an earlier state of the same tailnet: its slots are kept, and its records where the node is the same object */
-  constructor(view: TailnetView, previous?: Inventory) {
+  /**
+   * @param previous an earlier state of the same tailnet: its slots are kept, and its records where the node is the same object
+   * @param changedId the only node that is not as in the earlier state, if it is a node that changed
+   */
+  constructor(view: TailnetView, previous?: Inventory, changedId?: number) {
     this.view = view
-    this.users = new Map(view.users.map((user) => [user.id, user]))
-    const { records, slots } = assignSlots(view.nodes, previous)
-    this.records = records
-    this.#slots = slots
-    // Room in steps, so that sets of an earlier state mostly fit.
-    this.room = Math.ceil((records.length + 1) / ROOM_STEP) * ROOM_STEP
-    this.everyone = new BitSet(this.room)
-    const byTag = new Map<string, NodeRecord[]>()
-    const byUser = new Map<number, NodeRecord[]>()
-    const routers: NodeRecord[] = []
-    for (const record of records) {
-      if (record === undefined) continue
-      const { node } = record
-      this.everyone.add(record.slot)
-      for (const tag of new Set(node.tags)) push(byTag, tag, record)
-      if (node.tags.length === 0 && node.user !== undefined && this.users.has(node.user)) push(byUser, node.user, record)
-      if (record.subnetRoutes.length > 0) routers.push(record)
-    }
-    this.#byTag = byTag
-    this.#byUser = byUser
-    this.#routers = routers
-    this.sameRouters =
-      previous !== undefined && routers.length === previous.#routers.length && routers.every((router, i) => router === previous.#routers[i])
-    this.routes =
-      this.sameRouters && previous !== undefined && previous.room === this.room ? previous.routes : collectRoutes(routers, this.room)
-    this.#byLogin = previous?.view.users === view.users ? previous.#byLogin : loginsOf(view.users)
-    this.readdressed = readdressedSlots(previous, records)
-    this.addresses =
-      previous === undefined
-        ? AddressBook.of(records.flatMap((record) => (record === undefined ? [] : [bookEntry(record)])))
-        : updateBook(previous, records)
+    const advanced =
+      previous === undefined || changedId === undefined || previous.view.users !== view.users
+        ? undefined
+        : advanceIndex(previous.#index, view.nodes, changedId)
+    const usable = advanced !== undefined && previous !== undefined && roomFor(advanced.index) === previous.room ? advanced : undefined
+    this.users = usable === undefined || previous === undefined ? new Map(view.users.map((user) => [user.id, user])) : previous.users
+    this.#index = usable?.index ?? buildIndex(view, previous === undefined ? undefined : previous.#index)
+    this.changed = usable === undefined ? undefined : [usable.change]
+    this.room = roomFor(this.#index)
+    const { routers } = this.#index
+    this.sameRouters = previous !== undefined && sameItems(routers, previous.routers)
+    this.routes = this.sameRouters && previous?.room === this.room ? previous.routes : collectRoutes(routers, this.room)
+  }
+
+  /** By slot; slots of removed nodes are empty. */
+  get records(): readonly (NodeRecord | undefined)[] {
+    return this.#index.records
+  }
+
+  /** All slots in use. */
+  get everyone(): BitSet {
+    return this.#index.everyone
+  }
+
+  /** What `*` covers as a source: the ranges of all tailnets, and all subnet routes. */
+  get wildcard(): IpSet {
+    return (this.#wildcard ??= IpSet.from([TAILNET_ADDRESSES, ...[...this.routes.values()].map(({ prefix }) => prefix)]))
   }
 
   /** Nodes with subnet routes. */
   get routers(): readonly NodeRecord[] {
-    return this.#routers
+    return this.#index.routers
   }
 
   recordOf(id: number): NodeRecord | undefined {
-    const slot = this.#slots.get(id)
+    const slot = this.#index.slots.get(id)
     return slot === undefined ? undefined : this.records[slot]
   }
 
   /** Nodes that carry the tag. */
   tagged(tag: string): readonly NodeRecord[] {
-    return this.#byTag.get(tag) ?? []
-  }
-
-  /** All tags that some node carries. */
-  get tags(): Iterable<string> {
-    return this.#byTag.keys()
+    return this.#index.byTag.get(tag) ?? []
   }
 
   /** Untagged nodes of the user. */
   owned(user: number): readonly NodeRecord[] {
-    return this.#byUser.get(user) ?? []
+    return this.#index.byUser.get(user) ?? []
   }
 
   /** The user of an untagged node; `undefined` for a tagged one. */
@@ -122,13 +99,13 @@ export class Inventory {
 
   /** Users that a login in a policy means. `alice@` means the user whose login is `alice`. */
   usersNamed(login: string): readonly TailnetUser[] {
-    const exact = this.#byLogin.get(login) ?? []
-    return login.endsWith('@') ? [...exact, ...(this.#byLogin.get(login.slice(0, -1)) ?? [])] : exact
+    const exact = this.#index.byLogin.get(login) ?? []
+    return login.endsWith('@') ? [...exact, ...(this.#index.byLogin.get(login.slice(0, -1)) ?? [])] : exact
   }
 
   /** Nodes that have an address in the set. */
   within(set: IpSet): BitSet {
-    return this.addresses.within(set, this.room)
+    return this.#index.addresses.within(set, this.room)
   }
 
   /** The nodes that have an address: at most one in a sound tailnet. */
@@ -140,77 +117,6 @@ export class Inventory {
       this.#byAddress = byAddress
     }
     return this.#byAddress.get(ip.key) ?? []
-  }
-}
-
-function bookEntry({ slot, node }: NodeRecord): { readonly slot: number; readonly addresses: readonly Ip[] } {
-  return { slot, addresses: node.addresses }
-}
-
-function readdressedSlots(previous: Inventory | undefined, records: readonly (NodeRecord | undefined)[]): BitSet {
-  const slots = new BitSet(records.length)
-  for (const [slot, now] of records.entries()) {
-    const old = previous?.records[slot]
-    if (old !== undefined && now !== undefined && old !== now && !old.addresses.equals(now.addresses)) slots.add(slot)
-  }
-  return slots
-}
-
-function updateBook(previous: Inventory, records: readonly (NodeRecord | undefined)[]): AddressBook {
-  const gone = new Set<number>()
-  const added: { slot: number; addresses: readonly Ip[] }[] = []
-  for (let slot = 0; slot < Math.max(records.length, previous.records.length); slot += 1) {
-    const old = previous.records[slot]
-    const now = records[slot]
-    if (old === now) continue
-    if (old !== undefined) gone.add(slot)
-    if (now !== undefined) added.push(bookEntry(now))
-  }
-  return gone.size + added.length === 0 ? previous.addresses : previous.addresses.with(gone, added)
-}
-
-function loginsOf(users: readonly TailnetUser[]): ReadonlyMap<string, readonly TailnetUser[]> {
-  const byLogin = new Map<string, TailnetUser[]>()
-  for (const user of users) push(byLogin, user.login, user)
-  return byLogin
-}
-
-function assignSlots(
-  nodes: readonly TailnetNode[],
-  previous: Inventory | undefined,
-): { records: (NodeRecord | undefined)[]; slots: Map<number, number> } {
-  const slots = new Map<number, number>()
-  const records: (NodeRecord | undefined)[] = new Array<undefined>(previous?.records.length ?? 0).fill(undefined)
-  const fresh: TailnetNode[] = []
-  for (const node of nodes) {
-    const known = previous?.recordOf(node.id)
-    if (known === undefined) fresh.push(node)
-    else {
-      records[known.slot] = known.node === node ? known : makeRecord(node, known.slot)
-      slots.set(node.id, known.slot)
-    }
-  }
-  let free = 0
-  for (const node of fresh) {
-    while (records[free] !== undefined) free += 1
-    records[free] = makeRecord(node, free)
-    slots.set(node.id, free)
-  }
-  return { records, slots }
-}
-
-function makeRecord(node: TailnetNode, slot: number): NodeRecord {
-  const approved = new Set(node.approvedRoutes.map(formatPrefix))
-  const served = node.advertisedRoutes.filter((route) => approved.has(formatPrefix(route)))
-  const subnetRoutes = served.filter((route) => !isExitRoute(route))
-  return {
-    node,
-    slot,
-    addresses: IpSet.from(node.addresses),
-    addressTexts: node.addresses.map((ip) => ip.key).sort(),
-    subnetRoutes,
-    subnetSet: IpSet.from(subnetRoutes),
-    exitRoutes: served.filter(isExitRoute),
   }
 }
 
@@ -233,10 +139,4 @@ function collectRoutes(routers: readonly NodeRecord[], room: number): ReadonlyMa
     routes.set(key, { key, prefix, set: IpSet.of(prefix), servers: online, allServers })
   }
   return routes
-}
-
-function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
-  const list = map.get(key)
-  if (list === undefined) map.set(key, [value])
-  else list.push(value)
 }

@@ -21,7 +21,7 @@ export function allowingTarget(engine: Engine, compiled: CompiledStatement, conn
   const i = statement.protocols.findIndex((protocol) =>
     protocol === undefined ? DEFAULT_PROTOCOLS.includes(connection.protocol) : protocol === connection.protocol,
   )
-  if (i < 0 || !sources.set().contains(connection.source)) return undefined
+  if (i < 0 || !sources.set(engine.inventory).contains(connection.source)) return undefined
   const fits = (target: Target): boolean => portFits(target, compiled, connection) && holds(engine, target, connection)
   return targets.find(fits) ?? (self !== undefined && fits(self) ? self : undefined)
 }

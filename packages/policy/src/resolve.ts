@@ -1,7 +1,7 @@
 import { IpSet, parsePrefix } from '@meshwright/ip'
-import { type Alias, isRoleAutogroup } from './aliases.ts'
+import { type Alias, type Autogroup, isRoleAutogroup } from './aliases.ts'
 import { BitSet } from './bits.ts'
-import type { Inventory, NodeRecord } from './inventory.ts'
+import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
 import type { Policy } from './policy.ts'
 import type { TailnetUser } from './tailnet.ts'
 
@@ -24,6 +24,7 @@ export class Resolver {
   readonly #inventory: Inventory
   readonly #known: Map<string, Resolved> = new Map()
   readonly #ipsets: Map<string, IpSet> = new Map()
+  readonly #users: Map<string, ReadonlySet<number>>
   #previous: Resolver | undefined
 
   /** @param previous the resolver of an earlier state of the same tailnet and policy: what means the same now is the same object */
@@ -31,15 +32,15 @@ export class Resolver {
     this.#policy = policy
     this.#inventory = inventory
     this.#previous = previous
+    this.#users = previous !== undefined && inventory.changed !== undefined ? previous.#users : new Map()
   }
 
   resolve(alias: Alias): Resolved {
     const known = this.#known.get(alias.text)
     if (known !== undefined) return known
-    const fresh = this.#lookUp(alias)
     const previous = this.#previous
-    const old = previous === undefined ? undefined : previous.#known.get(alias.text)
-    const resolved = old !== undefined && isSame(old, fresh) && !this.#isReaddressed(old) ? old : fresh
+    const old = previous === undefined || this.#inventory.changed === undefined ? undefined : previous.#known.get(alias.text)
+    const resolved = old === undefined ? this.#lookUp(alias) : this.#advance(alias, old, this.#inventory.changed ?? [])
     this.#known.set(alias.text, resolved)
     return resolved
   }
@@ -56,12 +57,55 @@ export class Resolver {
     return resolved.kind === 'any' || resolved.kind === 'dangerAll' ? this.#inventory.everyone : new BitSet(this.#inventory.room)
   }
 
-  #isReaddressed(resolved: Resolved): boolean {
-    return resolved.kind === 'nodes' && this.#inventory.readdressed.intersects(resolved.nodes)
+  /** What an alias stands for after some nodes changed: the same object where nothing about it did. */
+  #advance(alias: Alias, old: Resolved, changes: readonly RecordChange[]): Resolved {
+    if (old.kind !== 'nodes' && old.kind !== 'addresses') return old
+    let nodes: BitSet | undefined
+    let moved = false
+    for (const change of changes) {
+      const slot = (change.old ?? change.now)?.slot ?? -1
+      const selected = change.now !== undefined && this.#selects(alias, old, change.now)
+      if (selected !== old.nodes.has(slot)) {
+        nodes ??= old.nodes.clone(this.#inventory.room)
+        if (selected) nodes.add(slot)
+        else nodes.delete(slot)
+      } else if (selected && change.old !== undefined && !change.old.addresses.equals(change.now.addresses)) moved = true
+    }
+    return nodes === undefined ? (moved ? { ...old } : old) : { ...old, nodes }
+  }
+
+  #selects(alias: Alias, { kind, ...rest }: Extract<Resolved, { kind: 'nodes' | 'addresses' }>, { node, addresses }: NodeRecord): boolean {
+    if (kind === 'addresses') return 'set' in rest && rest.set.overlaps(addresses)
+    if (alias.kind === 'tag') return node.tags.includes(alias.text)
+    if (alias.kind === 'autogroup' && alias.autogroup === 'tagged') return node.tags.length > 0
+    const owner = this.#inventory.ownerOf(node)
+    return owner !== undefined && this.#userIds(alias).has(owner.id)
+  }
+
+  /** The users that an alias of users means. */
+  #userIds(alias: Alias): ReadonlySet<number> {
+    const known = this.#users.get(alias.text)
+    if (known !== undefined) return known
+    const ids = new Set(this.#usersOf(alias).map(({ id }) => id))
+    this.#users.set(alias.text, ids)
+    return ids
+  }
+
+  #usersOf(alias: Alias): readonly TailnetUser[] {
+    const { users } = this.#inventory.view
+    if (alias.kind === 'user') return this.#inventory.usersNamed(alias.login)
+    if (alias.kind === 'domain') return users.filter((user) => domainOf(user.login) === alias.domain)
+    if (alias.kind === 'group')
+      return (this.#policy.groups.get(alias.text)?.value ?? []).flatMap((member) => this.#inventory.usersNamed(member.value))
+    if (alias.kind !== 'autogroup') return []
+    const { autogroup } = alias
+    if (isRoleAutogroup(autogroup))
+      return users.filter((user) => user.role === autogroup || (autogroup === 'admin' && user.role === 'owner'))
+    return autogroup === 'member' ? users : []
   }
 
   #lookUp(alias: Alias): Resolved {
-    const { groups, hosts } = this.#policy
+    const { hosts } = this.#policy
     switch (alias.kind) {
       case 'any':
         return { kind: 'any' }
@@ -76,28 +120,24 @@ export class Resolver {
       case 'ipset':
         return this.#addresses(this.#ipset(alias.text))
       case 'user':
-        return this.#users(this.#inventory.usersNamed(alias.login))
       case 'domain':
-        return this.#users(this.#inventory.view.users.filter((user) => domainOf(user.login) === alias.domain))
       case 'group':
-        return this.#users((groups.get(alias.text)?.value ?? []).flatMap((member) => this.#inventory.usersNamed(member.value)))
+        return this.#owned(alias)
       case 'tag':
         return this.#nodes(this.#inventory.tagged(alias.text))
       case 'autogroup':
-        return this.#autogroup(alias.autogroup)
+        return this.#autogroup(alias, alias.autogroup)
       case 'service':
       case 'unknownAutogroup':
         return { kind: 'nothing' }
     }
   }
 
-  #autogroup(autogroup: Extract<Alias, { kind: 'autogroup' }>['autogroup']): Resolved {
-    const { users } = this.#inventory.view
-    if (isRoleAutogroup(autogroup))
-      return this.#users(users.filter((user) => user.role === autogroup || (autogroup === 'admin' && user.role === 'owner')))
+  #autogroup(alias: Alias, autogroup: Autogroup): Resolved {
+    if (isRoleAutogroup(autogroup)) return this.#owned(alias)
     switch (autogroup) {
       case 'member':
-        return this.#users(users)
+        return this.#owned(alias)
       case 'tagged':
         return this.#nodes(this.#inventory.records.filter((record) => record !== undefined && record.node.tags.length > 0))
       case 'self':
@@ -110,8 +150,8 @@ export class Resolver {
     }
   }
 
-  #users(users: readonly TailnetUser[]): Resolved {
-    return this.#nodes(users.flatMap((user) => this.#inventory.owned(user.id)))
+  #owned(alias: Alias): Resolved {
+    return this.#nodes([...this.#userIds(alias)].flatMap((id) => this.#inventory.owned(id)))
   }
 
   #nodes(records: readonly (NodeRecord | undefined)[]): Resolved {
@@ -145,12 +185,6 @@ export class Resolver {
     const host = target.kind === 'host' ? this.#policy.hosts.get(target.name) : undefined
     return host === undefined ? IpSet.empty : IpSet.of(host.value)
   }
-}
-
-function isSame(a: Resolved, b: Resolved): boolean {
-  if (a.kind === 'nodes') return b.kind === 'nodes' && a.nodes.equals(b.nodes)
-  if (a.kind === 'addresses') return b.kind === 'addresses' && a.set.equals(b.set) && a.nodes.equals(b.nodes)
-  return a.kind === b.kind
 }
 
 /** What stands behind the last `@` of a login; `undefined` without one. */

@@ -1,4 +1,5 @@
 import { formatIpRange, IpSet, prefixRange, TAILNET_ADDRESSES } from '@meshwright/ip'
+import { shortestTexts } from './address-book.ts'
 import { BitSet } from './bits.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
@@ -18,7 +19,7 @@ export interface Sources {
   /** Nodes whose traffic is covered: by an address, or by a subnet route that overlaps. */
   readonly nodes: BitSet
   /** Addresses that are covered, without what stands for them on the wire. */
-  readonly set: () => IpSet
+  readonly set: (inventory: Inventory) => IpSet
 }
 
 /** The wire form of a source list: shared by all rules that have it, so equal lists are the same object. */
@@ -44,7 +45,6 @@ export class SourceLists {
   readonly #memory: Memory
   readonly #sources: Map<string, Sources>
   readonly #wildcard: readonly string[]
-  readonly #wildcardSet: IpSet
   readonly #behind: Map<NodeRecord, BitSet | undefined> = new Map()
   #tailnetNodes: BitSet | undefined
 
@@ -60,7 +60,6 @@ export class SourceLists {
     }
     const routes = [...inventory.routes.values()]
     this.#wildcard = [...TAILNET_ADDRESSES.ranges().map(formatIpRange), ...routes.map((route) => formatIpRange(prefixRange(route.prefix)))]
-    this.#wildcardSet = IpSet.from([TAILNET_ADDRESSES, ...routes.map((route) => route.prefix)])
   }
 
   /** Joins what the aliases of one statement stand for. */
@@ -107,12 +106,12 @@ export class SourceLists {
       if (any || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router)?.intersects(identities) === true)
         nodes.add(router.slot)
     }
-    let known: IpSet | undefined
-    return { key, identities, literals, any, dangerAll, nodes, set: () => (known ??= this.#setOf(identities, literals, any, dangerAll)) }
+    return { key, identities, literals, any, dangerAll, nodes, set: lazySet(identities, literals, any, dangerAll) }
   }
 
   #ownTexts({ identities, literals }: Sources): string[] {
-    return literals.isEmpty ? this.#inventory.addresses.textsOf(identities) : rangeTexts(this.#setOf(identities, literals, false, false))
+    if (!literals.isEmpty) return rangeTexts(setOf(this.#inventory, identities, literals, false, false))
+    return shortestTexts(identities.slots().flatMap((slot) => this.#inventory.records[slot]?.book ?? []))
   }
 
   #keyOf(parts: readonly Resolved[]): string {
@@ -135,7 +134,7 @@ export class SourceLists {
 
   #everyone(dangerAll: boolean): BitSet {
     if (dangerAll) return this.#inventory.everyone
-    return (this.#tailnetNodes ??= this.#inventory.within(this.#wildcardSet))
+    return (this.#tailnetNodes ??= this.#inventory.within(this.#inventory.wildcard))
   }
 
   /** Nodes whose addresses lie in a router's networks; `undefined` for none. */
@@ -156,12 +155,26 @@ export class SourceLists {
     this.#memory.lists.set(key, list)
     return list
   }
+}
 
-  #setOf(identities: BitSet, literals: IpSet, any: boolean, dangerAll: boolean): IpSet {
-    if (dangerAll) return IpSet.everything
-    const items = identities.slots().flatMap((slot) => this.#inventory.records[slot]?.addresses ?? [])
-    return IpSet.from([...items, literals, ...(any ? [this.#wildcardSet] : [])])
+/** The set is made when it is first asked for. It must not hold on to the state of the tailnet in which it was described: that would never end. */
+function lazySet(identities: BitSet, literals: IpSet, any: boolean, dangerAll: boolean): (inventory: Inventory) => IpSet {
+  let known: IpSet | undefined
+  let routes: unknown
+  return (inventory) => {
+    // Routes are part of the wildcard only; whose addresses count is the same for as long as these sources are in use.
+    if (known === undefined || (any && routes !== inventory.routes)) {
+      known = setOf(inventory, identities, literals, any, dangerAll)
+      routes = inventory.routes
+    }
+    return known
   }
+}
+
+function setOf(inventory: Inventory, identities: BitSet, literals: IpSet, any: boolean, dangerAll: boolean): IpSet {
+  if (dangerAll) return IpSet.everything
+  const items = identities.slots().flatMap((slot) => inventory.records[slot]?.addresses ?? [])
+  return IpSet.from([...items, literals, ...(any ? [inventory.wildcard] : [])])
 }
 
 /** The shortest texts of the ranges of a set. */

@@ -1,5 +1,6 @@
 import { formatIpRange, formatPrefix, IpSet, type IpRange, prefixRange } from '@meshwright/ip'
 import type { NetPortRange, PortRange } from '@meshwright/packet-filter'
+import type { Alias } from './aliases.ts'
 import { BitSet } from './bits.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Destination, Policy, Statement } from './policy.ts'
@@ -20,6 +21,8 @@ export interface Target {
 export interface CompiledStatement {
   readonly statement: Statement
   readonly index: number
+  /** What the sources stand for, before postures narrow them. */
+  readonly parts: readonly Resolved[]
   readonly sources: Sources
   readonly list: SourceList
   /** In the order of delivery, without `autogroup:self`. */
@@ -64,6 +67,7 @@ export function compileStatement(
   return {
     statement,
     index,
+    parts,
     sources,
     list: lists.listOf(sources),
     targets,
@@ -72,6 +76,19 @@ export function compileStatement(
     receivers,
   }
 }
+
+/** Whether a statement means in the new state of a tailnet exactly what it meant in the old one, so that it can be kept. */
+export function isUnchanged(old: CompiledStatement, inventory: Inventory, resolver: Resolver): boolean {
+  const { statement, parts, targets } = old
+  const stays = (resolved: Resolved): boolean => resolved.kind === 'nodes' || resolved.kind === 'addresses' || resolved.kind === 'nothing'
+  if (!inventory.sameRouters || inventory.changed === undefined || statement.via.length > 0) return false
+  return (
+    parts.every((part, i) => stays(part) && resolver.resolve(statement.sources[i]?.alias ?? NOBODY) === part) &&
+    targets.every(({ resolved, destination }) => stays(resolved) && resolver.resolve(destination.alias) === resolved)
+  )
+}
+
+const NOBODY: Alias = { kind: 'unknownAutogroup', text: '' }
 
 /** What of a destination a node is told: texts in the order of delivery. */
 export function textsFor(target: Target, record: NodeRecord, via: boolean): readonly string[] {

@@ -1,0 +1,161 @@
+import { formatPrefix, IpSet, isExitRoute, type Prefix } from '@meshwright/ip'
+import { AddressBook, addressKey, type BookEntry } from './address-book.ts'
+import { BitSet } from './bits.ts'
+import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
+
+/** What the compiler knows of a node. Depends on the node alone, so it outlives changes of other nodes. */
+export interface NodeRecord {
+  readonly node: TailnetNode
+  /** Position in all bit sets; stable for as long as the node exists. */
+  readonly slot: number
+  readonly addresses: IpSet
+  /** Own addresses as texts, sorted as strings. */
+  readonly addressTexts: readonly string[]
+  /** Approved, still advertised routes that are no exit routes. */
+  readonly subnetRoutes: readonly Prefix[]
+  readonly subnetSet: IpSet
+  readonly exitRoutes: readonly Prefix[]
+  readonly book: readonly BookEntry[]
+}
+
+/** How the nodes of a tailnet are found. */
+export interface InventoryIndex {
+  readonly records: readonly (NodeRecord | undefined)[]
+  readonly slots: ReadonlyMap<number, number>
+  readonly byLogin: ReadonlyMap<string, readonly TailnetUser[]>
+  readonly byTag: ReadonlyMap<string, readonly NodeRecord[]>
+  readonly byUser: ReadonlyMap<number, readonly NodeRecord[]>
+  readonly routers: readonly NodeRecord[]
+  readonly everyone: BitSet
+  readonly addresses: AddressBook
+}
+
+/** Bit sets grow by this many slots at a time, so that those of an earlier state mostly fit. */
+const ROOM_STEP = 1024
+
+/** The room that bit sets of these nodes need. */
+export function roomFor({ records }: { readonly records: readonly unknown[] }): number {
+  return Math.ceil((records.length + 1) / ROOM_STEP) * ROOM_STEP
+}
+
+/** Indexes a tailnet; nodes that an earlier state knew keep their slots, and their records when they are the same objects. */
+export function buildIndex(view: TailnetView, previous?: InventoryIndex): InventoryIndex {
+  const { records, slots } = assignSlots(view.nodes, previous)
+  const users = new Set(view.users.map(({ id }) => id))
+  const byTag = new Map<string, NodeRecord[]>()
+  const byUser = new Map<number, NodeRecord[]>()
+  const byLogin = new Map<string, TailnetUser[]>()
+  const routers: NodeRecord[] = []
+  const everyone = new BitSet(roomFor({ records }))
+  for (const user of view.users) push(byLogin, user.login, user)
+  for (const record of records) {
+    if (record === undefined) continue
+    everyone.add(record.slot)
+    for (const tag of new Set(record.node.tags)) push(byTag, tag, record)
+    const owner = ownerId(record)
+    if (owner !== undefined && users.has(owner)) push(byUser, owner, record)
+    if (record.subnetRoutes.length > 0) routers.push(record)
+  }
+  const addresses = AddressBook.of(records.flatMap((record) => record?.book ?? []))
+  return { records, slots, byLogin, byTag, byUser, routers, everyone, addresses }
+}
+
+/** The index after one node came, changed or went; users must be the same. Costs little more than copies of the lists. */
+export function advanceIndex(
+  previous: InventoryIndex,
+  nodes: readonly TailnetNode[],
+  id: number,
+): { readonly index: InventoryIndex; readonly change: { readonly old: NodeRecord | undefined; readonly now: NodeRecord | undefined } } {
+  const known = previous.slots.get(id)
+  const old = known === undefined ? undefined : previous.records[known]
+  const node = nodes.findLast((each) => each.id === id)
+  const free = known ?? previous.records.indexOf(undefined)
+  const slot = free < 0 ? previous.records.length : free
+  const now = node === undefined ? undefined : makeRecord(node, slot)
+  const records = [...previous.records]
+  records[slot] = now
+  const slots = new Map(previous.slots)
+  if (now === undefined) slots.delete(id)
+  else slots.set(id, slot)
+  const byTag = new Map(previous.byTag)
+  for (const tag of new Set([...(old?.node.tags ?? []), ...(now?.node.tags ?? [])])) {
+    replaceIn(byTag, tag, old, now?.node.tags.includes(tag) === true ? now : undefined)
+  }
+  const byUser = new Map(previous.byUser)
+  const owners = new Set([old, now].flatMap((record) => (record === undefined ? [] : ownerId(record) ?? [])))
+  const users = new Set([...previous.byLogin.values()].flatMap((list) => list.map((user) => user.id)))
+  for (const owner of owners)
+    if (users.has(owner)) replaceIn(byUser, owner, old, now !== undefined && ownerId(now) === owner ? now : undefined)
+  const routed = (old?.subnetRoutes.length ?? 0) + (now?.subnetRoutes.length ?? 0) > 0
+  const routers = routed
+    ? records.flatMap((record) => (record !== undefined && record.subnetRoutes.length > 0 ? [record] : []))
+    : previous.routers
+  const everyone = previous.everyone.clone(roomFor({ records }))
+  if (now === undefined) everyone.delete(slot)
+  else everyone.add(slot)
+  const addresses = previous.addresses.with(old?.book ?? [], now?.book ?? [])
+  return { index: { records, slots, byLogin: previous.byLogin, byTag, byUser, routers, everyone, addresses }, change: { old, now } }
+}
+
+function assignSlots(
+  nodes: readonly TailnetNode[],
+  previous: InventoryIndex | undefined,
+): { readonly records: readonly (NodeRecord | undefined)[]; readonly slots: ReadonlyMap<number, number> } {
+  const slots = new Map<number, number>()
+  const records: (NodeRecord | undefined)[] = new Array<undefined>(previous?.records.length ?? 0).fill(undefined)
+  const fresh: TailnetNode[] = []
+  for (const node of nodes) {
+    const slot = previous?.slots.get(node.id)
+    const known = slot === undefined ? undefined : previous?.records[slot]
+    if (known === undefined) fresh.push(node)
+    else {
+      records[known.slot] = known.node === node ? known : makeRecord(node, known.slot)
+      slots.set(node.id, known.slot)
+    }
+  }
+  let free = 0
+  for (const node of fresh) {
+    while (records[free] !== undefined) free += 1
+    records[free] = makeRecord(node, free)
+    slots.set(node.id, free)
+  }
+  return { records, slots }
+}
+
+function makeRecord(node: TailnetNode, slot: number): NodeRecord {
+  const approved = new Set(node.approvedRoutes.map(formatPrefix))
+  const served = node.advertisedRoutes.filter((route) => approved.has(formatPrefix(route)))
+  const subnetRoutes = served.filter((route) => !isExitRoute(route))
+  return {
+    node,
+    slot,
+    addresses: IpSet.from(node.addresses),
+    addressTexts: node.addresses.map((ip) => ip.key).sort(),
+    subnetRoutes,
+    subnetSet: IpSet.from(subnetRoutes),
+    exitRoutes: served.filter(isExitRoute),
+    book: node.addresses.map((ip) => ({ key: addressKey(ip), ip, slot })),
+  }
+}
+
+/** The user that the node counts for; tagged nodes count for none. */
+function ownerId({ node }: NodeRecord): number | undefined {
+  return node.tags.length > 0 ? undefined : node.user
+}
+
+function replaceIn<K>(map: Map<K, readonly NodeRecord[]>, key: K, old: NodeRecord | undefined, now: NodeRecord | undefined): void {
+  const kept = (map.get(key) ?? []).filter((record) => record !== old)
+  map.set(key, now === undefined ? kept : [...kept, now])
+}
+
+/** Adds to a list in a map. */
+export function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
+  const list = map.get(key)
+  if (list === undefined) map.set(key, [value])
+  else list.push(value)
+}
+
+/** The same objects in the same order. */
+export function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
+  return a === b || (a.length === b.length && a.every((item, i) => item === b[i]))
+}
