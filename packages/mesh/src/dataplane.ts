@@ -56,6 +56,7 @@ export class DataPlane {
   #packetsOut = 0
   #directIn = 0
   #directOut = 0
+  #lastSend: Instant | undefined
 
   constructor(options: {
     readonly random: RandomSource
@@ -87,6 +88,11 @@ export class DataPlane {
     return this.#drops
   }
 
+  /** When an inner packet last went to anybody. */
+  get lastSendToAny(): Instant | undefined {
+    return this.#lastSend
+  }
+
   /** When an inner packet last went to a peer. */
   lastSend(peer: NodePublicKey): Instant | undefined {
     return this.#lastSends.get(peer.text)
@@ -106,6 +112,7 @@ export class DataPlane {
   sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
     this.#packetsOut += 1
     this.#lastSends.set(peer.text, now)
+    this.#lastSend = now
     this.#paths.noteTraffic(now, peer)
     this.device.handleInput(now, { type: 'packet', peer, bytes: packet })
     this.#drain(now)

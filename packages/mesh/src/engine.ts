@@ -4,6 +4,7 @@ import type { Endpoint } from '@meshwright/ip'
 import { classifyDatagram, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
 import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
 import { DataPlane, type DataPlaneOutput } from './dataplane.ts'
+import { drain } from './drain.ts'
 import { RelayLinks, type RelayLinksInput, type RelayLinksOutput } from './relay-links.ts'
 
 /** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
@@ -93,6 +94,12 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
   lastSend(now: Instant, peer: NodePublicKey): { readonly at: UnixMillis; readonly active: boolean } | undefined {
     const sentAt = this.plane.lastSend(peer)
     return sentAt && { at: this.#wallClock() - (now - sentAt), active: now - sentAt < ACTIVE_MS }
+  }
+
+  /** Whether a packet was sent to any peer within the last 45 s. */
+  isActive(now: Instant): boolean {
+    const last = this.plane.lastSendToAny
+    return last !== undefined && now - last < ACTIVE_MS
   }
 
   /** Takes a network map: rights are taken away before any are given, in this one call. */
@@ -237,19 +244,9 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
   // Children may owe something to one another: a path that opens lets a handshake out, a relayed packet opens a session. Until all are quiet.
   #settle(now: Instant): void {
     for (let busy = true; busy; ) {
-      busy = false
-      for (let output = this.paths.pollOutput(); output !== undefined; output = this.paths.pollOutput()) {
-        busy = true
-        this.#fromPaths(now, output)
-      }
-      for (let output = this.plane.pollOutput(); output !== undefined; output = this.plane.pollOutput()) {
-        busy = true
-        this.#fromPlane(now, output)
-      }
-      for (let output = this.relays.pollOutput(); output !== undefined; output = this.relays.pollOutput()) {
-        busy = true
-        this.#fromRelays(now, output)
-      }
+      busy = drain(this.paths, (output) => this.#fromPaths(now, output))
+      if (drain(this.plane, (output) => this.#fromPlane(now, output))) busy = true
+      if (drain(this.relays, (output) => this.#fromRelays(now, output))) busy = true
     }
   }
 

@@ -1,7 +1,8 @@
 import type { ControlClientInput, ControlClientOutput, ControlState } from '@meshwright/control-client'
 import type { RandomSource, RelayNode, RelayRegion, WallClock } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import type { Endpoint } from '@meshwright/ip'
+import type { Endpoint, Ip } from '@meshwright/ip'
+import type { DnsTransport } from '@meshwright/magicdns'
 import type { NetstackOutput } from '@meshwright/netstack'
 import type { Prefs } from './prefs.ts'
 import type { RelayLinksInput } from './relay-links.ts'
@@ -48,8 +49,12 @@ export type MeshInput =
   | { readonly type: 'localEndpoints'; readonly endpoints: readonly Endpoint[] }
   /** The network changed: another address, a link that came back, a sleep. */
   | { readonly type: 'linkChanged' }
-  /** A forwarded DNS query was answered by an upstream server, or was not. */
-  | { readonly type: 'dnsAnswer'; readonly id: number; readonly bytes: Uint8Array | undefined }
+  /** A server that `dnsForward` named has answered, or (without bytes) cannot be asked. */
+  | { readonly type: 'dnsAnswer'; readonly token: number; readonly upstream: string; readonly transport: DnsTransport; readonly bytes: Uint8Array | undefined }
+  /** Addresses of a relay's name; none when it has none. */
+  | { readonly type: 'relayResolved'; readonly hostName: string; readonly ips: readonly Ip[] }
+  /** How long a connection with a region's relay took; `undefined` when it failed. */
+  | { readonly type: 'relayMeasured'; readonly region: number; readonly latencyMs: number | undefined }
 
 /** What a node owes. */
 export type MeshOutput =
@@ -72,7 +77,13 @@ export type MeshOutput =
   | { readonly type: 'changed' }
   | { readonly type: 'pinged'; readonly id: number; readonly result: PingResult }
   | { readonly type: 'loggedOut' }
-  /** Ask one of these servers and feed `dnsAnswer`. */
-  | { readonly type: 'dnsForward'; readonly id: number; readonly bytes: Uint8Array; readonly upstreams: readonly string[] }
+  /** Ask each of these servers and feed `dnsAnswer`. */
+  | { readonly type: 'dnsForward'; readonly token: number; readonly bytes: Uint8Array; readonly upstreams: readonly string[]; readonly transport: DnsTransport }
+  /** Nobody waits for the answers of this token any more. */
+  | { readonly type: 'dnsCancel'; readonly token: number }
+  /** Look up a relay's name and feed `relayResolved`. */
+  | { readonly type: 'resolveRelay'; readonly hostName: string }
+  /** Time a TCP connection with a relay of the region and feed `relayMeasured`. */
+  | { readonly type: 'measureRelay'; readonly region: RelayRegion }
   /** What happens, in words for a log; without secrets. */
   | { readonly type: 'log'; readonly level: 'debug' | 'info' | 'warn'; readonly line: string }

@@ -1,4 +1,4 @@
-import { isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
+import { type ControlClientState, isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
 import type { UserProfile } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
@@ -6,7 +6,7 @@ import { type Ip, isExitRoute, prefixContains } from '@meshwright/ip'
 import { isExitNode } from './apply-network-map.ts'
 import type { Engine } from './engine.ts'
 import type { Prefs } from './prefs.ts'
-import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus } from './status.ts'
+import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus, WhoIs } from './status.ts'
 
 /** What a status is made from. */
 export interface StatusSources {
@@ -133,4 +133,55 @@ function drops(now: Instant, engine: Engine | undefined): Readonly<Record<string
   for (const [reason, count] of engine.plane.device.status(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
   if (engine.blockedDatagrams > 0) all['udp-blocked'] = engine.blockedDatagrams
   return all
+}
+
+/** Warnings for people, with a remedy each where one is known. */
+export function healthLines(from: {
+  readonly map: NetworkMap | undefined
+  readonly warnings: readonly string[]
+  readonly lastError: string | undefined
+  readonly namesProblem: string | undefined
+  readonly relayProblem: string | undefined
+  readonly expired: boolean
+}): readonly string[] {
+  const lines = [...from.warnings, ...(from.map?.health ?? [])]
+  for (const message of from.map?.displayMessages.values() ?? []) if (message.Text !== undefined && message.Text !== '') lines.push(message.Text)
+  if (from.lastError !== undefined) lines.push(from.lastError)
+  if (from.namesProblem !== undefined) lines.push(`The names of the mesh cannot be used: ${from.namesProblem}`)
+  if (from.relayProblem !== undefined) lines.push(from.relayProblem)
+  if (from.expired) lines.push('The node key has expired: log in again with "meshwright up"')
+  return lines
+}
+
+/** Which state a node is in now, given the one it was in (see `MeshNode`). */
+export function nextState(
+  before: MeshState,
+  at: {
+    readonly control: ControlClientState
+    readonly hasKey: boolean
+    readonly wantRunning: boolean
+    readonly expired: boolean
+    readonly map: NetworkMap | undefined
+    readonly home: number
+    readonly homeConnected: boolean
+  },
+): MeshState {
+  if (at.control === 'needsApprovalUrl') return 'needs-login'
+  if (!at.wantRunning) return at.hasKey ? 'stopped' : 'needs-login'
+  if (at.expired || at.control === 'needsLogin') return 'needs-login'
+  if (at.map === undefined) return 'starting'
+  if (!at.map.self.machineAuthorized) return 'needs-machine-auth'
+  // Once running, a relay that is away for a moment does not make the node start again.
+  const relays = [...at.map.relays.regions.values()].some((region) => region.nodes.some((node) => node.stunOnly !== true))
+  return before === 'running' || !relays || (at.home !== 0 && at.homeConnected) ? 'running' : 'starting'
+}
+
+/** Who stands behind an address, and what the policy grants them at this node. */
+export function whoIs(map: NetworkMap, prefs: Prefs, engine: Engine | undefined, ip: Ip): WhoIs | undefined {
+  const node = nodeWithAddress(map, ip)
+  if (node === undefined) return undefined
+  const own = map.self.addresses.find((each) => each.ip.family === ip.family)?.ip
+  const capabilities = own === undefined ? undefined : engine?.plane.filter.capsFor(ip, own)
+  const user = node.tags.length > 0 ? undefined : map.users.get(node.userId)
+  return { node: node === map.self ? selfStatus(map, prefs) : peerStatus(node, prefs, undefined), user: user && userStatus(user), capabilities: capabilities ?? new Map() }
 }

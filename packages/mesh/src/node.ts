@@ -1,19 +1,21 @@
-import { ControlClient, type ControlClientOutput, type LoginHow, type MapNode, type NetworkMap } from '@meshwright/control-client'
-import { ENDPOINT_LOCAL, ENDPOINT_STUN, type Hostinfo } from '@meshwright/control-protocol'
+import { ControlClient, type ControlClientOutput, type LoginHow, type NetworkMap } from '@meshwright/control-client'
 import { after, assertNever, earlier, type Instant, type Machine, Outbox } from '@meshwright/core'
 import { DiscoPrivateKey, type NodePublicKey } from '@meshwright/crypto'
-import { type Endpoint, equalEndpoints, formatPrefix, type Ip, IpSet, isLoopback, PacketView } from '@meshwright/ip'
+import { type Ip, IpSet, PacketView } from '@meshwright/ip'
 import { Netstack } from '@meshwright/netstack'
 import { applyNetworkMap } from './apply-network-map.ts'
+import { drain } from './drain.ts'
 import { Engine, type EngineOutput } from './engine.ts'
-import { HomeRelay } from './home-relay.ts'
+import { hostFacts } from './host-facts.ts'
+import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
 import { NodeNames } from './node-names.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
-import { buildStatus, nodeWithAddress, peerStatus, selfStatus, userStatus } from './node-status.ts'
+import { buildStatus, healthLines, nextState, nodeWithAddress, whoIs } from './node-status.ts'
 import { tellPath } from './path-story.ts'
-import { type EndedPing, TunnelPings } from './pings.ts'
+import { NodePings } from './node-pings.ts'
+import { OwnEndpoints } from './own-endpoints.ts'
 import { DEFAULT_PREFS, type Prefs } from './prefs.ts'
-import type { MeshState, MeshStatus, PingKind, PingResult, WhoIs } from './status.ts'
+import type { MeshState, MeshStatus, PingKind, WhoIs } from './status.ts'
 import { decodeTsmp, encodeTsmpPong } from './tsmp.ts'
 
 const DEFAULT_MTU = 1280
@@ -40,11 +42,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   readonly #control: ControlClient
   readonly #stack: Netstack
   readonly #discoKey: DiscoPrivateKey
-  readonly #pings: TunnelPings
+  readonly #pings: NodePings
   readonly #names: NodeNames
   readonly #home: HomeRelay
+  readonly #endpoints: OwnEndpoints
   readonly #view: PacketView = new PacketView()
-  readonly #discoPings: Map<number, { readonly ip: Ip; readonly peer: MapNode }> = new Map()
   #engine: Engine | undefined
   #prefs: Prefs
   #map: NetworkMap | undefined
@@ -54,8 +56,6 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   #authUrl: string | undefined
   #lastError: string | undefined
   #udpBlocked: boolean
-  #localEndpoints: readonly Endpoint[] = []
-  #mappedEndpoints: readonly Endpoint[] = []
   #peerApiPort = 0
   #reapplyAt: Instant | undefined
 
@@ -64,14 +64,15 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#prefs = config.prefs ?? DEFAULT_PREFS
     this.#udpBlocked = config.blockUdp === true
     this.#discoKey = DiscoPrivateKey.generate(config.random)
-    this.#pings = new TunnelPings(config.random)
-    this.#names = new NodeNames()
-    this.#home = new HomeRelay({ random: config.random, wallClock: config.wallClock })
+    this.#pings = new NodePings(config.random, () => ({ map: this.#map, engine: this.#engine, state: this.#state }))
+    this.#names = new NodeNames({ random: config.random, wallClock: config.wallClock })
+    this.#home = new HomeRelay({ random: config.random, isActive: (at) => this.#engine?.isActive(at) ?? false })
+    this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
     this.#stack = new Netstack(config.random, { mtu: config.mtu ?? DEFAULT_MTU, offerUnclaimed: true })
     this.#control = new ControlClient({
       random: config.random,
       wallClock: config.wallClock,
-      hostinfo: this.#hostinfo(),
+      hostinfo: hostFacts(this.#config, this.#prefs),
       ...(config.state === undefined ? {} : { state: config.state }),
     })
     this.#control.setDiscoKey(now, this.#discoKey.publicKey())
@@ -109,7 +110,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#prefs = { ...this.#prefs, wantRunning: true }
     this.#lastError = undefined
     this.#authUrl = undefined
-    this.#control.setHostinfo(now, this.#hostinfo())
+    this.#control.setHostinfo(now, hostFacts(this.#config, this.#prefs))
     this.#control.login(now, { ...how, ...(this.#config.ephemeral === true ? { ephemeral: true } : {}) })
     this.#settle(now)
   }
@@ -135,7 +136,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   setPrefs(now: Instant, change: Partial<Prefs>): void {
     const wanted = this.#prefs.wantRunning
     this.#prefs = { ...this.#prefs, ...change }
-    this.#control.setHostinfo(now, this.#hostinfo())
+    this.#control.setHostinfo(now, hostFacts(this.#config, this.#prefs))
     this.#engine?.plane.filter.setShieldsUp(this.#prefs.shieldsUp)
     if (this.#map !== undefined && !this.#expired) this.#apply(now, this.#map)
     if (change.wantRunning === true && !wanted) this.up(now)
@@ -166,23 +167,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   /** Pings a mesh address: `pinged` with this id follows, always. */
   ping(now: Instant, id: number, ip: Ip, kind: PingKind, timeoutMs?: number): void {
-    const peer = this.#map && nodeWithAddress(this.#map, ip)
-    const from = this.#map?.self.addresses.find((own) => own.ip.family === ip.family)?.ip
-    if (peer === undefined || this.#engine === undefined || from === undefined) {
-      this.#pinged(id, ip, peer, { error: this.#state === 'running' ? 'no matching peer' : `this node is not running (${this.#state})` })
-    } else if (peer === this.#map?.self) {
-      this.#pinged(id, ip, peer, { error: undefined, latencyMs: 0 })
-    } else if (kind === 'disco') {
-      this.#discoPings.set(id, { ip, peer })
-      this.#engine.ping(now, peer.nodeKey, id)
-    } else if (kind === 'peerapi') {
-      this.#pinged(id, ip, peer, { error: 'peerapi pings are sent over a TCP connection to the peer' })
-    } else {
-      const packet = this.#pings.start(now, { id, kind, from, to: ip, peer: peer.nodeKey, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
-      if (packet === undefined) this.#pinged(id, ip, peer, { error: 'too many pings are under way' })
-      else if (kind === 'TSMP') this.#engine.sendTo(now, peer.nodeKey, packet)
-      else this.#engine.handleInput(now, { type: 'packet', bytes: packet })
-    }
+    this.#pings.start(now, id, ip, kind, timeoutMs)
     this.#settle(now)
   }
 
@@ -193,13 +178,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   /** Who stands behind an address, and what the policy grants them here. */
   whois(ip: Ip): WhoIs | undefined {
-    const map = this.#map
-    const node = map && nodeWithAddress(map, ip)
-    if (map === undefined || node === undefined) return undefined
-    const own = map.self.addresses.find((each) => each.ip.family === ip.family)?.ip
-    const capabilities = own === undefined ? new Map<string, readonly unknown[]>() : (this.#engine?.plane.filter.capsFor(ip, own) ?? new Map())
-    const user = node.tags.length > 0 ? undefined : map.users.get(node.userId)
-    return { node: node === map.self ? selfStatus(map, this.#prefs) : peerStatus(node, this.#prefs, undefined), user: user && userStatus(user), capabilities }
+    return this.#map && whoIs(this.#map, this.#prefs, this.#engine, ip)
   }
 
   /** Everything about the node at this moment. Changes nothing. */
@@ -215,7 +194,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       engine: this.#engine,
       homeRegion: this.#home.region,
       udpBlocked: this.#udpBlocked,
-      warnings: this.#health(),
+      warnings: healthLines({ map: this.#map, warnings: this.#warnings, lastError: this.#lastError, namesProblem: this.#names.problem, relayProblem: this.#relayProblem(), expired: this.#expired }),
     })
   }
 
@@ -229,10 +208,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   handleInput(now: Instant, input: MeshInput): void {
     switch (input.type) {
       case 'datagram':
-        this.#engine?.handleInput(now, input)
-        break
       case 'relay':
-        this.#engine?.handleInput(now, { type: 'relay', input: input.input })
+        this.#engine?.handleInput(now, input)
         break
       case 'control':
         this.#control.handleInput(now, input.input)
@@ -241,7 +218,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#fromTun(now, input.bytes)
         break
       case 'localEndpoints':
-        this.#localEndpoints = input.endpoints
+        this.#endpoints.setLocal(input.endpoints)
         this.#tellEndpoints(now)
         break
       case 'linkChanged':
@@ -249,7 +226,14 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#home.restart(now)
         break
       case 'dnsAnswer':
-        this.#names.answered(now, input.id, input.bytes)
+        if (input.bytes === undefined) this.#names.failed(now, input.token, input.upstream, input.transport)
+        else this.#names.answered(now, input.token, input.upstream, input.bytes, input.transport)
+        break
+      case 'relayResolved':
+        this.#home.resolved(now, input.hostName, input.ips)
+        break
+      case 'relayMeasured':
+        this.#home.relayMeasured(now, input.region, input.latencyMs)
         break
       default:
         assertNever(input)
@@ -263,7 +247,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#stack.handleTimeout(now)
     this.#home.handleTimeout(now)
     this.#names.handleTimeout(now)
-    for (const ended of this.#pings.expire(now)) this.#tunnelPinged(ended)
+    this.#pings.handleTimeout(now)
     if (this.#reapplyAt !== undefined && now >= this.#reapplyAt && this.#map !== undefined) this.#apply(now, this.#map)
     this.#settle(now)
   }
@@ -279,30 +263,10 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     )
   }
 
-  #hostinfo(): Hostinfo {
-    const { os, osVersion, version } = this.#config
-    return {
-      IPNVersion: version ?? '1.102.5-meshwright',
-      BackendLogID: '0'.repeat(64),
-      OS: os ?? 'linux',
-      ...(osVersion === undefined ? {} : { OSVersion: osVersion }),
-      Hostname: this.#prefs.hostname,
-      ...(this.#prefs.shieldsUp ? { ShieldsUp: true } : {}),
-      NoLogsNoSupport: true,
-      App: 'meshwright',
-      Userspace: this.#config.tun !== true,
-      UserspaceRouter: this.#config.tun !== true,
-      ...(this.#prefs.advertiseRoutes.length === 0 ? {} : { RoutableIPs: this.#prefs.advertiseRoutes.map(formatPrefix) }),
-      ...(this.#prefs.advertiseTags.length === 0 ? {} : { RequestTags: this.#prefs.advertiseTags }),
-    }
-  }
-
   #ensureEngine(now: Instant): void {
     const key = this.#control.nodeKey
-    if (this.#engine?.privateKey !== undefined && key !== undefined && this.#engine.privateKey.equals(key)) return
-    this.#engine?.close(now)
-    this.#drainEngine(now)
-    this.#engine = undefined
+    if (key !== undefined && this.#engine?.privateKey.equals(key) === true) return
+    this.#closeEngine(now)
     if (key === undefined) return
     this.#engine = new Engine({
       random: this.#config.random,
@@ -319,14 +283,19 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     if (this.#map !== undefined && this.#prefs.wantRunning && !this.#expired) this.#apply(now, this.#map)
   }
 
+  #closeEngine(now: Instant): void {
+    this.#engine?.close(now)
+    this.#drainEngine(now)
+    this.#engine = undefined
+    this.#pings.engineGone()
+  }
+
   // Rights go at once: nobody is a peer any more.
   #cut(now: Instant): void {
     this.#map = undefined
     this.#warnings = []
     this.#reapplyAt = undefined
-    this.#engine?.close(now)
-    this.#drainEngine(now)
-    this.#engine = undefined
+    this.#closeEngine(now)
     this.#home.stop()
     this.#names.clear()
     this.#stack.setLocalAddresses([])
@@ -343,66 +312,49 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#warnings = applied.warnings
     this.#map = map
     this.#names.apply(map)
-    this.#home.setMap(now, map.relays)
+    this.#home.setMap(now, map.relays, map.regionScores)
     this.#stack.setLocalAddresses(map.self.addresses.map((own) => own.ip))
     const expiries = [...map.peers.values()].flatMap((peer) => (peer.keyExpiry !== undefined && peer.keyExpiry > wallNow ? [peer.keyExpiry] : []))
     this.#reapplyAt = expiries.length === 0 ? undefined : after(now, Math.min(MAX_EXPIRY_WAIT_MS, Math.min(...expiries) - wallNow + 1))
   }
 
   #tellEndpoints(now: Instant): void {
-    const usable = this.#udpBlocked ? [] : this.#localEndpoints.filter((endpoint) => this.#config.allowLoopback === true || !isLoopback(endpoint.ip))
-    const mapped = this.#udpBlocked ? [] : this.#mappedEndpoints.filter((endpoint) => !usable.some((own) => equalEndpoints(own, endpoint)))
-    this.#control.setEndpoints(now, [...mapped.map((endpoint) => ({ endpoint, type: ENDPOINT_STUN })), ...usable.map((endpoint) => ({ endpoint, type: ENDPOINT_LOCAL }))])
-    this.#engine?.setSelfEndpoints(now, [...mapped, ...usable])
+    const { all, changed } = this.#endpoints.collect(this.#udpBlocked)
+    if (changed) this.#control.setEndpoints(now, all)
+    this.#engine?.setSelfEndpoints(now, all.map(({ endpoint }) => endpoint))
   }
 
   #fromTun(now: Instant, bytes: Uint8Array): void {
-    if (this.#names.takes(this.#view, bytes)) this.#names.query(now, bytes)
+    if (this.#names.takes(this.#view, bytes)) this.#names.query(now, this.#view)
     else this.#engine?.handleInput(now, { type: 'packet', bytes })
   }
 
   // Children may owe something to one another; until all are quiet.
   #settle(now: Instant): void {
     for (let busy = true; busy; ) {
-      busy = false
-      for (let output = this.#control.pollOutput(); output !== undefined; output = this.#control.pollOutput()) {
-        busy = true
-        this.#fromControl(now, output)
-      }
+      busy = drain(this.#control, (output) => this.#fromControl(now, output))
       if (this.#drainEngine(now)) busy = true
-      for (let output = this.#stack.pollOutput(); output !== undefined; output = this.#stack.pollOutput()) {
-        busy = true
-        if (output.type !== 'packet') this.#outbox.push({ type: 'flow', output })
-        else this.#fromTun(now, output.bytes)
-      }
-      for (let output = this.#names.pollOutput(); output !== undefined; output = this.#names.pollOutput()) {
-        busy = true
-        if (output.type === 'reply') this.#deliver(now, output.bytes)
-        else this.#outbox.push({ type: 'dnsForward', id: output.id, bytes: output.bytes, upstreams: output.upstreams })
-      }
-      for (let output = this.#home.pollOutput(); output !== undefined; output = this.#home.pollOutput()) {
-        busy = true
-        if (output.type === 'stun') {
-          if (!this.#udpBlocked) this.#outbox.push({ type: 'datagram', bytes: output.bytes, to: output.to })
-        } else {
-          this.#mappedEndpoints = output.mapped
-          this.#control.setNetInfo(now, output.netInfo)
-          this.#engine?.setHome(now, output.region)
-          this.#tellEndpoints(now)
-        }
-      }
+      if (drain(this.#stack, (output) => (output.type === 'packet' ? this.#fromTun(now, output.bytes) : this.#outbox.push({ type: 'flow', output })))) busy = true
+      if (drain(this.#names, (output) => (output.type === 'reply' ? this.#deliver(now, output.bytes) : this.#outbox.push(output)))) busy = true
+      if (drain(this.#pings, (output) => this.#outbox.push(output))) busy = true
+      if (drain(this.#home, (output) => this.#fromHome(now, output))) busy = true
     }
     this.#decide(now)
   }
 
+  #fromHome(now: Instant, output: HomeRelayOutput): void {
+    if (output.type === 'stun') {
+      if (!this.#udpBlocked) this.#outbox.push({ type: 'datagram', bytes: output.bytes, to: output.to })
+    } else if (output.type === 'found') {
+      this.#endpoints.setMapped(output.mapped)
+      if (output.netInfo.PreferredDERP !== undefined) this.#control.setNetInfo(now, output.netInfo)
+      this.#engine?.setHome(now, output.region)
+      this.#tellEndpoints(now)
+    } else this.#outbox.push(output)
+  }
+
   #drainEngine(now: Instant): boolean {
-    const engine = this.#engine
-    let busy = false
-    for (let output = engine?.pollOutput(); output !== undefined; output = engine?.pollOutput()) {
-      busy = true
-      this.#fromEngine(now, output)
-    }
-    return busy
+    return drain(this.#engine, (output) => this.#fromEngine(now, output))
   }
 
   #fromEngine(now: Instant, output: EngineOutput): void {
@@ -411,6 +363,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       case 'relayDial':
       case 'relayWrite':
       case 'relayClose':
+      case 'changed':
         this.#outbox.push(output)
         return
       case 'stun':
@@ -425,27 +378,19 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#tellEndpoints(now)
         return
       case 'relayConnected':
-        this.#outbox.push({ type: 'log', level: 'info', line: `relay region ${output.region} is connected` })
-        this.#outbox.push({ type: 'changed' })
-        return
+        return this.#changed('info', `relay region ${output.region} is connected`)
       case 'relayDisconnected':
-        this.#outbox.push({ type: 'log', level: 'info', line: `relay region ${output.region} is lost: ${output.reason}` })
-        this.#outbox.push({ type: 'changed' })
-        return
-      case 'changed':
-        this.#outbox.push({ type: 'changed' })
-        return
+        return this.#changed('info', `relay region ${output.region} is lost: ${output.reason}`)
       case 'pinged':
       case 'pingFailed':
-        return this.#discoPinged(output)
+        return this.#pings.discoEnded(output)
       default:
         assertNever(output)
     }
   }
 
   #deliver(now: Instant, bytes: Uint8Array): void {
-    const ended = this.#view.at(bytes) ? this.#pings.echoReply(now, this.#view) : undefined
-    if (ended !== undefined) return this.#tunnelPinged(ended)
+    if (this.#view.at(bytes) && this.#pings.takes(now, this.#view)) return
     if (this.#config.tun === true) this.#outbox.push({ type: 'deliver', bytes })
     else this.#stack.receive(now, bytes)
   }
@@ -457,10 +402,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     if (message === undefined || from === undefined || to === undefined) return
     if (message.type === 'ping') this.#engine?.sendTo(now, peer, encodeTsmpPong(to, from, message.data, this.#peerApiPort))
     else if (message.type === 'discoKey') this.#engine?.setPeerDiscoKey(now, peer, message.key)
-    else if (message.type === 'pong') {
-      const ended = this.#pings.pong(now, peer, message.data, message.peerApiPort)
-      if (ended !== undefined) this.#tunnelPinged(ended)
-    }
+    else if (message.type === 'pong') this.#pings.pong(now, peer, message.data, message.peerApiPort)
   }
 
   #fromControl(now: Instant, output: ControlClientOutput): void {
@@ -471,7 +413,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         return
       case 'openUrl':
         this.#authUrl = output.url
-        this.#outbox.push({ type: 'openUrl', url: output.url })
+        this.#outbox.push(output)
         return
       case 'saveState':
         this.#outbox.push(output)
@@ -506,9 +448,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         return
       case 'problem':
         this.#lastError = output.message
-        this.#outbox.push({ type: 'log', level: 'warn', line: output.message })
-        this.#outbox.push({ type: 'changed' })
-        return
+        return this.#changed('warn', output.message)
       case 'ping':
         return // control pings other than the plain HEAD, which the client answers itself
       default:
@@ -523,67 +463,28 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#reapplyAt = undefined
   }
 
+  #changed(level: 'info' | 'warn', line: string): void {
+    this.#outbox.push({ type: 'log', level, line })
+    this.#outbox.push({ type: 'changed' })
+  }
+
+  #relayProblem(): string | undefined {
+    const problem = this.#state === 'running' ? this.#engine?.relays.problem(this.#home.region) : undefined
+    return problem === undefined ? undefined : `The home relay (region ${this.#home.region}) cannot be reached: ${problem}`
+  }
+
   #decide(_now: Instant): void {
-    const next = this.#stateNow()
+    const next = nextState(this.#state, {
+      control: this.#control.status().state,
+      hasKey: this.#control.nodeKey !== undefined,
+      wantRunning: this.#prefs.wantRunning,
+      expired: this.#expired,
+      map: this.#map,
+      home: this.#home.region,
+      homeConnected: this.#engine?.relays.isConnected(this.#home.region) === true,
+    })
     if (next === this.#state) return
     this.#state = next
     this.#outbox.push({ type: 'state', state: next })
-  }
-
-  #stateNow(): MeshState {
-    const control = this.#control.status().state
-    if (control === 'needsApprovalUrl') return 'needs-login'
-    if (!this.#prefs.wantRunning) return this.#control.nodeKey === undefined ? 'needs-login' : 'stopped'
-    if (this.#expired || control === 'needsLogin') return 'needs-login'
-    if (this.#map === undefined) return 'starting'
-    if (!this.#map.self.machineAuthorized) return 'needs-machine-auth'
-    const relays = this.#map.relays.regions.size
-    if (relays > 0 && this.#engine !== undefined && this.#home.region !== 0 && !this.#engine.relays.isConnected(this.#home.region) && this.#state !== 'running') return 'starting'
-    return this.#state === 'running' || relays === 0 || this.#home.region !== 0 ? 'running' : 'starting'
-  }
-
-  #health(): readonly string[] {
-    const warnings = [...this.#warnings, ...(this.#map?.health ?? [])]
-    for (const message of this.#map?.displayMessages.values() ?? []) if (message.Text !== undefined && message.Text !== '') warnings.push(message.Text)
-    if (this.#lastError !== undefined) warnings.push(this.#lastError)
-    const problem = this.#state === 'running' ? this.#engine?.relays.problem(this.#home.region) : undefined
-    if (problem !== undefined) warnings.push(`The home relay (region ${this.#home.region}) cannot be reached: ${problem}`)
-    if (this.#expired) warnings.push('The node key has expired: log in again with "meshwright up"')
-    return warnings
-  }
-
-  #tunnelPinged(ended: EndedPing): void {
-    const peer = this.#map?.peersByKey.get(ended.ping.peer.text)
-    const what = ended.latencyMs === undefined ? { error: 'no answer in time' } : { error: undefined, latencyMs: ended.latencyMs, peerApiPort: ended.peerApiPort }
-    this.#pinged(ended.ping.id, ended.ping.ip, peer, what)
-  }
-
-  #discoPinged(output: Extract<EngineOutput, { readonly type: 'pinged' | 'pingFailed' }>): void {
-    const asked = this.#discoPings.get(output.id)
-    if (asked === undefined) return
-    this.#discoPings.delete(output.id)
-    if (output.type === 'pingFailed') return this.#pinged(output.id, asked.ip, asked.peer, { error: output.code === 'PATH_PING_NO_PATH' ? 'no path to the peer is known' : 'no answer in time' })
-    const via = output.via
-    this.#pinged(output.id, asked.ip, asked.peer, {
-      error: undefined,
-      latencyMs: output.latencyMs,
-      ...(via.type === 'direct' ? { endpoint: via.endpoint } : { region: via.region }),
-    })
-  }
-
-  #pinged(id: number, ip: Ip, peer: MapNode | undefined, what: Partial<PingResult> & { readonly error: string | undefined }): void {
-    const region = what.region ?? 0
-    const result: PingResult = {
-      ip,
-      peer: peer?.nodeKey,
-      nodeName: peer?.name.split('.')[0] ?? '',
-      latencyMs: 0,
-      endpoint: undefined,
-      peerApiPort: undefined,
-      ...what,
-      region,
-      regionCode: this.#map?.relays.regions.get(region)?.code ?? '',
-    }
-    this.#outbox.push({ type: 'pinged', id, result })
   }
 }

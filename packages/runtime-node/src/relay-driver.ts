@@ -1,4 +1,5 @@
-import { type RelayNode } from '@meshwright/core'
+import { connect } from 'node:net'
+import type { RelayNode, RelayRegion } from '@meshwright/core'
 import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
 import { type DerpConnection, dialDerp } from './derp-dial.ts'
 
@@ -75,4 +76,24 @@ export class RelayDriver {
 // A relay that is to be trusted without any check, on this very computer, may speak plain HTTP: the demo and tests do.
 function isLoopbackPlain(node: RelayNode): boolean {
   return node.insecureForTests === true && node.certName === 'plain-http'
+}
+
+const MEASURE_TIMEOUT_MS = 3_000
+
+/** How long a TCP connection with a relay of the region takes, in milliseconds; `undefined` when none answers. */
+export function measureRelay(region: RelayRegion): Promise<number | undefined> {
+  const node = region.nodes.find((each) => each.stunOnly !== true)
+  if (node === undefined) return Promise.resolve(undefined)
+  return new Promise((resolve) => {
+    const started = performance.now()
+    const host = node.ipv4 !== undefined && node.ipv4 !== '' && node.ipv4 !== 'none' ? node.ipv4 : node.hostName
+    const socket = connect({ host, port: node.derpPort ?? 443 })
+    const finish = (latencyMs: number | undefined): void => {
+      socket.destroy()
+      resolve(latencyMs)
+    }
+    socket.setTimeout(MEASURE_TIMEOUT_MS, () => finish(undefined))
+    socket.once('connect', () => finish(performance.now() - started))
+    socket.once('error', () => finish(undefined))
+  })
 }

@@ -1,7 +1,7 @@
 import os from 'node:os'
 import { lookup } from 'node:dns/promises'
 import type { ControlClientInput } from '@meshwright/control-client'
-import { MeshwrightError } from '@meshwright/core'
+import { MeshwrightError, type RelayRegion } from '@meshwright/core'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
@@ -11,7 +11,7 @@ import { localEndpoints } from './local-endpoints.ts'
 import { type ForwardUnclaimed, MeshFlows } from './mesh-socket.ts'
 import { nodeCryptoProvider } from './node-crypto.ts'
 import { systemRandom } from './random.ts'
-import { RelayDriver } from './relay-driver.ts'
+import { measureRelay, RelayDriver } from './relay-driver.ts'
 import type { LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 import { NodeStore } from './stored-node.ts'
 import { openUdp, type UdpSocket } from './udp.ts'
@@ -327,10 +327,29 @@ class Runner implements RunningNode {
       case 'log':
         this.#log(output.level, output.line)
         return
+      case 'resolveRelay':
+        void this.#resolveRelay(output.hostName)
+        return
+      case 'measureRelay':
+        void this.#measureRelay(output.region)
+        return
       case 'deliver':
       case 'dnsForward':
+      case 'dnsCancel':
         return // only nodes with a TUN device owe these
     }
+  }
+
+  async #resolveRelay(hostName: string): Promise<void> {
+    const answers = await lookup(hostName, { all: true }).catch((error: unknown) => {
+      this.#log('debug', `the relay's name ${hostName} cannot be looked up: ${error instanceof Error ? error.message : String(error)}`)
+      return []
+    })
+    this.#driver.feed({ type: 'relayResolved', hostName, ips: answers.flatMap(({ address }) => parseIp(address) ?? []) })
+  }
+
+  async #measureRelay(region: RelayRegion): Promise<void> {
+    this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region) })
   }
 
   #checkAddresses(): void {
