@@ -1,34 +1,58 @@
-import { PacketBatch } from '@meshwright/core'
-import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
-import { nodeCryptoProvider } from '../packages/runtime-node/src/node-crypto.ts'
+import { DONE, PacketBatch, PENDING } from '@meshwright/core'
+import type { CryptoProvider } from '@meshwright/crypto'
 import type { Contender, Question } from './measure.ts'
+import { providers, reference } from './providers.ts'
 
 const SIZES = [64, 256, 1420, 16_384]
-const SLOTS = 16
+const SLOTS = 32
+const TAG_BYTES = 16
 
-/** How fast does each provider seal a batch of packets, against noble? */
+/** How fast does each provider seal and open a batch of packets, against noble? */
 export function questions(): readonly Question[] {
-  return SIZES.map((size) => ({
-    name: `aead/seal-${size}`,
-    unit: 'packets',
-    baseline: sealing(nobleProvider, size),
-    contenders: [sealing(nodeCryptoProvider, size)],
-  }))
+  return SIZES.flatMap((size) => [
+    { name: `aead/seal-${size}`, unit: 'packets', setup: () => arms((provider) => sealing(provider, size)) },
+    { name: `aead/open-${size}`, unit: 'packets', setup: () => arms((provider) => opening(provider, size)) },
+  ])
+}
+
+function arms(contender: (provider: CryptoProvider) => Contender): ReturnType<Question['setup']> {
+  return { baseline: contender(reference), contenders: providers().map(contender) }
 }
 
 function sealing(provider: CryptoProvider, size: number): Contender {
-  const batch = PacketBatch.slab(SLOTS, size + 64)
-  const packet = new Uint8Array(size).fill(7)
+  const batch = PacketBatch.slab(SLOTS, size + TAG_BYTES)
+  for (let i = 0; i < SLOTS; i += 1) batch.addCopy(new Uint8Array(size).fill(i))
   const slot = provider.keySlot(new Uint8Array(32).fill(3))
   let counter = 0n
   return {
     name: provider.name,
     count: SLOTS,
     run(): void {
-      batch.reset()
-      for (let i = 0; i < SLOTS; i += 1) batch.addCopy(packet)
+      batch.verdict.fill(PENDING)
       provider.sealBatch(slot, counter, batch)
       counter += BigInt(SLOTS)
+    },
+  }
+}
+
+// Out of place, so that the sealed packets stay and nothing has to be copied between two runs.
+function opening(provider: CryptoProvider, size: number): Contender {
+  const batch = PacketBatch.slab(2 * SLOTS, size + TAG_BYTES)
+  const slot = provider.keySlot(new Uint8Array(32).fill(3))
+  for (let i = 0; i < SLOTS; i += 1) batch.addCopy(new Uint8Array(size).fill(i))
+  provider.sealBatch(slot, 0n, batch)
+  const stride = batch.memory.length / batch.capacity
+  for (let i = 0; i < SLOTS; i += 1) {
+    batch.length[i] = size + TAG_BYTES
+    batch.target[i] = (batch.offset[i] ?? 0) + SLOTS * stride
+  }
+  return {
+    name: provider.name,
+    count: SLOTS,
+    run(): void {
+      batch.verdict.fill(PENDING)
+      provider.openBatch(slot, batch)
+      if (batch.verdict[SLOTS - 1] !== DONE) throw new Error(`${provider.name} cannot open what it has sealed`)
     },
   }
 }

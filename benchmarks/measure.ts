@@ -10,9 +10,15 @@ export interface Contender {
 
 /** A question that a benchmark file answers: contenders against a baseline that runs in the same process, interleaved. */
 export interface Question {
-  /** Unique over all files: `aead/1420`. */
+  /** Unique over all files: `aead/seal-1420`. */
   readonly name: string
   readonly unit: string
+  /** Builds what is timed, only when the question is asked. */
+  setup(): Arms
+}
+
+/** What a question sets against each other. */
+export interface Arms {
   readonly baseline: Contender
   readonly contenders: readonly Contender[]
 }
@@ -37,7 +43,8 @@ const ROUND_MS = 40
 
 /** Times all contenders of a question and its baseline in turn, round by round. */
 export async function measure(question: Question, rounds: number = ROUNDS, roundMs: number = ROUND_MS): Promise<readonly Figure[]> {
-  const all = [question.baseline, ...question.contenders]
+  const { baseline, contenders } = question.setup()
+  const all = [baseline, ...contenders]
   const rates = all.map((): number[] => [])
   for (const each of all) for (let i = 0; i < 3; i += 1) each.run()
   for (let round = 0; round <= rounds; round += 1) {
@@ -58,12 +65,12 @@ export async function measure(question: Question, rounds: number = ROUNDS, round
     }
   }
   const base = rates[0] ?? []
-  return question.contenders.map((contender, i) => {
+  return contenders.map((contender, i) => {
     const own = rates[i + 1] ?? []
     const ratios = own.map((rate, round) => rate / (base[round] ?? Number.NaN)).sort((a, b) => a - b)
     return {
       name: `${question.name}/${contender.name}`,
-      baseline: question.baseline.name,
+      baseline: baseline.name,
       ratio: median(ratios),
       min: ratios[0] ?? Number.NaN,
       max: ratios[ratios.length - 1] ?? Number.NaN,

@@ -1,0 +1,73 @@
+import { DONE, PacketBatch, PENDING } from '@meshwright/core'
+import type { CryptoProvider } from '@meshwright/crypto'
+import { encodeUdpPacket, Ip } from '@meshwright/ip'
+import type { Contender, Question } from './measure.ts'
+import { providers, reference } from './providers.ts'
+import { Tunnel } from './tunnel.ts'
+
+const SLOTS = 32
+const PACKET_BYTES = 1420
+const HEADER_BYTES = 16
+const TAG_BYTES = 16
+
+/** What is left of the bare AEAD's rate when A seals a packet and B opens it, with sessions, replay window, timers and counters? */
+export function questions(): readonly Question[] {
+  return [reference, ...providers()].map((provider) => ({
+    name: `packet/${PACKET_BYTES}-${provider.name}`,
+    unit: 'packets',
+    setup: () => ({ baseline: bareAead(provider), contenders: [engine(provider)] }),
+  }))
+}
+
+function bareAead(provider: CryptoProvider): Contender {
+  const batch = slab()
+  const slot = provider.keySlot(new Uint8Array(32).fill(3))
+  let counter = 0n
+  return {
+    name: 'bare AEAD',
+    count: SLOTS,
+    run(): void {
+      fill(batch)
+      provider.sealBatch(slot, counter, batch)
+      counter += BigInt(SLOTS)
+      for (let i = 0; i < SLOTS; i += 1) batch.length[i] = PACKET_BYTES + TAG_BYTES
+      batch.verdict.fill(PENDING)
+      provider.openBatch(slot, batch)
+      if (batch.verdict[SLOTS - 1] !== DONE) throw new Error(`${provider.name} cannot open what it has sealed`)
+    },
+  }
+}
+
+function engine(provider: CryptoProvider): Contender {
+  const tunnel = new Tunnel(provider)
+  tunnel.shake()
+  const batch = slab()
+  const datagrams = new PacketBatch(batch.memory, SLOTS)
+  return {
+    name: 'engine',
+    count: SLOTS,
+    run(): void {
+      fill(batch)
+      tunnel.a.seal(tunnel.now, tunnel.keyOfB, batch)
+      datagrams.reset()
+      for (let i = 0; i < SLOTS; i += 1) datagrams.addSlot(batch.target[i] ?? 0, batch.targetLength[i] ?? 0)
+      tunnel.b.open(tunnel.now, undefined, datagrams)
+      if (datagrams.verdict[SLOTS - 1] !== DONE || datagrams.targetLength[SLOTS - 1] !== PACKET_BYTES) throw new Error('B did not get what A has sent')
+    },
+  }
+}
+
+function slab(): PacketBatch {
+  return PacketBatch.slab(SLOTS, HEADER_BYTES + PACKET_BYTES + TAG_BYTES)
+}
+
+const PACKET = encodeUdpPacket({
+  src: { ip: Ip.fromOwnedBytes(Uint8Array.of(10, 0, 0, 1)), port: 1000 },
+  dst: { ip: Ip.fromOwnedBytes(Uint8Array.of(10, 0, 0, 2)), port: 2000 },
+  payload: new Uint8Array(PACKET_BYTES - 28),
+})
+
+function fill(batch: PacketBatch): void {
+  batch.reset()
+  for (let i = 0; i < SLOTS; i += 1) batch.addCopy(PACKET)
+}
