@@ -83,6 +83,8 @@ async function serve(args: Arguments): Promise<void> {
   process.on('SIGHUP', () => {
     running.reloadPolicy().catch((error: unknown) => report(error))
   })
+  // Whoever read the log may go; the server stays.
+  process.stderr.on('error', () => undefined)
   let stopping = false
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.on(signal, () => {
