@@ -16,6 +16,9 @@ const COMPANIONS: readonly (readonly [string, string])[] = [
 const STRIDE = 1024
 const CAPABILITIES = STRIDE - 8
 
+/** The index of statements by node is made when more than one in so many nodes have been asked for. */
+const NODES_BEFORE_INDEX = 16
+
 interface PendingRule {
   order: number
   readonly rule: { readonly SrcIPs: readonly string[]; readonly DstPorts: NetPortRange[]; readonly IPProto?: readonly number[] }
@@ -38,6 +41,7 @@ export class FilterCompiler {
   readonly #inventory: Inventory
   readonly #first: ReadonlyMap<string, number>
   #index: StatementIndex | undefined
+  #asked: number = 0
   readonly #selfLists: Map<string, SourceList> = new Map()
 
   constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory) {
@@ -91,6 +95,9 @@ export class FilterCompiler {
 
   /** Statements that may give a node something, in their order: those that name it, and those that must be looked at for every node. */
   #concerning({ slot }: NodeRecord): readonly CompiledStatement[] {
+    // An index pays only for many nodes; after an update few are asked for.
+    this.#asked += 1
+    if (this.#index === undefined && this.#asked < this.#inventory.room / NODES_BEFORE_INDEX) return this.#statements
     const { always, bySlot } = (this.#index ??= this.#makeIndex())
     const own = bySlot.get(slot) ?? []
     return always.length === 0 ? own : [...always, ...own].sort((a, b) => a.index - b.index)

@@ -49,7 +49,7 @@ export function compileStatement(
   meets: ((record: NodeRecord) => boolean) | undefined,
 ): CompiledStatement {
   const parts = statement.sources.map(({ alias }) => resolver.resolve(alias))
-  const sources = lists.combine(meets === undefined ? parts : parts.map((part) => narrow(part, inventory, meets)))
+  const sources = lists.combine(meets === undefined ? parts : parts.flatMap((part) => narrow(part, inventory, meets)))
   const merged = mergeTargets(statement, resolver, policy)
   const isSelf = (target: Target): boolean => target.resolved.kind === 'self'
   const self = merged.find(isSelf)
@@ -182,28 +182,18 @@ function literalsOf({ alias }: Destination, policy: Policy): readonly string[] {
   return prefix === undefined ? [] : [formatIpRange(prefixRange(prefix))]
 }
 
-/** Postures narrow nodes of the tailnet; addresses behind routers and literal networks pass. */
-function narrow(part: Resolved, inventory: Inventory, meets: (record: NodeRecord) => boolean): Resolved {
-  if (part.kind === 'any' || part.kind === 'dangerAll') {
-    const nodes = new BitSet(inventory.room)
-    for (const record of inventory.records) if (record !== undefined && meets(record)) nodes.add(record.slot)
-    return { kind: 'nodes', nodes }
-  }
-  if (part.kind === 'addresses') {
-    // A literal that names nodes keeps only those that pass; the rest of it is not of this tailnet.
-    const failing = part.nodes
-      .slots()
-      .flatMap((slot) => inventory.records[slot] ?? [])
-      .filter((record) => !meets(record))
-    if (failing.length === 0) return part
-    const set = part.set.remove(IpSet.from(failing.flatMap((record) => record.node.addresses)))
-    return { kind: 'addresses', set, nodes: inventory.within(set) }
-  }
-  if (part.kind !== 'nodes') return part
+/** Postures narrow what names nodes of the tailnet. Networks behind routers and addresses written as such pass. */
+function narrow(part: Resolved, inventory: Inventory, meets: (record: NodeRecord) => boolean): readonly Resolved[] {
+  if (part.kind !== 'nodes' && part.kind !== 'any' && part.kind !== 'dangerAll') return [part]
   const nodes = new BitSet(inventory.room)
-  for (const slot of part.nodes.slots()) {
+  for (const slot of (part.kind === 'nodes' ? part.nodes : inventory.everyone).slots()) {
     const record = inventory.records[slot]
     if (record !== undefined && meets(record)) nodes.add(slot)
   }
-  return { kind: 'nodes', nodes }
+  if (part.kind === 'nodes') return [{ kind: 'nodes', nodes }]
+  const networks = IpSet.from([...inventory.routes.values()].map(({ prefix }) => prefix))
+  return [
+    { kind: 'nodes', nodes },
+    { kind: 'addresses', set: networks, nodes: new BitSet(inventory.room) },
+  ]
 }

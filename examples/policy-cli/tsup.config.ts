@@ -1,0 +1,16 @@
+import { defineConfig } from 'tsup'
+
+export default defineConfig({
+  entry: { main: 'src/main.ts' },
+  format: ['esm'],
+  target: 'node20',
+  platform: 'node',
+  banner: { js: '#!/usr/bin/env node' },
+  clean: true,
+  dts: false,
+  splitting: true,
+  treeshake: true,
+  sourcemap: false,
+  skipNodeModulesBundle: true,
+  tsconfig: 'tsconfig.json',
+})
