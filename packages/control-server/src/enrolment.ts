@@ -53,14 +53,15 @@ export class Enrolment {
 
   /**
    * The node of this device that the admission renews. A device may hold several nodes (profiles), so: the one with the old key if its
-   * owner is the same, or if it is or becomes tagged; else one of the same user; else a tagged one that is not in use.
+   * owner is the same, or if it is or becomes tagged; else one of the same user; else one with the same tags that is not in use.
    */
   #previous(admission: Admission): NodeRecord | undefined {
     const candidates = this.#context.state.nodesOfMachine(admission.machineKey)
     const byOldKey = candidates.find((node) => node.nodeKey === admission.oldNodeKey)
     if (byOldKey !== undefined && (byOldKey.userId === admission.userId || byOldKey.userId === undefined || admission.userId === undefined)) return byOldKey
     if (admission.userId !== undefined) return candidates.find((node) => node.userId === admission.userId)
-    return candidates.find((node) => node.userId === undefined && !this.#context.isOnline(node.id))
+    const tags = [...admission.tags].sort().join()
+    return candidates.find((node) => node.userId === undefined && node.tags.join() === tags && !this.#context.isOnline(node.id))
   }
 
   #create(admission: Admission): NodeRecord | Refusal {
@@ -100,8 +101,10 @@ export class Enrolment {
   }
 
   #renew(known: NodeRecord, admission: Admission): NodeRecord {
-    // A tagged node that comes back by a tagged key keeps its tags: an administrator may have changed them since.
-    const keepsTags = known.tags.length > 0 && admission.tags.length > 0 && admission.method === 'authKey'
+    // A living tagged node that comes back by a tagged key keeps its tags: an administrator may have changed them since. One whose life
+    // has ended gets those of the key: a weak key must not bring strong tags back.
+    const alive = known.expiry === undefined || this.#context.wallNow() < known.expiry
+    const keepsTags = alive && known.tags.length > 0 && admission.tags.length > 0 && admission.method === 'authKey'
     const renewed: NodeRecord = {
       ...known,
       nodeKey: admission.nodeKey,

@@ -53,6 +53,11 @@ export class Presence {
     this.#leaving.set(nodeId, after(now, graceMs))
   }
 
+  /** The node said goodbye: no grace for it, unless a poll of it is open. */
+  leaveNow(nodeId: number): void {
+    this.#leaving.delete(nodeId)
+  }
+
   /** The node is gone or shut out: no grace. */
   forget(nodeId: number): void {
     this.#polls.delete(nodeId)

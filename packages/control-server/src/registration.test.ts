@@ -149,6 +149,33 @@ describe('known nodes', () => {
     expect(lab.store.state().nodes).toHaveLength(0)
   })
 
+  test('a logged-out tagged node comes back by a key of the same tags; a key of other tags makes another node', () => {
+    const { lab, authKey } = withUser()
+    lab.admin({ command: 'setPolicy', policy: POLICY })
+    const a = lab.node('alice', 'a', { tags: ['tag:srv'] })
+    lab.feed({ type: 'closed', request: a.stream })
+    lab.register(a.machine, { NodeKey: a.NodeKey, Expiry: '1970-01-01T00:02:03Z' })
+    expect(lab.admin({ command: 'getNode', id: a.id }).body['node'].online, 'goodbye has no grace').toBe(false)
+    const again = (tags: string[], name: string): void => {
+      const answer = lab.registered(lab.register(a.machine, { NodeKey: key('nodekey', name), Auth: { AuthKey: authKey({ tags }) }, Hostinfo: { Hostname: 'a' } }))
+      expect(answer.Error).toBe('')
+    }
+    again(['tag:other'], 'n1')
+    again(['tag:srv'], 'n2')
+    expect(lab.store.state().nodes.map((node) => [node.id, node.tags, node.nodeKey])).toEqual([
+      [a.id, ['tag:srv'], key('nodekey', 'n2')],
+      [a.id + 1, ['tag:other'], key('nodekey', 'n1')],
+    ])
+  })
+
+  test('an expired tagged node that names its old key gets the tags of the new auth key, not its old ones', () => {
+    const { lab, authKey } = withUser()
+    const a = lab.node('alice', 'a', { tags: ['tag:srv'] })
+    lab.admin({ command: 'expireNode', id: a.id })
+    lab.register(a.machine, { NodeKey: key('nodekey', 'n1'), OldNodeKey: a.NodeKey, Auth: { AuthKey: authKey({ tags: ['tag:other'] }) }, Hostinfo: { Hostname: 'a' } })
+    expect(lab.store.state().nodes).toMatchObject([{ id: a.id, tags: ['tag:other'] }])
+  })
+
   test('a client may shorten its life, never lengthen it', () => {
     const lab = new Lab({ nodeExpiryMs: 86_400_000 })
     const a = lab.node('alice', 'a')

@@ -104,7 +104,10 @@ export class Registration {
     this.#context.respond(input.request, 200, { ...EMPTY, NodeKeyExpired: true })
     if (node === undefined) return
     if (node.ephemeral) this.#context.state.deleteNode(node.id)
-    else this.#context.state.putNode({ ...node, expiry: Math.min(node.expiry ?? Number.MAX_SAFE_INTEGER, this.#context.wallNow()) })
+    else {
+      const wallNow = this.#context.wallNow()
+      this.#context.state.putNode({ ...node, expiry: Math.min(node.expiry ?? Number.MAX_SAFE_INTEGER, wallNow), lastSeen: wallNow })
+    }
     this.#context.audit(`node:${node.id}`, 'node.logout', `node:${node.id}`, `${node.givenName} logged out`)
   }
 

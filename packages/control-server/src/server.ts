@@ -17,7 +17,7 @@ import { type Compressor, MapSessions } from './map-sessions.ts'
 import { PendingLogins } from './pending-logins.ts'
 import { Presence } from './presence.ts'
 import type { Change, NodeRecord, ServerState } from './records.ts'
-import { Registration } from './registration.ts'
+import { isExpired, Registration } from './registration.ts'
 import { PrimaryRoutes } from './routes.ts'
 import { State } from './state.ts'
 import { TailnetPolicy } from './tailnet-policy.ts'
@@ -291,6 +291,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
         this.#sessions.endNode(id)
         this.#lifetimes.forget(id)
       } else {
+        if (isExpired(node, this.#wallClock())) this.#presence.leaveNow(id)
         this.#lifetimes.watch(node, this.#presence.isOnline(id))
       }
     }
