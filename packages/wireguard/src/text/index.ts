@@ -13,6 +13,7 @@ export {
   UapiReader,
   type UapiRequest,
 } from './uapi.ts'
+export { formatUapiSet, parseUapiAnswer, UAPI_GET, type UapiAnswer } from './uapi-client.ts'
 export { formatMetrics } from './metrics.ts'
 export { formatAgo, formatBytes, formatDump, formatShow } from './show.ts'
 export { type ConfigDiagnostic, type ConfigFile, formatConfig, type InterfaceConfig, parseConfig, type PeerSection } from './config.ts'

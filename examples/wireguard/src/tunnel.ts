@@ -1,0 +1,284 @@
+import { type Instant, MeshwrightError } from '@meshwright/core'
+import type { CryptoProvider, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import { CryptokeyRouter } from '@meshwright/cryptokey-router'
+import { type Endpoint, formatEndpoint, PacketView } from '@meshwright/ip'
+import { type Driver, drive, openUdp, suspendAwareClock, systemRandom, type UdpSocket } from '@meshwright/runtime-node'
+import { type DeviceStatus, type LoadMonitor, WireGuardDevice, type WireGuardInput, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+import { type ShownDevice, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange, type UapiPeerChange } from '@meshwright/wireguard/text'
+
+/** A path over UDP. */
+export interface UdpPath extends WireGuardPath {
+  readonly endpoint: Endpoint
+}
+
+/** What a {@link Tunnel} is made of. */
+export interface TunnelOptions {
+  /** Interface name, for status. */
+  readonly name: string
+  /** Default: the engine's own. */
+  readonly provider?: CryptoProvider
+  readonly mtu?: number
+  readonly loadMonitor?: LoadMonitor
+  /** An inner packet whose source belongs to the peer that sent it; the bytes are the receiver's. */
+  readonly deliver: (packet: Uint8Array) => void
+  /** Something worth a line in a log; never holds a secret. */
+  readonly log?: (level: 'error' | 'verbose', line: string) => void
+  /** Marks a UDP socket (SO_MARK) for policy routing; `false` when that cannot be done. Absent: marks are refused. */
+  readonly setMark?: (port: number, mark: number) => boolean
+}
+
+/** A peer as the router and the configuration know it: the engine keeps the rest. */
+interface KnownPeer {
+  readonly publicKey: NodePublicKey
+  presharedKey: Uint8Array | undefined
+}
+
+/** What the tunnel did not pass on, for packets outside the engine's own counters. */
+export interface TunnelDrops {
+  /** Outgoing, and no peer owns the destination. */
+  noRoute: number
+  /** Incoming, and the source belongs to another peer or to none. */
+  wrongSource: number
+}
+
+/**
+ * A WireGuard interface: the engine joined with allowed IPs and with a UDP socket, changed by UAPI requests. Where inner packets come
+ * from and go to (a TUN device, a stack in user space) is the caller's affair.
+ */
+export class Tunnel {
+  readonly drops: TunnelDrops = { noRoute: 0, wrongSource: 0 }
+  readonly #options: TunnelOptions
+  readonly #device: WireGuardDevice<UdpPath>
+  readonly #driver: Driver<WireGuardInput<UdpPath>>
+  readonly #clock: () => Instant = suspendAwareClock()
+  readonly #router: CryptokeyRouter<KnownPeer> = new CryptokeyRouter()
+  readonly #peers: Map<string, KnownPeer> = new Map()
+  readonly #view: PacketView = new PacketView()
+  #privateKey: NodePrivateKey | undefined
+  #mark = 0
+  #socket: UdpSocket | undefined
+  #closed = false
+  /** Requests wait for each other: a socket takes time to open. */
+  #queue: Promise<unknown> = Promise.resolve()
+
+  constructor(options: TunnelOptions) {
+    this.#options = options
+    this.#device = new WireGuardDevice<UdpPath>({
+      random: systemRandom,
+      wallClock: () => Date.now(),
+      stopwatch: () => performance.now(),
+      ...(options.provider !== undefined && { provider: options.provider }),
+      ...(options.mtu !== undefined && { mtu: options.mtu }),
+      ...(options.loadMonitor !== undefined && { loadMonitor: options.loadMonitor }),
+    })
+    this.#driver = drive(this.#device, this.#clock, (output) => this.#perform(output))
+  }
+
+  /** Sends an inner packet to the peer that owns its destination. */
+  send(packet: Uint8Array): void {
+    const peer = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
+    if (peer === undefined) this.drops.noRoute += 1
+    else this.#driver.feed({ type: 'packet', peer: peer.publicKey, bytes: packet })
+  }
+
+  /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
+  apply(changes: readonly UapiChange[]): Promise<number> {
+    return this.#enqueue(async () => {
+      for (const change of changes) {
+        const errno = await this.#change(change)
+        if (errno !== 0) return errno
+      }
+      // A device with a key wants to be reachable and to send, even if nobody chose a port.
+      return this.#privateKey !== undefined && this.#socket === undefined ? this.#listen(0) : 0
+    })
+  }
+
+  /** The state as `wg` shows it, secrets included. */
+  shown(): ShownDevice {
+    const status = this.status()
+    return {
+      name: this.#options.name,
+      ...(this.#privateKey !== undefined && { privateKey: this.#privateKey }),
+      listenPort: this.port,
+      fwmark: this.#mark,
+      peers: status.peers.map((peer) => {
+        const known = this.#peers.get(peer.publicKey.text)
+        return {
+          publicKey: peer.publicKey,
+          ...(known?.presharedKey !== undefined && { presharedKey: known.presharedKey }),
+          ...(peer.path !== undefined && { endpoint: peer.path.endpoint }),
+          allowedIps: known === undefined ? [] : this.#router.list(known),
+          ...(peer.latestHandshake !== undefined && { latestHandshake: peer.latestHandshake }),
+          receivedBytes: peer.receivedBytes,
+          sentBytes: peer.sentBytes,
+          persistentKeepaliveSeconds: peer.persistentKeepaliveSeconds,
+        }
+      }),
+    }
+  }
+
+  /** The engine's status: counters, states, no secrets. */
+  status(): DeviceStatus<UdpPath> {
+    return this.#driver.act(() => this.#device.status(this.#clock()))
+  }
+
+  /** The UDP port, 0 before there is one. */
+  get port(): number {
+    return this.#socket?.portIpv4 ?? this.#socket?.portIpv6 ?? 0
+  }
+
+  /** The MTU of the interface has changed. */
+  setMtu(mtu: number): void {
+    this.#driver.act(() => this.#device.setMtu(mtu))
+  }
+
+  /** Stops; keys are wiped. */
+  close(): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#closed = true
+      this.#driver.act((now) => {
+        for (const key of this.#device.peerKeys()) this.#device.removePeer(now, key)
+        this.#device.setPrivateKey(now, undefined)
+      })
+      this.#driver.stop()
+      await this.#socket?.close()
+      this.#socket = undefined
+    })
+  }
+
+  #enqueue<Result>(work: () => Promise<Result>): Promise<Result> {
+    const result = this.#queue.then(work)
+    this.#queue = result.catch(() => undefined)
+    return result
+  }
+
+  async #change(change: UapiChange): Promise<number> {
+    switch (change.type) {
+      case 'privateKey': {
+        this.#privateKey = change.key
+        const own = change.key?.publicKey()
+        if (own !== undefined) this.#forget(own)
+        this.#driver.act((now) => this.#device.setPrivateKey(now, change.key))
+        return 0
+      }
+      case 'listenPort':
+        return this.#listen(change.port)
+      case 'fwmark':
+        if (!this.#applyMark(change.mark)) return UAPI_EADDRINUSE
+        this.#mark = change.mark
+        return 0
+      case 'replacePeers':
+        for (const peer of [...this.#peers.values()]) this.#forget(peer.publicKey)
+        return 0
+      case 'peer':
+        return this.#changePeer(change)
+    }
+  }
+
+  #changePeer(change: UapiPeerChange): number {
+    if (change.remove) {
+      this.#forget(change.publicKey)
+      return 0
+    }
+    const known = this.#peers.get(change.publicKey.text)
+    if (known === undefined && change.updateOnly) return 0
+    let accepted: boolean
+    try {
+      accepted = this.#driver.act((now) =>
+        this.#device.setPeer(now, {
+          publicKey: change.publicKey,
+          ...(change.presharedKey !== undefined && { presharedKey: change.presharedKey }),
+          ...(change.endpoint !== undefined && { path: pathTo(change.endpoint) }),
+        }),
+      )
+    } catch (error) {
+      this.#log('error', error instanceof MeshwrightError ? error.message : 'a peer could not be changed')
+      return UAPI_EIO
+    }
+    if (!accepted) return 0 // our own key
+    const peer: KnownPeer = known ?? { publicKey: change.publicKey, presharedKey: undefined }
+    this.#peers.set(change.publicKey.text, peer)
+    if (change.presharedKey !== undefined) peer.presharedKey = change.presharedKey
+    if (change.replaceAllowedIps) this.#router.removePeer(peer)
+    for (const { prefix, remove } of change.allowedIps) {
+      if (remove) this.#router.remove(prefix, peer)
+      else this.#router.insert(prefix, peer)
+    }
+    // Last, since switching keepalives on sends one at once.
+    const seconds = change.persistentKeepaliveSeconds
+    if (seconds !== undefined) this.#driver.act((now) => this.#device.setPeer(now, { publicKey: change.publicKey, persistentKeepaliveSeconds: seconds }))
+    return 0
+  }
+
+  #forget(publicKey: NodePublicKey): void {
+    const peer = this.#peers.get(publicKey.text)
+    if (peer === undefined) return
+    this.#router.removePeer(peer)
+    this.#peers.delete(publicKey.text)
+    peer.presharedKey?.fill(0)
+    this.#driver.act((now) => this.#device.removePeer(now, publicKey))
+  }
+
+  /** Moves to another port, 0 for any. The old socket goes first: the same port may be meant. */
+  async #listen(port: number): Promise<number> {
+    const old = this.#socket
+    const before = this.port
+    this.#socket = undefined
+    await old?.close()
+    for (const wanted of [port, before]) {
+      try {
+        this.#socket = await openUdp({
+          port: wanted,
+          onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from: pathTo(from) }),
+          onError: (error) => this.#log('verbose', `UDP: ${error.message}`),
+        })
+        if (this.#mark !== 0 && !this.#applyMark(this.#mark)) return UAPI_EADDRINUSE
+        this.#log('verbose', `UDP port ${this.port}`)
+        return wanted === port ? 0 : UAPI_EADDRINUSE
+      } catch (error) {
+        this.#log('error', error instanceof Error ? error.message : 'no UDP socket')
+        if (old === undefined) break // there was none before, so there is none to return to
+      }
+    }
+    return UAPI_EADDRINUSE
+  }
+
+  #applyMark(mark: number): boolean {
+    if (mark === 0 && this.#mark === 0) return true
+    if (this.#options.setMark === undefined) return false
+    return this.#socket === undefined || this.#options.setMark(this.port, mark)
+  }
+
+  #perform(output: WireGuardOutput<UdpPath>): void {
+    switch (output.type) {
+      case 'transmit':
+        if (output.to !== undefined) this.#socket?.send(output.to.endpoint, output.bytes)
+        return
+      case 'packet': {
+        const peer = this.#peers.get(output.peer.text)
+        if (peer !== undefined && this.#view.at(output.bytes) && this.#router.allows(peer, this.#view)) {
+          if (!this.#closed) this.#options.deliver(output.bytes)
+        } else this.drops.wrongSource += 1
+        return
+      }
+      case 'roamed':
+        return this.#log('verbose', `peer ${output.peer} is now at ${output.path.id}`)
+      case 'handshakeRetry':
+        return this.#log('verbose', `peer ${output.peer}: handshake not answered, attempt ${output.attempt}`)
+      default:
+        this.#log('verbose', `peer ${output.peer}: ${output.type}`)
+    }
+  }
+
+  #log(level: 'error' | 'verbose', line: string): void {
+    this.#options.log?.(level, line)
+  }
+}
+
+/** The path to an address: its bytes and port are what cookies are bound to. */
+export function pathTo(endpoint: Endpoint): UdpPath {
+  const cookieBytes = new Uint8Array(endpoint.ip.bytes.length + 2)
+  cookieBytes.set(endpoint.ip.bytes)
+  new DataView(cookieBytes.buffer).setUint16(endpoint.ip.bytes.length, endpoint.port)
+  return { id: formatEndpoint(endpoint), cookieBytes, endpoint }
+}

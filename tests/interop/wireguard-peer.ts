@@ -1,0 +1,179 @@
+// Our side of the tests with wireguard-go, run inside a network namespace: the tunnel of examples/wireguard with our own TCP/IP stack
+// in the place of a TUN device. Commands come as lines of JSON on standard input, answers go out the same way.
+import { createHash } from 'node:crypto'
+import readline from 'node:readline'
+import { type Instant, instant } from '@meshwright/core'
+import { nobleProvider } from '@meshwright/crypto'
+import { type Ip, parseIp } from '@meshwright/ip'
+import { type FlowId, Netstack, type NetstackOutput, type PingId } from '@meshwright/netstack'
+import { nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node'
+import { formatUapi, parseUapi } from '@meshwright/wireguard/text'
+import { Tunnel } from '../../examples/wireguard/src/tunnel.ts'
+import { patternBytes, type PeerAnswer, type PeerCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+
+const MTU = 1420
+
+class Peer {
+  readonly #stack: Netstack
+  readonly #tunnel: Tunnel
+  readonly #log: string[] = []
+  readonly #pings: Map<PingId, (rttMs: number | undefined) => void> = new Map()
+  readonly #flows: Map<FlowId, Transfer> = new Map()
+  readonly #accepted: TransferResult[] = []
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(command: Extract<PeerCommand, { op: 'start' }>) {
+    this.#stack = new Netstack(systemRandom, { mtu: MTU, addresses: command.addresses.map(ip) })
+    this.#tunnel = new Tunnel({
+      name: 'ours',
+      mtu: MTU,
+      provider: command.provider === 'node' ? nodeCryptoProvider : nobleProvider,
+      ...(command.underLoad && { loadMonitor: { handshakeArrived: () => true, worked: () => undefined, isUnderLoad: () => true } }),
+      deliver: (packet) => {
+        this.#stack.receive(now(), packet)
+        this.#settle()
+      },
+      log: (_level, line) => this.#log.push(line),
+    })
+    this.#stack.listenTcp(command.tcpPort)
+  }
+
+  async run(command: PeerCommand): Promise<unknown> {
+    switch (command.op) {
+      case 'start':
+        throw new Error('started already')
+      case 'set': {
+        const request = parseUapi(['set=1', ...command.lines])
+        if (request.type !== 'set' || request.errno !== 0) throw new Error('not a request')
+        const errno = await this.#tunnel.apply(request.changes)
+        if (errno !== 0) throw new Error(`errno ${errno}`)
+        return undefined
+      }
+      case 'get':
+        return formatUapi(this.#tunnel.shown())
+      case 'ping':
+        return this.#ping(ip(command.to), command.timeoutMs)
+      case 'tcp':
+        return this.#transfer(ip(command.to), command.port)
+      case 'accepted':
+        return this.#accepted
+      case 'status': {
+        const status = this.#tunnel.status()
+        return { log: this.#log, drops: Object.fromEntries(status.drops), cookieRepliesSent: status.cookieRepliesSent, provider: status.provider }
+      }
+    }
+  }
+
+  #ping(to: Ip, timeoutMs: number): Promise<number | null> {
+    const id = this.#stack.ping(now(), to, { timeoutMs, bytes: new Uint8Array(32) })
+    return new Promise((resolve) => {
+      this.#pings.set(id, (rttMs) => resolve(rttMs ?? null))
+      this.#settle()
+    })
+  }
+
+  #transfer(to: Ip, port: number): Promise<TransferResult> {
+    const flow = this.#stack.connectTcp(now(), { ip: to, port })
+    return new Promise((resolve) => {
+      this.#flows.set(flow, new Transfer(resolve))
+      this.#settle()
+    })
+  }
+
+  #settle(): void {
+    for (let output = this.#stack.pollOutput(); output !== undefined; output = this.#stack.pollOutput()) this.#perform(output)
+    clearTimeout(this.#timer)
+    const due = this.#stack.pollTimeout()
+    if (due === undefined) return
+    this.#timer = setTimeout(
+      () => {
+        this.#stack.handleTimeout(now())
+        this.#settle()
+      },
+      Math.max(0, Math.ceil(due - now())),
+    )
+  }
+
+  #perform(output: NetstackOutput): void {
+    switch (output.type) {
+      case 'packet':
+        return this.#tunnel.send(output.bytes)
+      case 'echoReply':
+        return this.#pings.get(output.ping)?.(output.rttMs)
+      case 'echoFailed':
+        return this.#pings.get(output.ping)?.(undefined)
+      case 'opened':
+        if (output.listener !== undefined) this.#flows.set(output.flow, new Transfer((result) => this.#accepted.push(result)))
+        return this.#push(output.flow)
+      case 'writable':
+        return this.#push(output.flow)
+      case 'data':
+        this.#flows.get(output.flow)?.take(output.bytes)
+        return this.#stack.consumed(now(), output.flow, output.bytes.length)
+      case 'closed':
+        this.#flows.get(output.flow)?.finish(output.reason)
+        this.#flows.delete(output.flow)
+    }
+  }
+
+  #push(flow: FlowId): void {
+    const transfer = this.#flows.get(flow)
+    if (transfer === undefined) return
+    while (transfer.rest.length > 0) {
+      const taken = this.#stack.write(now(), flow, transfer.rest)
+      transfer.rest = transfer.rest.subarray(taken)
+      if (taken === 0) return
+    }
+    this.#stack.shutdownWrite(now(), flow)
+  }
+}
+
+/** One connection: both ends send the same pattern and hash what comes. */
+class Transfer {
+  rest: Uint8Array = patternBytes(TRANSFER_BYTES)
+  readonly #hash = createHash('sha256')
+  readonly #done: (result: TransferResult) => void
+  #bytes = 0
+
+  constructor(done: (result: TransferResult) => void) {
+    this.#done = done
+  }
+
+  take(bytes: Uint8Array): void {
+    this.#hash.update(bytes)
+    this.#bytes += bytes.length
+  }
+
+  finish(reason: string): void {
+    this.#done({ bytes: this.#bytes, sha256: this.#hash.digest('hex'), reason })
+  }
+}
+
+function now(): Instant {
+  return instant(performance.now())
+}
+
+function ip(text: string): Ip {
+  const parsed = parseIp(text)
+  if (parsed === undefined) throw new Error(`not an address: ${text}`)
+  return parsed
+}
+
+function answer(message: PeerAnswer): void {
+  process.stdout.write(`${JSON.stringify(message)}\n`)
+}
+
+let peer: Peer | undefined
+readline.createInterface({ input: process.stdin }).on('line', (line) => {
+  const { id, command } = JSON.parse(line) as { id: number; command: PeerCommand }
+  if (command.op === 'start') {
+    peer = new Peer(command)
+    return answer({ id, result: undefined })
+  }
+  if (peer === undefined) return answer({ id, error: 'not started' })
+  peer.run(command).then(
+    (result) => answer({ id, result }),
+    (error: unknown) => answer({ id, error: error instanceof Error ? error.message : String(error) }),
+  )
+})
+process.stdin.on('end', () => process.exit(0))
