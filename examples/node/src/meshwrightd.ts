@@ -90,11 +90,11 @@ function dialLocal(port: number): Promise<ReturnType<typeof connect> | undefined
 async function listenSocks(node: RunningNode, where: string): Promise<ReturnType<typeof createSocks5Server>> {
   const match = /^(.*):(\d+)$/.exec(where)
   if (match === null) throw new FlagError(`invalid value "${where}" for flag -socks5-server: write it as localhost:1055`)
-  const server = createSocks5Server(async (host, port) => {
+  const server = createSocks5Server(async (host, port, signal) => {
     const mesh = await meshAddress(node, host)
-    if (mesh !== undefined) return node.dialTcp(mesh, port)
+    if (mesh !== undefined) return node.dialTcp(mesh, port, { signal })
     return new Promise((resolve, reject) => {
-      const socket = connect({ host, port, allowHalfOpen: true })
+      const socket = connect({ host, port, allowHalfOpen: true, signal })
       socket.once('connect', () => resolve(socket))
       socket.once('error', reject)
     })

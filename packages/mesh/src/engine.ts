@@ -42,6 +42,8 @@ export interface EngineOptions {
   readonly mtu: number
   readonly allowLoopback: boolean
   readonly blockUdp: boolean
+  /** Numbers for connections with relays, never the same twice: what comes late from an old engine's connection is not taken for ours. */
+  readonly nextLink: () => number
 }
 
 /**
@@ -77,7 +79,7 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
       ...provider,
     })
     this.plane = new DataPlane({ random: options.random, wallClock: options.wallClock, privateKey: options.privateKey, paths: this.paths, mtu: options.mtu, ...provider })
-    this.relays = new RelayLinks({ privateKey: options.privateKey, random: options.random })
+    this.relays = new RelayLinks({ privateKey: options.privateKey, random: options.random, nextLink: options.nextLink })
   }
 
   /** True while UDP is not used at all. */

@@ -53,6 +53,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   #warnings: readonly string[] = []
   #state: MeshState = 'no-state'
   #expired = false
+  #lastLink = 0
   #authUrl: string | undefined
   #lastError: string | undefined
   #udpBlocked: boolean
@@ -276,9 +277,13 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       mtu: this.#config.mtu ?? DEFAULT_MTU,
       allowLoopback: this.#config.allowLoopback === true,
       blockUdp: this.#udpBlocked,
+      nextLink: () => (this.#lastLink += 1),
       ...(this.#config.provider === undefined ? {} : { provider: this.#config.provider }),
     })
     this.#engine.plane.filter.setShieldsUp(this.#prefs.shieldsUp)
+    // After a new login the network has not changed: what is known of it holds for the new key as well.
+    if (this.#map !== undefined) this.#engine.setRelayMap(now, this.#map.relays)
+    if (this.#home.region !== 0) this.#engine.setHome(now, this.#home.region)
     this.#tellEndpoints(now)
     if (this.#map !== undefined && this.#prefs.wantRunning && !this.#expired) this.#apply(now, this.#map)
   }

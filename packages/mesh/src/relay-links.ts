@@ -59,16 +59,18 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
   readonly #random: RandomSource
   readonly #regions: Map<number, Region> = new Map()
   readonly #links: Map<number, Link> = new Map()
+  readonly #nextLink: () => number
   #privateKey: NodePrivateKey
   #map: RelayMap = { regions: new Map() }
   #home = 0
-  #nextLink = 1
   #bytesIn = 0
   #bytesOut = 0
 
-  constructor(options: { readonly privateKey: NodePrivateKey; readonly random: RandomSource }) {
+  /** @param nextLink gives numbers for connections, never the same twice, also where one `RelayLinks` follows another */
+  constructor(options: { readonly privateKey: NodePrivateKey; readonly random: RandomSource; readonly nextLink: () => number }) {
     this.#privateKey = options.privateKey
     this.#random = options.random
+    this.#nextLink = options.nextLink
   }
 
   /** Payload bytes that came and went by relays since the start. */
@@ -216,13 +218,12 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
       return
     }
     const link: Link = {
-      id: this.#nextLink,
+      id: this.#nextLink(),
       region: id,
       client: new DerpClient({ privateKey: this.#privateKey, random: this.#random, preferred: id === this.#home }),
       connected: false,
       ended: false,
     }
-    this.#nextLink += 1
     region.link = link
     this.#links.set(link.id, link)
     this.#outbox.push({ type: 'dial', link: link.id, region: description, node })

@@ -62,3 +62,21 @@ test('other commands, other versions, missing methods and endless requests are r
   expect([...(await talk(port, [Buffer.of(5, 1, 2)], 2))]).toEqual([5, 0xff])
   expect((await talk(port, [Buffer.from('GET / HTTP/1.1\r\n\r\n')], 1)).length).toBe(0)
 })
+
+test('a client that goes before it is answered ends the dial', async () => {
+  let dialled: (signal: AbortSignal) => void = () => undefined
+  const signal = new Promise<AbortSignal>((resolve) => (dialled = resolve))
+  const port = await listen(
+    createSocks5Server((_host, _port, given) => {
+      dialled(given)
+      return new Promise((_resolve, reject) => given.addEventListener('abort', () => reject(new Error('nobody waits'))))
+    }),
+  )
+  const client = connect(port, '127.0.0.1')
+  client.write(Buffer.concat([Buffer.of(5, 1, 0), name('db.mesh')]))
+  const given = await signal
+  expect(given.aborted).toBe(false)
+  const aborted = once(given, 'abort')
+  client.destroy()
+  await aborted
+})

@@ -19,8 +19,11 @@ const REPLY_ADDRESS_NOT_SUPPORTED = 8
 const MAX_REQUEST_BYTES = 600
 const REQUEST_TIMEOUT_MS = 10_000
 
-/** Connects to a host (name or address) and port, wherever that may be. The error's `code` (`ECONNREFUSED`, `ETIMEDOUT`...) becomes the reply. */
-export type Socks5Dial = (host: string, port: number) => Promise<Duplex>
+/**
+ * Connects to a host (name or address) and port, wherever that may be. The error's `code` (`ECONNREFUSED`, `ETIMEDOUT`...) becomes the
+ * reply. `signal` aborts when the client has gone before it was answered: nobody waits for the connection any more.
+ */
+export type Socks5Dial = (host: string, port: number, signal: AbortSignal) => Promise<Duplex>
 
 /**
  * A SOCKS5 proxy (RFC 1928: CONNECT with names, IPv4 and IPv6, without authentication) over any way to dial: the door from a computer's
@@ -62,12 +65,17 @@ async function serve(socket: Socket, dial: Socks5Dial): Promise<void> {
     socket.end(reply(REPLY_COMMAND_NOT_SUPPORTED))
     return
   }
+  const gone = new AbortController()
+  const onGone = (): void => gone.abort()
+  socket.once('close', onGone)
   let upstream: Duplex
   try {
-    upstream = await dial(host, port.readUInt16BE(0))
+    upstream = await dial(host, port.readUInt16BE(0), gone.signal)
   } catch (error) {
     socket.end(reply(replyFor(error)))
     return
+  } finally {
+    socket.off('close', onGone)
   }
   reader.release()
   if (socket.destroyed) {

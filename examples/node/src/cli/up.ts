@@ -53,7 +53,8 @@ export const up: Command = {
     try {
       await waiting
     } catch (error) {
-      if (!(error instanceof Error) || error.name !== 'AbortError') throw error
+      // The bus ends in one of several ways when time is up; refusals are told as they are.
+      if (abort?.aborted !== true || (error instanceof CommandError && error.message.startsWith('backend error'))) throw error
       throw new CommandError(`timeout waiting for the node to run${problems.length > 0 ? `: ${problems[problems.length - 1] ?? ''}` : ''}`)
     }
     return 0
