@@ -1,4 +1,6 @@
-import { parseIp, parsePrefix } from '@meshwright/ip'
+import { instant } from '@meshwright/core'
+import { encodeTcpPacket, encodeUdpPacket, IpSet, PacketView, parseIp, parsePrefix } from '@meshwright/ip'
+import { PacketFilter } from '@meshwright/packet-filter'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import {
@@ -224,5 +226,36 @@ test('any sequence of updates equals a full compile, tells every node that is af
       }
     }),
     { numRuns: 60 },
+  )
+})
+
+test('the packet filter of every node, fed with the compiled rules, gives the verdicts that are explained', () => {
+  fc.assert(
+    fc.property(tailnetArbitrary, statements, (tailnet, list) => {
+      const self = { action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self:*'] }
+      const compiled = compile(
+        { grants: list.slice(0, 2).map(({ grant }) => grant), acls: [...list.slice(2).map(({ acl }) => acl), self] },
+        tailnet,
+      )
+      const view = new PacketView()
+      for (const node of tailnet.nodes) {
+        const filter = new PacketFilter()
+        filter.replace(compiled.filterFor(node.id), IpSet.from(node.addresses))
+        for (const source of tailnet.nodes.flatMap(({ addresses }) => addresses)) {
+          for (const destination of node.addresses.filter(({ family }) => family === source.family)) {
+            for (const port of [22, 443]) {
+              const ends = { src: { ip: source, port: 999 }, dst: { ip: destination, port } }
+              view.at(encodeTcpPacket({ ...ends, sequence: 1, flags: 2 }))
+              const tcp = filter.checkIn(instant(0), view).accept
+              view.at(encodeUdpPacket({ ...ends, payload: new Uint8Array(4) }))
+              const udp = filter.checkIn(instant(0), view).accept
+              const explained = [6, 17].map((proto) => explainAccess(compiled, { source, destination, protocol: proto, port }).allowed)
+              expect([tcp, udp]).toEqual(explained)
+            }
+          }
+        }
+      }
+    }),
+    RUNS,
   )
 })

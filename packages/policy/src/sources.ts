@@ -13,7 +13,7 @@ export interface Sources {
   /** Addresses as written. */
   readonly literals: IpSet
   /** `*` is among them. */
-  readonly any: boolean
+  readonly wildcard: boolean
   /** `autogroup:danger-all` is among them. */
   readonly dangerAll: boolean
   /** Nodes whose traffic is covered: by an address, or by a subnet route that overlaps. */
@@ -56,7 +56,7 @@ export class SourceLists {
     this.#sources = new Map()
     if (kept !== undefined && inventory.sameRouters && inventory.room === kept.#inventory.room) {
       for (const [key, sources] of kept.#sources)
-        if (!sources.any && !sources.dangerAll && this.#keepsRouters(sources)) this.#sources.set(key, sources)
+        if (!sources.wildcard && !sources.dangerAll && this.#keepsRouters(sources)) this.#sources.set(key, sources)
     }
     const routes = [...inventory.routes.values()]
     this.#wildcard = [...TAILNET_ADDRESSES.ranges().map(formatIpRange), ...routes.map((route) => formatIpRange(prefixRange(route.prefix)))]
@@ -75,7 +75,7 @@ export class SourceLists {
   /** The list as rules carry it: sorted texts without duplicates. */
   listOf(sources: Sources): SourceList {
     if (sources.dangerAll) return this.#intern(['*'])
-    if (sources.any) return this.#intern([...new Set([...this.#wildcard, ...this.#ownTexts(sources)])])
+    if (sources.wildcard) return this.#intern([...new Set([...this.#wildcard, ...this.#ownTexts(sources)])])
     const known = this.#memory.byParts.get(sources.key)
     if (known !== undefined) return known
     const list = this.#intern(this.#ownTexts(sources))
@@ -87,26 +87,26 @@ export class SourceLists {
     const identities = new BitSet(this.#inventory.room)
     const sets: IpSet[] = []
     const nodes = new BitSet(this.#inventory.room)
-    let any = false
+    let wildcard = false
     let dangerAll = false
     for (const part of parts) {
       if (part.kind === 'nodes') identities.or(part.nodes)
       else if (part.kind === 'addresses') {
         sets.push(part.set)
         nodes.or(part.nodes)
-      } else if (part.kind === 'any') any = true
+      } else if (part.kind === 'any') wildcard = true
       else if (part.kind === 'dangerAll') dangerAll = true
     }
     const literals = IpSet.from(sets)
     nodes.or(identities)
-    if (any || dangerAll) nodes.or(this.#everyone(dangerAll))
+    if (wildcard || dangerAll) nodes.or(this.#everyone(dangerAll))
     for (const router of this.#inventory.routers) {
       if (nodes.has(router.slot)) continue
       // Routes seldom hold addresses of nodes: the look at identities is one of bits.
-      if (any || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router)?.intersects(identities) === true)
+      if (wildcard || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router)?.intersects(identities) === true)
         nodes.add(router.slot)
     }
-    return { key, identities, literals, any, dangerAll, nodes, set: lazySet(identities, literals, any, dangerAll) }
+    return { key, identities, literals, wildcard, dangerAll, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
   }
 
   #ownTexts({ identities, literals }: Sources): string[] {
@@ -158,23 +158,23 @@ export class SourceLists {
 }
 
 /** The set is made when it is first asked for. It must not hold on to the state of the tailnet in which it was described: that would never end. */
-function lazySet(identities: BitSet, literals: IpSet, any: boolean, dangerAll: boolean): (inventory: Inventory) => IpSet {
+function lazySet(identities: BitSet, literals: IpSet, wildcard: boolean, dangerAll: boolean): (inventory: Inventory) => IpSet {
   let known: IpSet | undefined
   let routes: unknown
   return (inventory) => {
     // Routes are part of the wildcard only; whose addresses count is the same for as long as these sources are in use.
-    if (known === undefined || (any && routes !== inventory.routes)) {
-      known = setOf(inventory, identities, literals, any, dangerAll)
+    if (known === undefined || (wildcard && routes !== inventory.routes)) {
+      known = setOf(inventory, identities, literals, wildcard, dangerAll)
       routes = inventory.routes
     }
     return known
   }
 }
 
-function setOf(inventory: Inventory, identities: BitSet, literals: IpSet, any: boolean, dangerAll: boolean): IpSet {
+function setOf(inventory: Inventory, identities: BitSet, literals: IpSet, wildcard: boolean, dangerAll: boolean): IpSet {
   if (dangerAll) return IpSet.everything
   const items = identities.slots().flatMap((slot) => inventory.records[slot]?.addresses ?? [])
-  return IpSet.from([...items, literals, ...(any ? [inventory.wildcard] : [])])
+  return IpSet.from([...items, literals, ...(wildcard ? [inventory.wildcard] : [])])
 }
 
 /** The shortest texts of the ranges of a set. */

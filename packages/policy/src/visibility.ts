@@ -110,7 +110,8 @@ export class Visibility {
       const overlapping = targets.filter((target) => overlaps(target, route))
       if (statement.via.length === 0) {
         if (overlapping.length > 0) reaching.or(sources.nodes)
-        if (sources.any || sources.dangerAll || (!sources.literals.isEmpty && sources.literals.overlaps(route.set))) reached.or(receivers)
+        if (sources.wildcard || sources.dangerAll || (!sources.literals.isEmpty && sources.literals.overlaps(route.set)))
+          reached.or(receivers)
       } else if (overlapping.length > 0) {
         const router = route.servers.find((server) => statement.via.some(({ alias }) => server.node.tags.includes(alias.text)))
         if (router !== undefined) steered.push({ sources: sources.nodes, router })

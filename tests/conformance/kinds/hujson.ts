@@ -42,14 +42,18 @@ export const kind: Kind = {
 }
 
 function readCase(target: string, line: string): Case {
-  try {
-    const value: unknown = JSON.parse(line)
-    if (typeof value === 'object' && value !== null && 'expect' in value && 'id' in value && ('text' in value || 'text64' in value))
-      return value as Case
-  } catch {
-    // The error below says what was expected.
-  }
+  const value = readJson(target, line)
+  if (typeof value === 'object' && value !== null && 'expect' in value && 'id' in value && ('text' in value || 'text64' in value))
+    return value as Case
   throw new UnknownForm(target, FORM)
+}
+
+function readJson(target: string, line: string): unknown {
+  try {
+    return JSON.parse(line)
+  } catch (error) {
+    throw new UnknownForm(`${target} (${String(error)})`, FORM)
+  }
 }
 
 function judge(item: Case): CaseResult {

@@ -82,21 +82,19 @@ export const kind: Kind = {
 }
 
 function readCase(file: string, line: string): Case {
+  const value = readJson(file, line)
+  const fits =
+    typeof value === 'object' && value !== null && 'policy' in value && 'apiResponseCode' in value && 'nodes' in value && 'users' in value
+  if (!fits) throw new UnknownForm(file, FORM)
+  return value as Case
+}
+
+function readJson(file: string, line: string): unknown {
   try {
-    const value: unknown = JSON.parse(line)
-    if (
-      typeof value === 'object' &&
-      value !== null &&
-      'policy' in value &&
-      'apiResponseCode' in value &&
-      'nodes' in value &&
-      'users' in value
-    )
-      return value as Case
-  } catch {
-    // The error below says what was expected.
+    return JSON.parse(line)
+  } catch (error) {
+    throw new UnknownForm(`${file} (${String(error)})`, FORM)
   }
-  throw new UnknownForm(file, FORM)
 }
 
 function judge(item: Case): CaseResult {
