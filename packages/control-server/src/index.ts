@@ -2,6 +2,7 @@ export { ControlServer, type ControlServerInput, type ControlServerOptions, type
 export { controlServerConfig, DEFAULT_PREFIX_V4, DEFAULT_PREFIX_V6, type ControlServerConfig, type DnsSettings } from './config.ts'
 export { ControlServerError, type ControlServerErrorCode } from './errors.ts'
 export type { AdminCommand, AdminProblem } from './admin-commands.ts'
+export { decodeAdminCommand } from './admin-decode.ts'
 export type { AuthKeyView, NodeView, UserView } from './admin-views.ts'
 export type { AuditEvent } from './audit.ts'
 export type { RequestId } from './context.ts'

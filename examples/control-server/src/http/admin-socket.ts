@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import http from 'node:http'
 import net from 'node:net'
 import path from 'node:path'
-import type { AdminCommand } from '@meshwright/control-server'
+import { type AdminCommand, decodeAdminCommand } from '@meshwright/control-server'
 import type { ControlService } from '../control-service.ts'
 import { Failure, reasonOf } from '../failure.ts'
 import { VERSION } from '../version.ts'
@@ -26,11 +26,12 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
     void readBody(request, MAX_COMMAND_BYTES).then(async (bytes) => {
       const command = bytes === undefined ? undefined : commandIn(bytes)
       if (command === undefined) return answer(400, { message: 'not a command of this version', remedy: 'use the command line program of the same version as the server' })
+      if (command.command === 'clearPolicy') return answer(400, { message: 'not a command of this version' })
       const refusal = refuse(command)
       if (refusal !== undefined) return answer(400, refusal)
       const { status, body } = await service.command(command)
       answer(status, body)
-    })
+    }).catch((error: unknown) => answer(500, { message: `the command failed: ${reasonOf(error)}`, remedy: 'this is a fault of the server: please report it' }))
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(new Failure(`cannot listen on the socket ${file}: ${reasonOf(error)}`, { remedy: 'set unix_socket to a path that this user may write', cause: error })))
@@ -40,19 +41,11 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
   return server
 }
 
-/** The commands by name: what comes over the socket is checked for its name here and for its values by the machine. */
-const NAMES: ReadonlySet<string> = new Set([
-  'createUser', 'listUsers', 'renameUser', 'deleteUser', 'listNodes', 'getNode', 'expireNode', 'renameNode', 'deleteNode', 'setTags', 'approveRoutes',
-  'createAuthKey', 'listAuthKeys', 'expireAuthKey', 'deleteAuthKey', 'registerLogin', 'rejectLogin', 'getLogin', 'getPolicy', 'setPolicy', 'checkPolicy', 'health',
-]) // prettier-ignore
-
 function commandIn(bytes: Uint8Array): AdminCommand | undefined {
   try {
-    const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-    if (typeof value !== 'object' || value === null || !('command' in value) || typeof value.command !== 'string' || !NAMES.has(value.command)) return undefined
-    return value as AdminCommand // the socket is for administrators, whose program is of the same build
+    return decodeAdminCommand(JSON.parse(Buffer.from(bytes).toString('utf8')))
   } catch {
-    return undefined // answered with 400
+    return undefined // not JSON: answered with 400
   }
 }
 

@@ -27,12 +27,14 @@ export function frontHandler(options: FrontOptions): (request: IncomingMessage, 
   return (request, response) => {
     response.on('error', () => response.destroy())
     if (options.relay?.(request, response) === true) return
-    void route(options, request, response)
+    route(options, request, response).catch(() => response.destroy()) // a broken connection: there is nobody to tell
   }
 }
 
 async function route(options: FrontOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const url = new URL(request.url ?? '/', 'http://server')
+  const target = request.url ?? '/'
+  if (!target.startsWith('/') || !URL.canParse(target, 'http://server')) return text(response, 400, 'bad request\n')
+  const url = new URL(target, 'http://server')
   const method = request.method ?? 'GET'
   if (url.pathname === '/verify') return method === 'POST' ? verify(options, request, response) : text(response, 405, 'only POST is supported\n')
   if (url.pathname === '/ts2021') return text(response, 400, 'this path takes a control connection: a POST with Upgrade: tailscale-control-protocol. A proxy in between must pass it on\n')

@@ -1,6 +1,7 @@
 import type http2 from 'node:http2'
 import { decodeAuditLogRequest, decodeDocument, decodeMapRequest, decodeQueryFeatureRequest, decodeRegisterRequest, type Decoded, encodeJson, type JsonDecoder } from '@meshwright/control-protocol'
 import type { ControlService } from '../control-service.ts'
+import { reasonOf } from '../failure.ts'
 import type { Log } from '../log.ts'
 import type { AcceptedControl } from '../runtime.ts'
 import { readBody } from './body.ts'
@@ -29,7 +30,10 @@ export class NodeApi {
     const machineKey = connection.machineKey.text
     connection.session.on('stream', (stream, headers) => {
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
-      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', (headers[':path'] ?? '/').split('?')[0] ?? '/')
+      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', (headers[':path'] ?? '/').split('?')[0] ?? '/').catch((error: unknown) => {
+        this.#log.error('a request of a node failed', { reason: reasonOf(error) })
+        stream.destroy()
+      })
     })
   }
 
