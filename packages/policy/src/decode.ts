@@ -1,4 +1,4 @@
-import { nearest, type Located, type Place, pointerPart, type Reporter } from './diagnostics.ts'
+import { type Located, type Place, pointerPart, type Reporter } from './diagnostics.ts'
 import { literalKind, literalText } from './hujson/literal.ts'
 import type { ByteText } from './hujson/byte-text.ts'
 import type { Value } from './hujson/tree.ts'
@@ -78,7 +78,7 @@ export class Decoder {
       if (comments && name.startsWith('#')) continue
       const field = known.find((candidate) => candidate.toLowerCase() === name.toLowerCase())
       if (field === undefined) {
-        const guess = nearest(name, known)
+        const guess = this.#reporter.guess(name, known)
         const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${JSON.stringify(guess)}?`
         this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${JSON.stringify(name)}`, { remedy })
       } else if (found.has(field)) {

@@ -67,13 +67,26 @@ export interface Problem {
   readonly fix?: readonly Repair[]
 }
 
+/** How many wrong names get a suggestion. */
+const MOST_GUESSES = 20
+/** How many known names a wrong one is compared with. */
+const MOST_CANDIDATES = 1000
+
 /** Collects diagnostics in the order in which they are found. */
 export class Reporter {
   readonly #found: Diagnostic[] = []
+  #guesses: number = MOST_GUESSES
 
   /** All problems so far. */
   get diagnostics(): readonly Diagnostic[] {
     return this.#found
+  }
+
+  /** The nearest known name, for the first problems only: a hostile text must not buy time with wrong names. */
+  guess(name: string, known: Iterable<string>): string | undefined {
+    if (this.#guesses === 0) return undefined
+    this.#guesses -= 1
+    return nearest(name, known)
   }
 
   /** Adds one. */
@@ -91,8 +104,11 @@ export function pointerPart(name: string): string {
 export function nearest(name: string, known: Iterable<string>): string | undefined {
   let best: string | undefined
   let least = Math.max(1, Math.floor(name.length / 3)) + 1
+  let left = MOST_CANDIDATES
   if (name.length > 64) return undefined
   for (const candidate of known) {
+    if (left === 0) break
+    left -= 1
     if (Math.abs(candidate.length - name.length) >= least) continue
     const distance = editDistance(name.toLowerCase(), candidate.toLowerCase())
     if (distance < least) {

@@ -117,7 +117,7 @@ function accessOf(engine: Engine, subjects: readonly Subject[]): Map<string, Acc
     const key = [kind, source.label, destination.label, what].join('\0')
     const known = access.get(key)
     if (known === undefined) access.set(key, { kind, source: source.label, destination: destination.label, what, details: [...details] })
-    else known.details.push(...details)
+    else for (const detail of details) known.details.push(detail)
   }
   for (const { statement, sources, targets, self } of engine.statements) {
     const from = subjects.filter((subject) => isSource(engine, sources, subject))

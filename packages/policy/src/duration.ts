@@ -8,10 +8,13 @@ const UNITS: ReadonlyMap<string, number> = new Map([
   ['m', 60_000],
   ['h', 3_600_000],
 ])
+/** Longer texts are no duration that anyone means; the pattern below is not for them. */
+const MOST_LENGTH = 64
 const MOST_MS = 9_223_372_036_854 // a Go duration holds 2^63 - 1 nanoseconds
 
 /** Milliseconds of a duration as Go writes it (`1h30m`, `-1.5s`, `0`); `undefined` for anything else. */
 export function parseDuration(text: string): number | undefined {
+  if (text.length > MOST_LENGTH) return undefined
   const sign = text.startsWith('-') ? -1 : 1
   const body = /^[+-]/.test(text) ? text.slice(1) : text
   if (body === '0') return 0

@@ -33,10 +33,14 @@ export function classOf(alias: Alias): AliasClass | undefined {
 }
 
 /** Why a name means nothing in this policy, in the hosted service's words where they are known; `undefined` when it does. */
-export function undefinedName(alias: Alias, names: Definitions): { readonly message: string; readonly remedy?: string } | undefined {
+export function undefinedName(
+  alias: Alias,
+  names: Definitions,
+  suggest: (name: string, known: Iterable<string>) => string | undefined = nearest,
+): { readonly message: string; readonly remedy?: string } | undefined {
   const text = JSON.stringify(alias.text)
   const missing = (message: string, known: Iterable<string>, section: string): { message: string; remedy: string } => {
-    const guess = nearest(alias.text, known)
+    const guess = suggest(alias.text, known)
     return {
       message,
       remedy:
@@ -89,7 +93,7 @@ export function checkName(
 ): LocatedAlias | undefined {
   const alias = parseAlias(value)
   const kind = classOf(alias)
-  const missing = undefinedName(alias, names)
+  const missing = undefinedName(alias, names, (name, known) => decoder.reporter.guess(name, known))
   const report = (message: string, problem: Problem = {}): undefined => {
     decoder.reporter.report(at, rules.code, message, problem)
     return undefined

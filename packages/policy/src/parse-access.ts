@@ -250,13 +250,15 @@ function readAccess(
     const name = colon < 0 ? undefined : text.slice(0, colon).trim()
     const protocol = name === undefined || name === '*' ? undefined : parseProtocol(name)
     const { ports, error } = parsePorts(text.slice(colon + 1).trim())
+    const known = byProtocol.get(protocol)
     if (name !== undefined && name !== '*' && protocol === undefined) reportProtocol(decoder, at, name)
     else if (error !== undefined) decoder.reporter.report(at, 'POLICY_PORTS', error, portRemedy(text, at))
     else if (protocol !== undefined && !hasPorts(protocol) && !ports.every(isEveryPort)) {
       decoder.reporter.report(at, 'POLICY_PORTS', `port range ${JSON.stringify(text)}: protocol ${protocol} has no ports`, {
         remedy: `Write "${name}:*".`,
       })
-    } else byProtocol.set(protocol, [...(byProtocol.get(protocol) ?? []), ...ports])
+    } else if (known === undefined) byProtocol.set(protocol, [...ports])
+    else for (const range of ports) known.push(range)
   }
   return { byProtocol, written: texts.length > 0 }
 }

@@ -155,9 +155,13 @@ function parseIpsetTarget(text: string): Alias | undefined {
   return fits ? alias : undefined
 }
 
-/** Reports ipsets that contain themselves and empties them. */
+/** How deep ipsets may stand in one another. */
+const MOST_IPSET_DEPTH = 50
+
+/** Reports ipsets that contain themselves, directly or through others, or go too deep, and empties them. */
 function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly IpsetStep[]>>): Policy['ipsets'] {
   const state = new Map<string, 'open' | 'done'>()
+  const depth = new Map<string, number>()
   const innerOf = (name: string): string[] =>
     (ipsets.get(name)?.value ?? []).flatMap((step) => (step.target.kind === 'ipset' ? [step.target.text] : []))
   for (const start of [...ipsets.keys()]) {
@@ -169,6 +173,13 @@ function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly
       const next = top.inner[top.next]
       top.next += 1
       if (next === undefined) {
+        const level = 1 + top.inner.reduce((most, name) => Math.max(most, depth.get(name) ?? 0), 0)
+        const definition = ipsets.get(top.name)
+        if (level > MOST_IPSET_DEPTH && definition !== undefined) {
+          decoder.reporter.report(definition.at, 'POLICY_IPSET', `ipsets[${JSON.stringify(top.name)}]: ipsets are nested too deeply`)
+          ipsets.set(top.name, { ...definition, value: [] })
+        }
+        depth.set(top.name, level)
         state.set(top.name, 'done')
         path.pop()
       } else if (state.get(next) === 'open') {

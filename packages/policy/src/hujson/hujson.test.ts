@@ -80,3 +80,13 @@ describe('changing', () => {
     expect(!failed.ok && failed.error.message).toBe('hujson: patch operation 0: value not found')
   })
 })
+
+test('ten megabytes are read, packed and minimized', () => {
+  const word = 'x'.repeat(400)
+  const text = `[${`{"name": "${word}", /* c */ "list": [1, 2]},\n`.repeat(24_000)}]`
+  const parsed = parseHuJson(text)
+  if (!parsed.ok) throw new Error(parsed.error.message)
+  expect(parsed.value.toString() === text).toBe(true)
+  parsed.value.minimize()
+  expect(parsed.value.pack().length).toBe(24_000 * `{"name":"${word}","list":[1,2]},`.length + 1)
+}, 30_000)
