@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { build } from 'esbuild'
+import { runInNewContext } from 'node:vm'
+import { build, type OutputFile } from 'esbuild'
 import { describe, expect, test } from 'vitest'
 import { type HousePackage, readPackages, ROOT, sourceFiles } from './repository.ts'
 import { floorRule, indexRule, machineRule, purityRule, readmeRule, shapeRule, sizeRule, styleRule } from './rules.ts'
@@ -28,6 +29,13 @@ describe.each(packages)('$name', (house) => {
 
 test.each(packages.filter((each) => typeof each.floor === 'number' && each.floor <= 5))('$name bundles for the browser with nothing left out', async (house) => {
   await bundle(`export * from '@meshwright/${house.name}'`)
+})
+
+test.each(packages.filter((each) => typeof each.floor === 'number' && each.floor <= 5))('$name loads in a bare realm that has the language and nothing else', async (house) => {
+  const [file] = await bundle(`import * as all from '@meshwright/${house.name}'\nresult = all`, 'iife')
+  const realm: { result?: object } = Object.create(null) as { result?: object }
+  runInNewContext(`let result;${file?.text ?? ''};this.result = result`, realm)
+  expect(Object.keys(realm.result ?? {}).length).toBeGreaterThan(0)
 })
 
 test('examples and tests keep to the sizes too, and silence no checker', () => {
@@ -105,18 +113,19 @@ describe('every rule catches what breaks it', () => {
   })
 })
 
-async function bundle(contents: string): Promise<void> {
-  await build({
+async function bundle(contents: string, format: 'esm' | 'iife' = 'esm'): Promise<readonly OutputFile[]> {
+  const { outputFiles } = await build({
     stdin: { contents, resolveDir: path.join(ROOT, 'packages', 'mesh'), loader: 'ts' },
     nodePaths: [path.join(ROOT, 'node_modules')],
     bundle: true,
     write: false,
     platform: 'browser',
-    format: 'esm',
+    format,
     target: 'es2022',
     conditions: ['@meshwright/source'],
     logLevel: 'silent',
   })
+  return outputFiles
 }
 
 function fixture(files: Readonly<Record<string, string>>, more: { name?: string; floor?: number; dependencies?: Record<string, string> } = {}): HousePackage {
