@@ -128,13 +128,11 @@ export async function preview([file]: readonly string[], options: Options): Prom
   const node = compiled.tailnet.nodes.find(({ name }) => name === options.as)
   if (node === undefined)
     throw new UsageError(`--as ${options.as ?? ''}: no such node; known are ${compiled.tailnet.nodes.map(({ name }) => name).join(', ')}`)
-  const peers = compiled
-    .peersFor(node.id)
-    .map((peer) => ({
-      name: peer.node.name,
-      addresses: peer.addresses,
-      routes: [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix),
-    }))
+  const peers = compiled.peersFor(node.id).map((peer) => ({
+    name: peer.node.name,
+    addresses: peer.addresses,
+    routes: [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix),
+  }))
   const json = {
     node: node.name,
     filter: compiled.filterFor(node.id),
