@@ -81,6 +81,11 @@ export class Tunnel {
     else this.#driver.feed({ type: 'packet', peer: peer.publicKey, bytes: packet })
   }
 
+  /** Sends inner packets, in order, each to the peer that owns its destination. */
+  sendAll(packets: readonly Uint8Array[]): void {
+    for (const packet of packets) this.send(packet)
+  }
+
   /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
   apply(changes: readonly UapiChange[]): Promise<number> {
     return this.#enqueue(async () => {

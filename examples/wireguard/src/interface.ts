@@ -1,0 +1,129 @@
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { isMeshwrightError } from '@meshwright/core'
+import { nodeCryptoProvider, openTun, type TunDevice } from '@meshwright/runtime-node'
+import { createLog, type Log, type LogLevel } from './log.ts'
+import { loadSetMark } from './socket-mark.ts'
+import { Tunnel } from './tunnel.ts'
+import { claimUapiPath, uapiPath, UapiServer } from './uapi-server.ts'
+import { UsageError } from './usage-error.ts'
+
+/** 1500 bytes of Ethernet less 80 for IPv6, UDP and WireGuard. */
+const DEFAULT_MTU = 1420
+const MTU_POLL_MS = 2_000
+
+/** How an interface is run. */
+export interface InterfaceOptions {
+  readonly name: string
+  /** An open TUN descriptor that was handed down (WG_TUN_FD). */
+  readonly tunFd?: number
+  /** A listening UAPI socket that was handed down (WG_UAPI_FD). */
+  readonly uapiFd?: number
+  readonly logLevel: LogLevel
+  /** Called once `wg` can configure the interface. */
+  readonly ready: () => void
+}
+
+/**
+ * Makes a TUN interface and serves it until it is deleted, its socket is deleted, or a signal comes; resolves with the exit status.
+ * @throws UsageError when the interface cannot be made
+ */
+export async function runInterface(options: InterfaceOptions): Promise<number> {
+  const { name } = options
+  if (!/^[a-zA-Z0-9_=+.-]{1,15}$/.test(name)) throw new UsageError(`not an interface name: ${JSON.stringify(name)}; it has 1 to 15 of the characters a-z A-Z 0-9 _ = + . -`)
+  const log = createLog(options.logLevel, name)
+  const socketFile = uapiPath(name)
+  if (options.uapiFd === undefined) await claimUapiPath(socketFile)
+  const ended = new Ending()
+  let device: TunDevice | undefined
+  const setMark = await loadSetMark()
+  const tunnel = new Tunnel({
+    name,
+    provider: nodeCryptoProvider,
+    mtu: DEFAULT_MTU,
+    deliver: (packet) => device?.write(packet),
+    log,
+    ...(setMark !== undefined && { setMark }),
+  })
+  device = await openInterface(options, tunnel, ended)
+  if (options.tunFd === undefined) setLinkMtu(name, log)
+  const server = new UapiServer(tunnel, socketFile)
+  try {
+    await server.listen(options.uapiFd)
+  } catch (error) {
+    await device.close()
+    throw error
+  }
+  server.whenDeleted(() => ended.end('the socket was deleted', 0))
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ended.end(signal, 0))
+  const mtuTimer = followMtu(name, tunnel)
+  log('verbose', 'the interface is up and can be configured')
+  options.ready()
+  const status = await ended.wait(log)
+  clearInterval(mtuTimer)
+  server.close()
+  await tunnel.close()
+  await device.close()
+  return status
+}
+
+/** Waits for the one reason to stop. */
+class Ending {
+  #resolve: (how: { readonly why: string; readonly status: number }) => void = () => undefined
+  readonly #ended: Promise<{ readonly why: string; readonly status: number }> = new Promise((resolve) => {
+    this.#resolve = resolve
+  })
+
+  end(why: string, status: number): void {
+    this.#resolve({ why, status })
+  }
+
+  async wait(log: Log): Promise<number> {
+    const { why, status } = await this.#ended
+    log('verbose', `ending: ${why}`)
+    return status
+  }
+}
+
+async function openInterface({ name, tunFd }: InterfaceOptions, tunnel: Tunnel, ended: Ending): Promise<TunDevice> {
+  try {
+    return await openTun({
+      name,
+      ...(tunFd !== undefined && { fd: tunFd }),
+      onPackets: (packets) => tunnel.sendAll(packets),
+      // The usual reason is that somebody said `ip link delete`, which is how wg-quick ends an interface.
+      onError: (error) => ended.end(error.message, 0),
+    })
+  } catch (error) {
+    await tunnel.close()
+    if (!isMeshwrightError(error)) throw error
+    throw new UsageError(`${error.message}${error.remedy === undefined ? '' : `: ${error.remedy}`}`, 1)
+  }
+}
+
+function setLinkMtu(name: string, log: Log): void {
+  try {
+    execFileSync('ip', ['link', 'set', 'dev', name, 'mtu', String(DEFAULT_MTU)], { stdio: 'ignore' })
+  } catch {
+    log('error', `the MTU of ${name} could not be set to ${DEFAULT_MTU}; "ip" of iproute2 is needed for that`)
+  }
+}
+
+/** The kernel tells of changes only those who read netlink, which Node cannot: so look now and then. */
+function followMtu(name: string, tunnel: Tunnel): NodeJS.Timeout {
+  let known = DEFAULT_MTU
+  const look = (): void => {
+    let mtu: number
+    try {
+      mtu = Number(readFileSync(`/sys/class/net/${name}/mtu`, 'utf8'))
+    } catch {
+      return // deleted, which the TUN device tells; or no /sys
+    }
+    if (mtu === known || !Number.isInteger(mtu)) return
+    known = mtu
+    tunnel.setMtu(mtu)
+  }
+  const timer = setInterval(look, MTU_POLL_MS)
+  timer.unref()
+  return timer
+}

@@ -1,0 +1,90 @@
+import { check } from './check.ts'
+import { reportToParent, startDaemon } from './daemonize.ts'
+import { runInterface } from './interface.ts'
+import { genkey, genpsk, pubkey } from './keys.ts'
+import { logLevelFrom } from './log.ts'
+import { show } from './show.ts'
+import { UsageError } from './usage-error.ts'
+
+const USAGE = `usage: meshwright-wg [-f|--foreground] INTERFACE     make a WireGuard interface, to be configured by wg or wg-quick
+       meshwright-wg genkey | genpsk                 a new private or preshared key
+       meshwright-wg pubkey < PRIVATE-KEY            its public key
+       meshwright-wg show [all|interfaces|NAME [dump]]
+       meshwright-wg check FILE                      what is wrong with a wg or wg-quick file
+
+Without -f it goes to the background once the interface can be configured. Environment, as wireguard-go has it: LOG_LEVEL (verbose,
+error, silent), WG_TUN_FD, WG_UAPI_FD, WG_PROCESS_FOREGROUND=1. With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=meshwright-wg.
+`
+
+async function main(args: readonly string[]): Promise<number> {
+  const [verb, ...rest] = args
+  switch (verb) {
+    case undefined:
+      process.stderr.write(USAGE)
+      return 2
+    case '-h':
+    case '--help':
+    case 'help':
+      process.stdout.write(USAGE)
+      return 0
+    case 'genkey':
+      return print(rest, genkey)
+    case 'genpsk':
+      return print(rest, genpsk)
+    case 'pubkey':
+      return print(rest, pubkey)
+    case 'show':
+      process.stdout.write(await show(rest))
+      return 0
+    case 'check': {
+      const { text, status } = check(rest)
+      process.stdout.write(text)
+      return status
+    }
+    default:
+      return serve(args)
+  }
+}
+
+function print(rest: readonly string[], make: () => string): number {
+  if (rest.length > 0) throw new UsageError(`this takes no arguments\n\n${USAGE}`)
+  process.stdout.write(make())
+  return 0
+}
+
+async function serve(args: readonly string[]): Promise<number> {
+  const foreground = args[0] === '-f' || args[0] === '--foreground'
+  const [name, ...rest] = foreground ? args.slice(1) : args
+  if (name === undefined || rest.length > 0 || name.startsWith('-')) throw new UsageError(`one interface name is expected\n\n${USAGE}`)
+  if (!foreground && process.env['WG_PROCESS_FOREGROUND'] !== '1') {
+    await startDaemon(name)
+    return 0
+  }
+  const tunFd = descriptor('WG_TUN_FD')
+  const uapiFd = descriptor('WG_UAPI_FD')
+  return runInterface({
+    name,
+    ...(tunFd !== undefined && { tunFd }),
+    ...(uapiFd !== undefined && { uapiFd }),
+    logLevel: logLevelFrom(process.env['LOG_LEVEL']),
+    ready: () => reportToParent('ready'),
+  })
+}
+
+function descriptor(variable: string): number | undefined {
+  const text = process.env[variable]
+  if (text === undefined || text === '') return undefined
+  if (!/^[0-9]{1,9}$/.test(text)) throw new UsageError(`${variable} is to be the number of an open descriptor`)
+  return Number(text)
+}
+
+main(process.argv.slice(2)).then(
+  (status) => {
+    process.exitCode = status
+  },
+  (error: unknown) => {
+    const message = error instanceof UsageError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)
+    if (!reportToParent(message)) process.stderr.write(`meshwright-wg: ${message}\n`)
+    process.exitCode = error instanceof UsageError ? error.status : 1
+  },
+)
