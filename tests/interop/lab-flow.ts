@@ -1,0 +1,42 @@
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import { test } from 'vitest'
+import { PROGRAMS } from './programs.ts'
+import { interfaceAddress } from './lab-process.ts'
+
+/** The folder with the real programs; '' where there is none. */
+export const BIN: string = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
+
+const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
+
+/** `tailscaled@1.102.5`: how a program is called in the matrix. */
+export function peerName(name: string): string {
+  const version = PROGRAMS.find((program) => program.name === name)?.version.replace(/^v/, '') ?? 'unknown'
+  return `${name}@${version}`
+}
+
+/** Why flows with these programs cannot run here; `undefined` when they can. */
+export function whyNot(programs: readonly string[]): string | undefined {
+  if (BIN === '') return 'MESHWRIGHT_INTEROP_BIN is not set'
+  const missing = programs.filter((program) => !existsSync(path.join(BIN, program)))
+  if (missing.length > 0) return `not installed: ${missing.join(', ')}`
+  // Real nodes take no loopback address for a direct path.
+  if (interfaceAddress() === undefined) return 'this computer has no address besides loopback'
+  return undefined
+}
+
+/** Makes the tests of a suite: `flow('login by URL', ...)` is the cell of that name in the matrix. */
+export function flows(peer: string, programs: readonly string[]): (flow: string, body: () => Promise<void>, timeoutMs?: number) => void {
+  const reason = whyNot(programs)
+  return (flow, body, timeoutMs = 60_000) => {
+    test(
+      `${flow} [${peer}]`,
+      async (context) => {
+        if (reason !== undefined && REQUIRED) throw new Error(reason)
+        if (reason !== undefined) context.skip(reason)
+        await body()
+      },
+      timeoutMs,
+    )
+  }
+}

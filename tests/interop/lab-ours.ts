@@ -1,0 +1,311 @@
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import https from 'node:https'
+import path from 'node:path'
+import { build } from 'esbuild'
+import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
+
+const ROOT = path.resolve(import.meta.dirname, '../..')
+const REGION = 900
+const COMMAND_MS = 25_000
+
+/** Our programs, each as one file made from the sources as they are. */
+export interface OurPrograms {
+  readonly control: string
+  readonly relay: string
+  readonly daemon: string
+  readonly cli: string
+}
+
+/** Bundles our programs from source, so that each start costs a tenth of a second and not the compilation of the house. */
+export async function bundlePrograms(lab: Lab): Promise<OurPrograms> {
+  // Inside the repository, because packages from the registry are left as imports.
+  const folder = path.join(ROOT, '.cache', 'interop', path.basename(lab.folder))
+  lab.onStop(() => rmSync(folder, { recursive: true, force: true }))
+  const entries = { control: 'control-server/src/main.ts', relay: 'relay/src/main.ts', daemon: 'node/src/meshwrightd.ts', cli: 'node/src/meshwright.ts' }
+  await build({
+    entryPoints: Object.fromEntries(Object.entries(entries).map(([name, file]) => [name, path.join(ROOT, 'examples', file)])),
+    outdir: folder,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    conditions: ['@meshwright/source'],
+    external: ['libsql', 'yaml', 'koffi', 'jsonc-parser', 'ip-address', '@noble/*'],
+    logLevel: 'error',
+  })
+  const at = (name: keyof OurPrograms): string => path.join(folder, `${name}.mjs`)
+  return { control: at('control'), relay: at('relay'), daemon: at('daemon'), cli: at('cli') }
+}
+
+/** Our relay: TLS with a certificate that it makes itself and that the relay map pins. */
+export class OurRelay {
+  readonly #lab: Lab
+  readonly #programs: OurPrograms
+  #process: LabProcess | undefined
+
+  #port = 0
+  #stunPort = 0
+
+  constructor(lab: Lab, programs: OurPrograms) {
+    this.#lab = lab
+    this.#programs = programs
+  }
+
+  /** The file for `derp.paths`, ours and headscale's. */
+  get mapFile(): string {
+    return this.#lab.at('relays.yaml')
+  }
+
+  async start(address: string): Promise<void> {
+    const first = this.#port === 0
+    if (first) [this.#port, this.#stunPort] = [await freePort(), await freePort()]
+    const { lab, port, stunPort } = { lab: this.#lab, port: this.#port, stunPort: this.#stunPort }
+    this.#process = lab.start('our relay', process.execPath, [
+      this.#programs.relay, '--key-file', lab.at('relay.key'), '--addr', `${address}:${port}`, '--stun-port', String(stunPort), '--self-signed', '--cert', lab.at('relay.crt.pem'), '--key', lab.at('relay.key.pem'),
+    ])
+    const text = await lab.until('our relay is ready', () => /^for the DERP map: (.*)$/m.exec(this.#process?.log ?? '')?.[1])
+    const node = JSON.parse(text) as Readonly<Record<string, string | number>>
+    const lowerCase = Object.fromEntries(Object.entries(node).map(([name, value]) => [name.toLowerCase(), value]))
+    if (first) writeFileSync(this.mapFile, JSON.stringify({ regions: { [REGION]: { regionid: REGION, regioncode: 'ours', regionname: 'Our relay', nodes: [{ ...lowerCase, regionid: REGION }] } } })) // JSON is YAML
+  }
+
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    await this.#process?.stop(signal)
+  }
+}
+
+/** A node in the words of `nodes list -o json`. */
+export interface ListedNode {
+  readonly id: string
+  readonly name: string
+  readonly givenName: string
+  readonly online: boolean
+  readonly ephemeral: boolean
+  readonly ipAddresses: readonly string[]
+  readonly tags: readonly string[]
+  readonly user?: { readonly name: string } | null
+  readonly expiry: string | null
+}
+
+/** More lines for the configuration. */
+export interface OurControlOptions {
+  readonly lines?: readonly string[]
+}
+
+/** Our control server and its command line. */
+export class OurControl {
+  readonly #lab: Lab
+  readonly #programs: OurPrograms
+  readonly #options: OurControlOptions
+  #process: LabProcess | undefined
+  #port = 0
+
+  constructor(lab: Lab, programs: OurPrograms, options: OurControlOptions = {}) {
+    this.#lab = lab
+    this.#programs = programs
+    this.#options = options
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}`
+  }
+
+  get log(): string {
+    return this.#process?.log ?? ''
+  }
+
+  /** Starts it, or starts it again with its data. */
+  async start(relayMap: string): Promise<void> {
+    const { at, file } = { at: (name: string) => JSON.stringify(this.#lab.at(name)), file: this.#lab.at('control.yaml') }
+    if (this.#port === 0) {
+      this.#port = await freePort()
+      const lines = [
+        `server_url: ${this.url}`,
+        `listen_addr: 127.0.0.1:${this.#port}`,
+        `noise: {private_key_path: ${at('noise.key')}}`,
+        'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}',
+        `derp: {server: {enabled: false}, urls: [], paths: [${JSON.stringify(relayMap)}], auto_update_enabled: false}`,
+        'disable_check_updates: true',
+        `database: {type: sqlite, sqlite: {path: ${at('control.sqlite')}}}`,
+        'log: {level: debug, format: text}',
+        'policy: {mode: database}',
+        'dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}}',
+        `unix_socket: ${at('control.sock')}`,
+        'unix_socket_permission: "0700"',
+        'logtail: {enabled: false}',
+        ...(this.#options.lines ?? []),
+      ]
+      writeFileSync(file, `${lines.join('\n')}\n`)
+    }
+    this.#process = this.#lab.start('our control server', process.execPath, [this.#programs.control, 'serve', '--config', file])
+    const started = this.#process
+    await this.#lab.until('our control server is ready', () => {
+      if (!started.alive) throw new Error(started.tail())
+      return /\bready\b/.test(started.log)
+    })
+  }
+
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    await this.#process?.stop(signal)
+  }
+
+  run(...words: readonly string[]): Promise<RunResult> {
+    return runProgram(process.execPath, [this.#programs.control, '-c', this.#lab.at('control.yaml'), ...words], { timeoutMs: COMMAND_MS })
+  }
+
+  /** A command that must succeed. */
+  cli(...words: readonly string[]): Promise<string> {
+    return runOk(process.execPath, [this.#programs.control, '-c', this.#lab.at('control.yaml'), ...words], { timeoutMs: COMMAND_MS })
+  }
+
+  async json<T>(...words: readonly string[]): Promise<T> {
+    return JSON.parse(await this.cli(...words, '-o', 'json')) as T // the shape is headscale's
+  }
+
+  async createUser(name: string): Promise<string> {
+    return (await this.json<{ readonly id: string }>('users', 'create', name)).id
+  }
+
+  async authKey(...flags: readonly string[]): Promise<string> {
+    return (await this.json<{ readonly key: string }>('preauthkeys', 'create', '-e', '1h', ...flags)).key
+  }
+
+  nodes(): Promise<readonly ListedNode[]> {
+    return this.json('nodes', 'list')
+  }
+
+  async node(name: string): Promise<ListedNode | undefined> {
+    return (await this.nodes()).find((each) => each.givenName === name)
+  }
+
+  async setPolicy(policy: unknown): Promise<void> {
+    const file = this.#lab.at('policy.hujson')
+    writeFileSync(file, JSON.stringify(policy))
+    await this.cli('policy', 'set', '-f', file)
+  }
+}
+
+/** A peer as our daemon shows it. */
+export interface OurPeer {
+  readonly HostName: string
+  readonly DNSName: string
+  readonly TailscaleIPs: readonly string[]
+  readonly CurAddr: string
+  readonly Relay: string
+  readonly Online: boolean
+  readonly Expired?: boolean
+  readonly Tags?: readonly string[]
+}
+
+/** What our daemon tells as `status --json`. */
+export interface OurStatus {
+  readonly BackendState: string
+  readonly AuthURL: string
+  readonly TailscaleIPs: readonly string[] | null
+  readonly Self: OurPeer
+  readonly Health: readonly string[]
+  readonly Peer: Readonly<Record<string, OurPeer>> | null
+  readonly MagicDNSSuffix: string
+  readonly Meshwright: { readonly HomeRelay: string; readonly RelayBytesIn: number; readonly RelayBytesOut: number; readonly DirectBytesIn: number; readonly DirectBytesOut: number; readonly Drops: Readonly<Record<string, number>> }
+}
+
+/** Our node as daemon, with our command line. */
+export class OurNode {
+  readonly name: string
+  readonly #lab: Lab
+  readonly #programs: OurPrograms
+  readonly #flags: readonly string[]
+  readonly #env: Readonly<Record<string, string>>
+  #process: LabProcess | undefined
+  #socksPort = 0
+
+  constructor(lab: Lab, programs: OurPrograms, name: string, flags: readonly string[] = [], env: Readonly<Record<string, string>> = {}) {
+    this.#lab = lab
+    this.#programs = programs
+    this.name = name
+    this.#flags = flags
+    this.#env = env
+  }
+
+  get socksPort(): number {
+    return this.#socksPort
+  }
+
+  get #socket(): string {
+    return this.#lab.at(`${this.name}.sock`)
+  }
+
+  async start(): Promise<void> {
+    mkdirSync(this.#lab.at(this.name), { recursive: true })
+    this.#socksPort = await freePort()
+    const args = [this.#programs.daemon, '--state', this.#lab.at(this.name, 'state.json'), '--socket', this.#socket, '--port', '0', '--tun', 'userspace-networking', '--socks5-server', `127.0.0.1:${this.#socksPort}`, '--verbose', '1', ...this.#flags]
+    const started = this.#lab.start(`meshwrightd ${this.name}`, process.execPath, args, { env: this.#env })
+    this.#process = started
+    await this.#lab.until(`${this.name} is ready`, () => {
+      if (!started.alive) throw new Error(started.tail())
+      return / is ready: /.test(started.log)
+    })
+  }
+
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    await this.#process?.stop(signal)
+  }
+
+  get log(): string {
+    return this.#process?.log ?? ''
+  }
+
+  run(args: readonly string[], timeoutMs: number = COMMAND_MS): Promise<RunResult> {
+    return runProgram(process.execPath, [this.#programs.cli, '--socket', this.#socket, ...args], { timeoutMs })
+  }
+
+  async cli(...args: readonly string[]): Promise<string> {
+    const { status, out, err } = await this.run(args)
+    if (status !== 0) throw new Error(`"meshwright ${args.join(' ')}" on ${this.name} ended with status ${status}: ${`${err}\n${out}`.trim()}\n${this.#process?.tail() ?? ''}`)
+    return out
+  }
+
+  async up(server: string, key?: string, ...more: readonly string[]): Promise<void> {
+    await this.cli('up', '--login-server', server, '--hostname', this.name, '--timeout', '25s', ...(key === undefined ? [] : ['--auth-key', key]), ...more)
+  }
+
+  async status(): Promise<OurStatus> {
+    return JSON.parse(await this.#api('status')) as OurStatus
+  }
+
+  async peer(name: string): Promise<OurPeer | undefined> {
+    return Object.values((await this.status()).Peer ?? {}).find((peer) => peer.DNSName.split('.')[0] === name)
+  }
+
+  async ip(): Promise<string> {
+    return (await this.cli('ip', '-4')).trim()
+  }
+
+  #api(what: string): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const request = http.request({ socketPath: this.#socket, path: `/localapi/v0/${what}`, headers: { Host: 'local-tailscaled.sock' }, agent: false, timeout: 5_000 }, (response) => {
+        let text = ''
+        response.setEncoding('utf8')
+        response.on('data', (more: string) => (text += more))
+        response.on('end', () => ((response.statusCode ?? 500) < 300 ? resolve(text) : reject(new Error(`${this.name} answered ${text.trim()}`))))
+      })
+      request.on('timeout', () => request.destroy(new Error(`${this.name} does not answer on its socket`)))
+      request.on('error', reject)
+      request.end()
+    })
+  }
+}
+
+/** Reads an HTTPS page of a server with a certificate of its own making. */
+export function readPage(url: string, ca: Buffer): Promise<string> {
+  return new Promise((resolve, reject) => {
+    https.get(url, { ca, agent: false, timeout: 5_000 }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (more: string) => (text += more))
+      response.on('end', () => resolve(text))
+    }).on('error', reject)
+  })
+}

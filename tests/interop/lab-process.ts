@@ -1,0 +1,176 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import net from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+
+const LOG_CHARACTERS = 60_000
+const TAIL_LINES = 25
+const TERM_GRACE_MS = 3_000
+
+/** How a program is started. */
+export interface ProcessOptions {
+  readonly env?: Readonly<Record<string, string>>
+  readonly cwd?: string
+}
+
+/** What a program that ran to its end has said. */
+export interface RunResult {
+  readonly status: number
+  readonly out: string
+  readonly err: string
+  readonly ms: number
+}
+
+/** A program in the background, whose last output is kept for the case that something fails. */
+export class LabProcess {
+  readonly name: string
+  readonly #child: ChildProcess
+  readonly #ended: Promise<void>
+  #log = ''
+  #alive = true
+
+  constructor(name: string, file: string, args: readonly string[], options: ProcessOptions = {}) {
+    this.name = name
+    this.#child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: cleanEnvironment(options.env), ...(options.cwd !== undefined && { cwd: options.cwd }) })
+    const take = (bytes: Buffer): void => {
+      this.#log = (this.#log + bytes.toString('utf8')).slice(-LOG_CHARACTERS)
+    }
+    this.#child.stdout?.on('data', take)
+    this.#child.stderr?.on('data', take)
+    this.#ended = new Promise((resolve) => {
+      const end = (how: string): void => {
+        this.#alive = false
+        this.#log += `(${this.name} ${how})\n`
+        resolve()
+      }
+      this.#child.once('error', (error) => end(`could not be started: ${error.message}`))
+      this.#child.once('exit', (status, signal) => end(signal === null ? `ended with status ${String(status)}` : `was ended by ${signal}`))
+    })
+  }
+
+  get alive(): boolean {
+    return this.#alive
+  }
+
+  get log(): string {
+    return this.#log
+  }
+
+  /** Its last lines, under its name. */
+  tail(lines: number = TAIL_LINES): string {
+    return `--- ${this.name}\n${this.#log.trimEnd().split('\n').slice(-lines).join('\n')}`
+  }
+
+  /** Ends it; SIGKILL follows when it does not obey. */
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    if (!this.#alive) return
+    this.#child.kill(signal)
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), TERM_GRACE_MS)
+    await this.#ended
+    clearTimeout(timer)
+  }
+}
+
+/** A temporary folder and the programs that run in it: `stop` ends them all and removes the folder. */
+export class Lab {
+  readonly folder: string = mkdtempSync(path.join(os.tmpdir(), 'meshwright-interop-'))
+  readonly #processes: LabProcess[] = []
+  readonly #cleanups: (() => void | Promise<void>)[] = []
+
+  start(name: string, file: string, args: readonly string[], options: ProcessOptions = {}): LabProcess {
+    const started = new LabProcess(name, file, args, options)
+    this.#processes.push(started)
+    return started
+  }
+
+  at(...names: readonly string[]): string {
+    return path.join(this.folder, ...names)
+  }
+
+  /** Something to be closed when the lab ends. */
+  onStop(cleanup: () => void | Promise<void>): void {
+    this.#cleanups.push(cleanup)
+  }
+
+  /** The last lines of every program: what a failed wait is explained by. */
+  tails(lines: number = TAIL_LINES): string {
+    return this.#processes.map((each) => each.tail(lines)).join('\n')
+  }
+
+  /** Asks until `look` gives something; its last error or nothing is what the failure tells, with the programs' last words. */
+  async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = 20_000): Promise<T> {
+    const deadline = performance.now() + limitMs
+    let reason = ''
+    for (;;) {
+      try {
+        const found = await look()
+        if (found !== undefined && found !== false) return found
+        reason = ''
+      } catch (error) {
+        reason = error instanceof Error ? error.message : String(error)
+      }
+      if (performance.now() > deadline) throw new Error(`not within ${limitMs / 1000} s: ${what}${reason === '' ? '' : ` (${reason})`}\n${this.tails()}`)
+      await pause(100)
+    }
+  }
+
+  async stop(): Promise<void> {
+    for (const cleanup of this.#cleanups.splice(0).reverse()) await cleanup()
+    await Promise.all(this.#processes.splice(0).map((each) => each.stop()))
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
+  }
+}
+
+/** Runs a program to its end. */
+export function runProgram(file: string, args: readonly string[], options: ProcessOptions & { readonly timeoutMs?: number } = {}): Promise<RunResult> {
+  const begun = performance.now()
+  const limitMs = options.timeoutMs ?? 30_000
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: cleanEnvironment(options.env) })
+    const timer = setTimeout(() => child.kill('SIGKILL'), limitMs)
+    let out = ''
+    let err = ''
+    child.stdout.on('data', (bytes: Buffer) => (out += bytes.toString('utf8')))
+    child.stderr.on('data', (bytes: Buffer) => (err += bytes.toString('utf8')))
+    child.once('error', reject)
+    child.once('close', (status, signal) => {
+      clearTimeout(timer)
+      resolve({ status: status ?? -1, out, err: signal === 'SIGKILL' ? `${err}(ended after ${limitMs / 1000} s)` : err, ms: performance.now() - begun })
+    })
+  })
+}
+
+/** As {@link runProgram}; gives standard output. @throws Error with all that it said when the status is not 0 */
+export async function runOk(file: string, args: readonly string[], options: ProcessOptions & { readonly timeoutMs?: number } = {}): Promise<string> {
+  const { status, out, err } = await runProgram(file, args, options)
+  if (status !== 0) throw new Error(`"${path.basename(file)} ${args.join(' ')}" ended with status ${status}: ${`${err}\n${out}`.trim()}`)
+  return out
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** A TCP port that is free now, on all addresses. */
+export async function freePort(): Promise<number> {
+  const server = net.createServer()
+  await new Promise<void>((resolve) => server.listen(0, resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  if (typeof address !== 'object' || address === null) throw new Error('no free port')
+  return address.port
+}
+
+/** The IPv4 address of this computer that peers on it may use: real clients never use loopback for direct paths. */
+export function interfaceAddress(): string | undefined {
+  return Object.values(os.networkInterfaces())
+    .flatMap((each) => each ?? [])
+    .find((each) => each.family === 'IPv4' && !each.internal && !/^(169\.254\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.)/.test(each.address))?.address
+}
+
+// Programs of the lab take no settings from the test runner.
+function cleanEnvironment(more: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  const { NODE_OPTIONS: _options, VITEST: _vitest, NODE_ENV: _env, ...rest } = process.env
+  return { ...rest, ...more }
+}
