@@ -156,13 +156,18 @@ describe('tags, attributes and postures', () => {
         each.id === 1 ? { ...each, attributes: new Map([['custom:ok', { value: true, expires: 5000 }]]) } : each,
       ),
     }
-    const body = `"postures": {"posture:ok": ["custom:ok == true"]}, "grants": [{"src": ["*"], "dst": ["tag:web"], "ip": ["*"], "srcPosture": ["posture:ok"]}]`
+    const body = `"postures": {"posture:ok": ["custom:ok == true"]}, "grants": [{"src": ["autogroup:member"], "dst": ["tag:web"], "ip": ["*"], "srcPosture": ["posture:ok"]}]`
     const compiled = compile(body, tailnet)
     expect(compiled.filterFor(3, 4999)[0]?.SrcIPs).toEqual(['100.64.1.2', 'fd7a:115c:a1e0::2'])
     expect(compiled.filterFor(3, 5000)).toEqual([])
     expect(compiled.filterFor(3)).toEqual([])
     expect([compiled.nextChange(0), compiled.nextChange(5000)]).toEqual([5000, undefined])
   })
+})
+
+test('a posture narrows nodes and leaves the networks behind routers alone', () => {
+  const compiled = compile(`"postures": {"posture:ok": ["custom:ok"]}, "defaultSrcPosture": ["posture:ok"], ${acl('*', 'tag:web:*')}`)
+  expect(compiled.filterFor(3)[0]?.SrcIPs).toEqual(['10.0.0.0/16'])
 })
 
 describe('SSH', () => {
