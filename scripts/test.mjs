@@ -14,6 +14,8 @@ mkdirSync(results, { recursive: true })
 
 const extra = process.argv.slice(2)
 const steps = [
+  // Floors 0 to 5 against the bare language (neither DOM nor Node), then everything.
+  ['types of pure packages', ['tsc', '-p', 'tsconfig.pure.json']],
   ['types', ['tsc', '-p', 'tsconfig.json', '--noEmit']],
   ['tests', ['vitest', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${path.join(results, 'tests.json')}`, ...extra]],
   ['e2e', ['vitest', 'run', '--config', 'tests/e2e/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${path.join(results, 'e2e.json')}`, ...extra]],
