@@ -1,3 +1,4 @@
+import { randomFillSync } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { MachinePrivateKey } from '@meshwright/crypto'
 import { type Arguments, type Flag, parseArguments, wrong } from './cli/arguments.ts'
@@ -8,8 +9,6 @@ import { loadSettings } from './config/load.ts'
 import { nearest } from './config/nearest.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { buildRelayMap } from './relay-map.ts'
-import { systemRandom } from './runtime.ts'
-import { startServer } from './serve.ts'
 import { VERSION } from './version.ts'
 
 const CONFIG: Flag = { name: 'config', short: 'c', kind: 'text', value: 'FILE', help: 'configuration (YAML)' }
@@ -54,7 +53,7 @@ async function main(words: readonly string[]): Promise<void> {
     }
     case 'generate':
       if (second !== 'private-key') throw wrong('generate knows only private-key', '')
-      return void process.stdout.write(`${MachinePrivateKey.generate(systemRandom).formatSecret()}\n`)
+      return void process.stdout.write(`${MachinePrivateKey.generate((length) => randomFillSync(new Uint8Array(length))).formatSecret()}\n`)
     default: {
       const near = nearest(first, [...GROUPS.flatMap((one) => one.names), ...Object.keys(SINGLE)])
       throw new Failure(`unknown command ${first}`, { remedy: near === undefined ? 'meshwright-control --help lists them' : `did you mean ${near}?`, status: 2 })
@@ -79,6 +78,8 @@ async function runGroup(group: Group, name: string | undefined, words: readonly 
 
 async function serve(args: Arguments): Promise<void> {
   if (args.has('help')) return void process.stdout.write(`meshwright-control serve\n\n${flagLines([...SERVE_FLAGS, ...GLOBAL])}`)
+  // Only here: administrators wait for no engine to load.
+  const { startServer } = await import('./serve.ts')
   const running = await startServer(configFile(args), { allowLoopbackEndpoints: args.has('allow-loopback') })
   process.on('SIGHUP', () => {
     running.reloadPolicy().catch((error: unknown) => report(error))

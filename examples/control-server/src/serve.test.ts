@@ -8,10 +8,11 @@ import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { ask } from './cli/client.ts'
 
-// The program as a black box, run from its sources.
+// The program as a black box, run from its sources, or as built where that is named.
 const ROOT = path.resolve(import.meta.dirname, '../../..')
 const MAIN = path.join(import.meta.dirname, 'main.ts')
-const NODE = ['--conditions=@meshwright/source', '--import', 'tsx', MAIN]
+const BUILT = process.env['MESHWRIGHT_CONTROL_MAIN']
+const NODE = BUILT === undefined ? ['--conditions=@meshwright/source', '--import', 'tsx', MAIN] : [BUILT]
 /** Rounds of the kill test; a long run sets more. */
 const KILLS = Number(process.env['MESHWRIGHT_KILLS'] ?? 3)
 

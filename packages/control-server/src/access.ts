@@ -11,6 +11,9 @@ export interface VisiblePeer {
   readonly capMap: CapMap
 }
 
+/** How nearly every peer is seen: without routes, with all addresses. One object, so that it costs nothing and compares by identity. */
+export const PLAIN_PEER: VisiblePeer = { routes: [], ipv6Only: false, capMap: {} }
+
 /** What the policy in force lets one node see and do. */
 export interface NodeAccess {
   /** What the node accepts. */

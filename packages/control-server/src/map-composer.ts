@@ -27,9 +27,21 @@ export class Delivered {
   /** Nothing has been sent: the next frame is a full one. */
   first = true
   readonly peers: Map<number, PeerImage> = new Map()
+  /** How the peers were seen by the access that the last frame was made from. */
+  visible: ReadonlyMap<number, VisiblePeer> = new Map()
   readonly profiles: Map<number, string> = new Map()
   /** Member of the frame to the JSON that it last had. */
   readonly members: Map<string, string> = new Map()
+}
+
+/** What may look different to a receiver since its last frame. */
+export interface Difference {
+  /** Anything. */
+  readonly everything: boolean
+  /** What it may see and do. */
+  readonly access: boolean
+  /** These nodes. */
+  readonly nodes: ReadonlySet<number>
 }
 
 /** Everything that frames are made of. */
@@ -83,10 +95,9 @@ export class MapComposer {
   }
 
   /**
-   * The JSON of the next frame for a receiver, or `undefined` when there is nothing to tell. `dirty` names the nodes that may look
-   * different since the last frame; `undefined` means any of them.
+   * The JSON of the next frame for a receiver, or `undefined` when there is nothing to tell.
    */
-  compose(receiver: Receiver, dirty: ReadonlySet<number> | undefined): Uint8Array | undefined {
+  compose(receiver: Receiver, difference: Difference): Uint8Array | undefined {
     const { delivered } = receiver
     const self = this.#world.state.node(receiver.nodeId)
     if (self === undefined) return undefined
@@ -97,7 +108,8 @@ export class MapComposer {
       parts.push(`"${name}":${json}`)
     }
     // Order matters little to clients, but taking away stands before giving.
-    const whole = dirty === undefined || delivered.first || dirty.has(self.id)
+    const everything = difference.everything || delivered.first
+    const whole = everything || difference.access || difference.nodes.has(self.id)
     if (whole) member('Node', formatJson(this.#selfNode(self)))
     if (whole) {
       const access = this.#world.accessOf(self.id)
@@ -109,8 +121,8 @@ export class MapComposer {
       member('Domain', JSON.stringify(config.baseDomain))
       this.#health(this.#world.policyActive(), receiver, member)
     }
-    if (!receiver.omitPeers) this.#peers(self, delivered, whole ? undefined : dirty, parts)
-    this.#profiles(self, delivered, parts)
+    const fresh = receiver.omitPeers ? [] : this.#peers(self, delivered, everything, difference.nodes, parts)
+    this.#profiles(self, delivered, everything ? delivered.peers.values() : fresh, parts)
     if (delivered.first) {
       parts.push('"CollectServices":false')
       if (!this.#world.config().logtail) parts.push('"Debug":{"DisableLogTail":true}')
@@ -121,18 +133,21 @@ export class MapComposer {
     return utf8Encode(`{${parts.join(',')}}`)
   }
 
-  #peers(self: NodeRecord, delivered: Delivered, dirty: ReadonlySet<number> | undefined, parts: string[]): void {
+  /** Gives the peers that were sent whole. */
+  #peers(self: NodeRecord, delivered: Delivered, everything: boolean, dirty: ReadonlySet<number>, parts: string[]): readonly PeerImage[] {
     const visible = this.#world.accessOf(self.id).peers
+    const seen = delivered.visible
+    delivered.visible = visible
     if (delivered.first) {
       const images = [...visible].sort(([a], [b]) => a - b).flatMap(([id, how]) => this.#image(id, how) ?? [])
       for (const image of images) delivered.peers.set(image.id, image)
       parts.push(`"Peers":[${images.map((image) => image.json).join(',')}]`)
-      return
+      return images
     }
     const removed: number[] = []
     const changed: PeerImage[] = []
     const patches: string[] = []
-    for (const id of dirty ?? new Set([...delivered.peers.keys(), ...visible.keys()])) {
+    for (const id of everything ? new Set([...seen.keys(), ...visible.keys()]) : suspects(seen, visible, dirty)) {
       if (id === self.id) continue
       const before = delivered.peers.get(id)
       const how = visible.get(id)
@@ -151,6 +166,7 @@ export class MapComposer {
     if (removed.length > 0) parts.push(`"PeersRemoved":${JSON.stringify(removed.sort((a, b) => a - b))}`)
     if (changed.length > 0) parts.push(`"PeersChanged":[${changed.sort((a, b) => a.id - b.id).map((image) => image.json).join(',')}]`)
     if (patches.length > 0) parts.push(`"PeersChangedPatch":[${patches.join(',')}]`)
+    return changed
   }
 
   #image(id: number, how: VisiblePeer): PeerImage | undefined {
@@ -173,9 +189,9 @@ export class MapComposer {
     return json
   }
 
-  #profiles(self: NodeRecord, delivered: Delivered, parts: string[]): void {
+  #profiles(self: NodeRecord, delivered: Delivered, images: Iterable<PeerImage>, parts: string[]): void {
     const wanted = new Set<number>([self.userId ?? TAGGED_DEVICES_USER_ID])
-    for (const image of delivered.peers.values()) wanted.add(image.userId)
+    for (const image of images) wanted.add(image.userId)
     const profiles: string[] = []
     for (const id of [...wanted].sort((a, b) => a - b)) {
       const json = formatJson(this.#profile(id))
@@ -259,6 +275,15 @@ export class MapComposer {
     }
     return json
   }
+}
+
+/** The nodes that may look different: those that changed, and those that are seen in another way than before. */
+function suspects(seen: ReadonlyMap<number, VisiblePeer>, visible: ReadonlyMap<number, VisiblePeer>, dirty: ReadonlySet<number>): ReadonlySet<number> {
+  if (seen === visible) return dirty
+  const found = new Set(dirty)
+  for (const [id, how] of visible) if (seen.get(id) !== how) found.add(id)
+  for (const id of seen.keys()) if (!visible.has(id)) found.add(id)
+  return found
 }
 
 /** Clients before 1.82 take a certificate pin for a host name and never connect: for them the check is off. */

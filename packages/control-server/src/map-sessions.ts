@@ -1,10 +1,13 @@
 import { after, earlier, type Instant, type RandomSource } from '@meshwright/core'
 import { encodeKeepAliveChunk, encodeMapChunk, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
 import type { RequestId } from './context.ts'
-import { Delivered, type MapComposer, type Receiver } from './map-composer.ts'
+import { Delivered, type Difference, type MapComposer, type Receiver } from './map-composer.ts'
 
 const KEEPALIVE_MS = 50_000
 const KEEPALIVE_JITTER_MS = 9_000
+const MAX_FRAMES_PER_MS = 4
+
+const EVERYTHING: Difference = { everything: true, access: true, nodes: new Set() }
 
 /** Packs JSON into a zstd frame, where the runtime can do that: without it frames are stored uncompressed. */
 export type Compressor = (json: Uint8Array) => Uint8Array
@@ -18,8 +21,10 @@ export interface SessionSink {
 interface Session extends Receiver {
   readonly stream: RequestId
   readonly compression: MapCompression
-  /** Nodes that changed since its last frame; undefined: any. */
-  dirty: Set<number> | undefined
+  /** Nodes that changed since its last frame. */
+  readonly dirty: Set<number>
+  everything: boolean
+  access: boolean
   pending: boolean
   /** The writer is full: nothing is composed until it drains. */
   blocked: boolean
@@ -76,7 +81,9 @@ export class MapSessions {
       compression: zstd ? 'zstd' : 'none',
       delivered: new Delivered(),
       omitPeers: false,
-      dirty: undefined,
+      dirty: new Set(),
+      everything: true,
+      access: true,
       pending: true,
       blocked: false,
       keepaliveDue: now,
@@ -93,7 +100,7 @@ export class MapSessions {
 
   /** One full frame and the end. */
   answerOnce(stream: RequestId, nodeId: number, capVersion: number, zstd: boolean, omitPeers: boolean): void {
-    const frame = this.#composer.compose({ nodeId, capVersion, delivered: new Delivered(), omitPeers }, undefined)
+    const frame = this.#composer.compose({ nodeId, capVersion, delivered: new Delivered(), omitPeers }, EVERYTHING)
     if (frame !== undefined) this.#sink.chunk(stream, this.#encode(frame, zstd ? 'zstd' : 'none'))
     this.#sink.end(stream)
   }
@@ -122,9 +129,9 @@ export class MapSessions {
     for (const id of ids) this.#composer.changed(id)
     for (const session of this.#sessions.values()) {
       session.pending = true
-      for (const id of ids) session.dirty?.add(id)
+      for (const id of ids) session.dirty.add(id)
     }
-    this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
+    this.#tickDue = earlier(this.#tickDue, after(now, this.#delay(batchMs)))
   }
 
   /** What these nodes may see and do changed, and nothing else: their next frame compares everything. */
@@ -133,7 +140,7 @@ export class MapSessions {
       const session = this.#byNode.get(id)
       if (session === undefined) continue
       session.pending = true
-      session.dirty = undefined
+      session.access = true
     }
   }
 
@@ -142,13 +149,13 @@ export class MapSessions {
     this.#composer.allChanged()
     for (const session of this.#sessions.values()) {
       session.pending = true
-      session.dirty = undefined
+      session.everything = true
     }
   }
 
   /** Something happened that may concern anybody: what it is, is asked when the tick comes. */
   stir(now: Instant, batchMs: number): void {
-    this.#tickDue = earlier(this.#tickDue, after(now, batchMs))
+    this.#tickDue = earlier(this.#tickDue, after(now, this.#delay(batchMs)))
   }
 
   /** The writer of a stream is full (`true`) or has drained. */
@@ -186,11 +193,17 @@ export class MapSessions {
     return stalled.map((session) => session.nodeId)
   }
 
+  // A storm of joins makes a frame for everybody in every tick: many receivers get longer ticks, so the frames of a second stay bounded.
+  #delay(batchMs: number): number {
+    return Math.max(batchMs, this.#sessions.size / MAX_FRAMES_PER_MS)
+  }
+
   #send(now: Instant, session: Session): void {
-    const frame = this.#composer.compose(session, session.dirty)
+    const frame = this.#composer.compose(session, { everything: session.everything, access: session.access, nodes: session.dirty })
     session.pending = false
-    if (session.dirty === undefined) session.dirty = new Set()
-    else session.dirty.clear()
+    session.everything = false
+    session.access = false
+    session.dirty.clear()
     if (frame === undefined) return
     this.#sink.chunk(session.stream, this.#encode(frame, session.compression))
     this.#arm(now, session)

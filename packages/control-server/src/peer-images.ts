@@ -1,5 +1,5 @@
 import { formatJson, formatTime, type Hostinfo, type Node, type PeerChange, TAGGED_DEVICES_USER_ID, ZERO_TIME } from '@meshwright/control-protocol'
-import type { VisiblePeer } from './access.ts'
+import { PLAIN_PEER, type VisiblePeer } from './access.ts'
 import { nodeFqdn } from './names.ts'
 import type { NodeRecord } from './records.ts'
 
@@ -23,6 +23,8 @@ export interface PeerImage {
   /** What a patch can change. */
   readonly patchable: Omit<PeerChange, 'NodeID'>
 }
+
+const PLAIN = ''
 
 /** Encodes each peer once for each kind of viewer, again only after `invalidate`. */
 export class PeerImages {
@@ -49,7 +51,7 @@ export class PeerImages {
   }
 
   image(record: NodeRecord, variant: VisiblePeer, facts: () => PeerFacts): PeerImage {
-    const key = `${variant.ipv6Only ? 6 : 0} ${variant.routes.join(' ')} ${Object.keys(variant.capMap).join(' ')}`
+    const key = variant === PLAIN_PEER ? PLAIN : `${variant.ipv6Only ? 6 : 0} ${variant.routes.join(' ')} ${Object.keys(variant.capMap).join(' ')}`
     const known = this.#images.get(record.id)?.get(key)
     if (known !== undefined) return known
     const fresh = encodePeer(record, variant, facts())

@@ -1,7 +1,7 @@
 import type { UnixMillis } from '@meshwright/core'
 import { formatPrefix, type Ip, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type Policy, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
-import { DENIED, type NodeAccess, type VisiblePeer } from './access.ts'
+import { DENIED, type NodeAccess, PLAIN_PEER, type VisiblePeer } from './access.ts'
 import type { AdminProblem } from './admin-commands.ts'
 import type { RegistrationRules } from './context.ts'
 import { servedRoutes } from './host-facts.ts'
@@ -201,8 +201,12 @@ export class TailnetPolicy implements RegistrationRules {
 function answerFor(compiled: CompiledPolicy, nodeId: number, ownAddresses: number, wallNow: UnixMillis): NodeAccess {
   const peers = new Map<number, VisiblePeer>()
   for (const peer of compiled.peersFor(nodeId, wallNow)) {
-    const routes = [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix).sort()
     const hidden = peer.node.addresses.length > peer.addresses.length
+    if (!hidden && peer.subnetRoutes.length + peer.exitRoutes.length + peer.capabilities.length === 0) {
+      peers.set(peer.node.id, PLAIN_PEER)
+      continue
+    }
+    const routes = [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix).sort()
     peers.set(peer.node.id, { routes, ipv6Only: hidden, capMap: Object.fromEntries(peer.capabilities.map((name) => [name, []])) })
   }
   return {
