@@ -20,7 +20,7 @@ const USERS: readonly TailnetUser[] = [
   { id: 3, login: 'carol@other.org', role: 'admin' },
 ]
 const NETWORKS = ['10.0.0.0/16', '10.0.1.0/24', '192.168.0.0/24', '0.0.0.0/0', '::/0']
-const RUNS = { numRuns: 80 }
+const RUNS = { numRuns: 50 }
 
 const nodeArbitrary = (id: number): fc.Arbitrary<TailnetNode> =>
   fc
@@ -225,7 +225,7 @@ test('any sequence of updates equals a full compile, tells every node that is af
         compiled = policy
       }
     }),
-    { numRuns: 60 },
+    { numRuns: 40 },
   )
 })
 

@@ -41,7 +41,7 @@ test('whatever is read packs back to itself, and its minimized form is the plain
       expect(parsed.ok && parsed.value.toString()).toBe(text)
       expect(minimizeHuJson(text)).toEqual({ ok: true, value: plain })
     }),
-    { numRuns: 300 },
+    { numRuns: 150 },
   )
 })
 
@@ -54,7 +54,7 @@ test('formatting keeps the value, and formatting again changes nothing', () => {
       expect(minimal.ok && JSON.parse(minimal.value)).toEqual(JSON.parse(plain))
       expect(formatHuJson(formatted.value)).toEqual(formatted)
     }),
-    { numRuns: 300 },
+    { numRuns: 150 },
   )
 })
 
@@ -66,7 +66,7 @@ test('a standardized text has the length of the original and is JSON of the same
       expect(new TextEncoder().encode(standard.value).length).toBe(new TextEncoder().encode(text).length)
       expect(JSON.parse(standard.value)).toEqual(JSON.parse(plain))
     }),
-    { numRuns: 300 },
+    { numRuns: 150 },
   )
 })
 
