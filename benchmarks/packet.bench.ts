@@ -1,26 +1,26 @@
 import { DONE, PacketBatch, PENDING } from '@meshwright/core'
-import type { CryptoProvider } from '@meshwright/crypto'
 import { encodeUdpPacket, Ip } from '@meshwright/ip'
 import type { Contender, Question } from './measure.ts'
-import { providers, reference } from './providers.ts'
+import { type Candidate, candidates, reference } from './providers.ts'
 import { Tunnel } from './tunnel.ts'
 
 const SLOTS = 32
 const PACKET_BYTES = 1420
 const HEADER_BYTES = 16
 const TAG_BYTES = 16
+const SLOT_BYTES: number = HEADER_BYTES + PACKET_BYTES + TAG_BYTES
 
 /** What is left of the bare AEAD's rate when A seals a packet and B opens it, with sessions, replay window, timers and counters? */
 export function questions(): readonly Question[] {
-  return [reference, ...providers()].map((provider) => ({
-    name: `packet/${PACKET_BYTES}-${provider.name}`,
+  return [reference, ...candidates()].map((candidate) => ({
+    name: `packet/${PACKET_BYTES}-${candidate.name}`,
     unit: 'packets',
-    setup: () => ({ baseline: bareAead(provider), contenders: [engine(provider)] }),
+    setup: () => ({ baseline: bareAead(candidate), contenders: [engine(candidate)] }),
   }))
 }
 
-function bareAead(provider: CryptoProvider): Contender {
-  const batch = slab()
+function bareAead({ name, provider, slab }: Candidate): Contender {
+  const batch = slab(SLOTS, SLOT_BYTES)
   const slot = provider.keySlot(new Uint8Array(32).fill(3))
   let counter = 0n
   return {
@@ -33,15 +33,15 @@ function bareAead(provider: CryptoProvider): Contender {
       for (let i = 0; i < SLOTS; i += 1) batch.length[i] = PACKET_BYTES + TAG_BYTES
       batch.verdict.fill(PENDING)
       provider.openBatch(slot, batch)
-      if (batch.verdict[SLOTS - 1] !== DONE) throw new Error(`${provider.name} cannot open what it has sealed`)
+      if (batch.verdict[SLOTS - 1] !== DONE) throw new Error(`${name} cannot open what it has sealed`)
     },
   }
 }
 
-function engine(provider: CryptoProvider): Contender {
+function engine({ provider, slab }: Candidate): Contender {
   const tunnel = new Tunnel(provider)
   tunnel.shake()
-  const batch = slab()
+  const batch = slab(SLOTS, SLOT_BYTES)
   const datagrams = new PacketBatch(batch.memory, SLOTS)
   return {
     name: 'engine',
@@ -55,10 +55,6 @@ function engine(provider: CryptoProvider): Contender {
       if (datagrams.verdict[SLOTS - 1] !== DONE || datagrams.targetLength[SLOTS - 1] !== PACKET_BYTES) throw new Error('B did not get what A has sent')
     },
   }
-}
-
-function slab(): PacketBatch {
-  return PacketBatch.slab(SLOTS, HEADER_BYTES + PACKET_BYTES + TAG_BYTES)
 }
 
 const PACKET = encodeUdpPacket({

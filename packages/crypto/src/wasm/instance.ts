@@ -1,0 +1,78 @@
+import { MeshwrightError } from '@meshwright/core'
+import { INPUT, KEY, SLACK_BYTES, STREAM, USER } from './layout.ts'
+
+/** Codes of what the WASM provider throws. */
+export type WasmCryptoErrorCode = 'CRYPTO_WASM_INSTANCE' | 'CRYPTO_WASM_SELF_TEST' | 'CRYPTO_WASM_MEMORY'
+
+/** Something is wrong with the instance that the caller made. */
+export class WasmCryptoError extends MeshwrightError<WasmCryptoErrorCode> {}
+
+/** Exports of an instance of the module, as `WebAssembly.Instance` gives them. */
+export type WasmExports = Readonly<Record<string, unknown>>
+
+type Cipher = (source: number, target: number, length: number, n0: number, n1: number, n2: number, additional: number) => number
+
+/** The module's functions and its memory, with types. */
+export class WasmInstance {
+  readonly seal: Cipher
+  readonly open: Cipher
+  readonly blake2s: (parameters: number, length: number) => number
+  /** All of the module's memory. */
+  readonly memory: Uint8Array
+  /** Where the last packet may end: rows are read whole, up to 15 bytes further. */
+  readonly end: number
+  readonly #words: Int32Array
+  #loaded: WasmKey | undefined
+
+  /** @throws CRYPTO_WASM_INSTANCE for anything but the exports of this package's module */
+  constructor(exports: WasmExports) {
+    const { seal, open, blake2s, memory } = exports
+    if (!isFunction(seal) || !isFunction(open) || !isFunction(blake2s) || !isMemory(memory) || memory.buffer.byteLength < USER + SLACK_BYTES) {
+      throw new WasmCryptoError('CRYPTO_WASM_INSTANCE', 'these are not the exports of an instance made from wasmModuleBytes()')
+    }
+    this.seal = seal
+    this.open = open
+    this.blake2s = blake2s
+    this.memory = new Uint8Array(memory.buffer)
+    this.end = this.memory.length - SLACK_BYTES
+    this.#words = new Int32Array(memory.buffer)
+  }
+
+  /** Puts a key where `seal` and `open` take it from; free of charge when it is there already. */
+  load(key: WasmKey): void {
+    if (this.#loaded === key) return
+    this.#loaded = key
+    for (let i = 0; i < 8; i += 1) this.#words[KEY / 4 + i] = key.words[i] ?? 0
+  }
+
+  /** Forgets a key and the key stream of the last packet, if it was that key's. */
+  unload(key: WasmKey): void {
+    if (this.#loaded !== key) return
+    this.#loaded = undefined
+    this.memory.fill(0, KEY, INPUT)
+  }
+
+  /** Overwrites the last packet's key stream. */
+  wipeStream(): void {
+    this.memory.fill(0, STREAM, INPUT)
+  }
+}
+
+/** A ChaCha20 key as eight words. */
+export class WasmKey {
+  readonly words: Int32Array
+
+  /** @param bytes 32 bytes, copied */
+  constructor(bytes: Uint8Array) {
+    this.words = new Int32Array(8)
+    new Uint8Array(this.words.buffer).set(bytes.subarray(0, 32))
+  }
+}
+
+function isFunction(value: unknown): value is (...args: readonly number[]) => number {
+  return typeof value === 'function'
+}
+
+function isMemory(value: unknown): value is { readonly buffer: ArrayBuffer } {
+  return typeof value === 'object' && value !== null && 'buffer' in value && value.buffer instanceof ArrayBuffer
+}
