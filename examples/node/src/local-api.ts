@@ -36,7 +36,6 @@ class ApiError extends Error {
  * the node, so keep it to yourself. Requests of browsers are refused.
  */
 export async function serveLocalApi(socketPath: string, door: LocalApiDoor): Promise<Server> {
-  await claimSocket(socketPath)
   const server = createServer((request, response) => {
     answer(request, response, door).catch((error: unknown) => {
       const status = error instanceof ApiError ? error.status : 500
@@ -60,8 +59,11 @@ export async function serveLocalApi(socketPath: string, door: LocalApiDoor): Pro
   return server
 }
 
-// A socket file that nobody answers on is what a killed daemon left behind; one that answers belongs to a living daemon.
-async function claimSocket(socketPath: string): Promise<void> {
+/**
+ * Makes way for a socket: a file that nobody answers on is what a killed daemon left behind, and is removed.
+ * @throws Error when a living daemon answers on it
+ */
+export async function claimSocket(socketPath: string): Promise<void> {
   mkdirSync(path.dirname(socketPath), { recursive: true })
   if (!existsSync(socketPath)) return
   const alive = await new Promise<boolean>((resolve) => {

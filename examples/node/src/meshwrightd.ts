@@ -5,7 +5,7 @@ import path from 'node:path'
 import { formatIp } from '@meshwright/ip'
 import { createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode } from '@meshwright/runtime-node'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
-import { serveLocalApi } from './local-api.ts'
+import { claimSocket, serveLocalApi } from './local-api.ts'
 import { defaultSocket } from './socket-path.ts'
 import { VERSION } from './version.ts'
 
@@ -57,8 +57,9 @@ async function main(words: readonly string[]): Promise<number> {
     },
     ...(stateFile === undefined ? {} : { stateFile }),
   }
-  const node = await startMeshNode(options)
   const socketPath = String(values['socket'] ?? defaultSocket())
+  await claimSocket(socketPath) // before anything is written: a second daemon must leave no trace
+  const node = await startMeshNode(options)
   let stop: () => void = () => undefined
   const stopped = new Promise<void>((resolve) => {
     stop = resolve
@@ -128,7 +129,7 @@ main(process.argv.slice(2)).then(
       process.stdout.write(USAGE)
       process.exit(0)
     }
-    const remedy = typeof error === 'object' && error !== null && 'remedy' in error && typeof error.remedy === 'string' ? ` ${error.remedy}` : ''
+    const remedy = typeof error === 'object' && error !== null && 'remedy' in error && typeof error.remedy === 'string' ? `.\n${error.remedy}` : ''
     process.stderr.write(`meshwrightd: ${error instanceof Error ? error.message : String(error)}${remedy}\n`)
     if (error instanceof FlagError) process.stderr.write('Run "meshwrightd --help" for the flags.\n')
     process.exit(2)

@@ -1,6 +1,9 @@
+import os from 'node:os'
 import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
-import { formatEndpoint, formatIp, formatPrefix, isExitRoute, parsePrefix, type Prefix } from '@meshwright/ip'
-import type { MeshState, MeshStatus, PeerStatus, PingResult, Prefs, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
+import type { NetworkMap } from '@meshwright/control-client'
+import { formatEndpoint, formatIp, formatPrefix } from '@meshwright/ip'
+import type { MeshState, MeshStatus, PeerStatus, PingResult, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
+import { nodeJson } from './netmap-json.ts'
 import { VERSION } from './version.ts'
 
 /** Go's zero time: "none". */
@@ -29,19 +32,20 @@ export function stateNumber(state: MeshState): number {
 }
 
 /** A status as tailscaled's LocalAPI gives it (tailscale/tailscale:ipn/ipnstate/ipnstate.go). */
-export function statusJson(status: MeshStatus, withPeers: boolean = true): JsonObject {
+export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: boolean = false): JsonObject {
   return {
     Version: VERSION,
-    TUN: false,
+    TUN: tun,
     BackendState: stateName(status.state),
     HaveNodeKey: status.nodeKey !== undefined,
     AuthURL: status.authUrl ?? '',
     TailscaleIPs: status.self?.addresses.map(formatIp) ?? null,
-    Self: status.self === undefined ? selfless(status) : { ...peerJson(status.self, status), PublicKey: status.nodeKey?.text ?? status.self.nodeKey.text, Online: status.state === 'running', InEngine: false, InMagicSock: false },
-    Health: status.health.length === 0 ? [] : status.health,
+    Self: status.self === undefined ? selfless() : { ...peerJson(status.self, status), PublicKey: status.nodeKey?.text ?? status.self.nodeKey.text, Online: status.state === 'running', InEngine: false, InMagicSock: false },
+    Health: healthJson(status),
     MagicDNSSuffix: status.magicDnsSuffix,
     CurrentTailnet: status.self === undefined ? null : { Name: status.domain, MagicDNSSuffix: status.magicDnsSuffix, MagicDNSEnabled: status.magicDnsEnabled },
     CertDomains: null,
+    ExtraRecords: null,
     Peer: withPeers && status.peers.length > 0 ? Object.fromEntries(status.peers.map((peer) => [peer.nodeKey.text, peerJson(peer, status)])) : null,
     User: status.users.length === 0 ? null : Object.fromEntries(status.users.map((user) => [String(user.id), userJson(user)])),
     ClientVersion: null,
@@ -58,6 +62,10 @@ export function statusJson(status: MeshStatus, withPeers: boolean = true): JsonO
       Drops: status.drops,
     },
   }
+}
+
+function healthJson(status: MeshStatus): readonly string[] {
+  return status.state === 'stopped' || (status.state === 'needs-login' && status.authUrl === undefined) ? ['Tailscale is stopped.', ...status.health] : status.health
 }
 
 /** One node of a status. */
@@ -109,28 +117,33 @@ export function userJson(user: UserStatus): JsonObject {
 }
 
 /** The answer to `whois`. */
-export function whoisJson(found: WhoIs, status: MeshStatus): JsonObject {
+export function whoisJson(found: WhoIs, status: MeshStatus, map?: NetworkMap): JsonObject {
   const { node } = found
+  const known = map && (map.self.nodeKey.equals(node.nodeKey) ? map.self : map.peersByKey.get(node.nodeKey.text))
   return {
-    Node: {
-      ID: node.id,
-      StableID: node.stableId,
-      Name: node.name === '' ? '' : `${node.name}.`,
-      User: node.userId,
-      Key: node.nodeKey.text,
-      Addresses: node.addresses.map((ip) => `${formatIp(ip)}/${ip.bits}`),
-      AllowedIPs: node.allowedIps.map(formatPrefix),
-      Endpoints: node.endpoints.map(formatEndpoint),
-      Hostinfo: { OS: node.os, Hostname: node.hostName },
-      Created: time(node.created),
-      ...(node.tags.length > 0 ? { Tags: node.tags } : {}),
-      Online: node.online === true,
-      Cap: CAPABILITY_VERSION,
-      ComputedName: node.name.split('.')[0] ?? '',
-      ComputedNameWithHost: node.name.split('.')[0] ?? '',
-    },
+    Node: known === undefined ? bareNode(node) : nodeJson(known),
     UserProfile: found.user === undefined ? taggedUser(status) : userJson(found.user),
     CapMap: found.capabilities.size === 0 ? null : Object.fromEntries(found.capabilities),
+  }
+}
+
+function bareNode(node: WhoIs['node']): JsonObject {
+  return {
+    ID: node.id,
+    StableID: node.stableId,
+    Name: node.name === '' ? '' : `${node.name}.`,
+    User: node.userId,
+    Key: node.nodeKey.text,
+    Addresses: node.addresses.map((ip) => `${formatIp(ip)}/${ip.bits}`),
+    AllowedIPs: node.allowedIps.map(formatPrefix),
+    Endpoints: node.endpoints.map(formatEndpoint),
+    Hostinfo: { OS: node.os, Hostname: node.hostName },
+    Created: time(node.created),
+    ...(node.tags.length > 0 ? { Tags: node.tags } : {}),
+    Online: node.online === true,
+    Cap: CAPABILITY_VERSION,
+    ComputedName: node.name.split('.')[0] ?? '',
+    ComputedNameWithHost: node.name.split('.')[0] ?? '',
   }
 }
 
@@ -150,89 +163,13 @@ export function pingJson(result: PingResult): JsonObject {
   }
 }
 
-/** Preferences as tailscaled's LocalAPI gives them (tailscale/tailscale:ipn/prefs.go). */
-export function prefsJson(prefs: Prefs, controlUrl: string, loggedOut: boolean): JsonObject {
-  return {
-    ControlURL: controlUrl,
-    RouteAll: prefs.acceptRoutes,
-    ExitNodeID: prefs.exitNode.includes('.') || prefs.exitNode.includes(':') ? '' : prefs.exitNode,
-    ExitNodeIP: prefs.exitNode.includes('.') || prefs.exitNode.includes(':') ? prefs.exitNode : '',
-    InternalExitNodePrior: '',
-    ExitNodeAllowLANAccess: false,
-    CorpDNS: prefs.acceptDns,
-    RunSSH: false,
-    RunWebClient: false,
-    WantRunning: prefs.wantRunning,
-    LoggedOut: loggedOut,
-    ShieldsUp: prefs.shieldsUp,
-    AdvertiseTags: prefs.advertiseTags.length === 0 ? null : prefs.advertiseTags,
-    Hostname: prefs.hostname,
-    NotepadURLs: false,
-    AdvertiseRoutes: prefs.advertiseRoutes.length === 0 ? null : prefs.advertiseRoutes.map(formatPrefix),
-    AdvertiseServices: null,
-    NoSNAT: false,
-    NoStatefulFiltering: true,
-    NetfilterMode: 0,
-    AutoUpdate: { Check: false, Apply: false },
-    AppConnector: { Advertise: false },
-    PostureChecking: false,
-    NetfilterKind: '',
-    DriveShares: null,
-    AllowSingleHosts: true,
-    Config: null,
-  }
+/** The system as tailscaled names it (tailscale/tailscale:version/prop.go). */
+function systemName(): string {
+  return process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform
 }
 
-/** What a PATCH of preferences asks for: members whose `<Name>Set` is true. */
-export interface PrefsChange {
-  readonly prefs: Partial<Prefs>
-  readonly controlUrl: string | undefined
-}
-
-/** Reads preferences in Go's form. @throws TypeError naming the member that is of the wrong type or not supported */
-export function readPrefs(given: JsonObject, masked: boolean): PrefsChange {
-  const prefs: { -readonly [K in keyof Prefs]?: Prefs[K] } = {}
-  let controlUrl: string | undefined
-  const wanted = (name: string): boolean => (masked ? given[`${name}Set`] === true : name in given)
-  const flag = (name: string, set: (value: boolean) => void): void => {
-    if (!wanted(name)) return
-    const value = given[name] ?? false
-    if (typeof value !== 'boolean') throw new TypeError(`${name} must be true or false`)
-    set(value)
-  }
-  const words = (name: string): readonly string[] => {
-    const value = given[name] ?? []
-    if (!Array.isArray(value) || !value.every((each): each is string => typeof each === 'string')) throw new TypeError(`${name} must be a list of texts`)
-    return value
-  }
-  const word = (name: string): string => {
-    const value = given[name] ?? ''
-    if (typeof value !== 'string') throw new TypeError(`${name} must be a text`)
-    return value
-  }
-  flag('WantRunning', (value) => (prefs.wantRunning = value))
-  flag('RouteAll', (value) => (prefs.acceptRoutes = value))
-  flag('ShieldsUp', (value) => (prefs.shieldsUp = value))
-  flag('CorpDNS', (value) => (prefs.acceptDns = value))
-  if (wanted('Hostname') && (masked || word('Hostname') !== '')) prefs.hostname = word('Hostname')
-  if (wanted('ControlURL')) controlUrl = word('ControlURL')
-  if (wanted('AdvertiseTags')) prefs.advertiseTags = words('AdvertiseTags')
-  if (wanted('ExitNodeID')) prefs.exitNode = word('ExitNodeID')
-  if (wanted('ExitNodeIP') && word('ExitNodeIP') !== '') prefs.exitNode = word('ExitNodeIP')
-  if (wanted('AdvertiseRoutes')) prefs.advertiseRoutes = words('AdvertiseRoutes').map(readRoute)
-  return { prefs, controlUrl }
-}
-
-/** Reads a route to advertise. @throws TypeError saying what is wrong with it */
-export function readRoute(text: string): Prefix {
-  const prefix = parsePrefix(text)
-  if (prefix === undefined || !text.includes('/')) throw new TypeError(`${text} is not a valid IP address or CIDR prefix`)
-  if (formatPrefix(prefix) !== text && !isExitRoute(prefix)) throw new TypeError(`${text} has non-address bits set; expected ${formatPrefix(prefix)}`)
-  return prefix
-}
-
-function selfless(status: MeshStatus): JsonObject {
-  return { ID: '', PublicKey: status.nodeKey?.text ?? `nodekey:${'0'.repeat(64)}`, HostName: '', DNSName: '', OS: '', UserID: 0, TailscaleIPs: null, Addrs: [], CurAddr: '', Relay: '', RxBytes: 0, TxBytes: 0, Created: ZERO_TIME, LastWrite: ZERO_TIME, LastSeen: ZERO_TIME, LastHandshake: ZERO_TIME, Online: false, ExitNode: false, ExitNodeOption: false, Active: false, PeerAPIURL: null, InNetworkMap: false, InMagicSock: false, InEngine: false }
+function selfless(): JsonObject {
+  return { ID: '', NodeID: 0, PublicKey: `nodekey:${'0'.repeat(64)}`, HostName: os.hostname(), DNSName: '', OS: systemName(), UserID: 0, TailscaleIPs: null, Addrs: [], CurAddr: '', Relay: '', PeerRelay: '', RxBytes: 0, TxBytes: 0, Created: ZERO_TIME, LastWrite: ZERO_TIME, LastSeen: ZERO_TIME, LastHandshake: ZERO_TIME, Online: false, ExitNode: false, ExitNodeOption: false, Active: false, PeerAPIURL: null, TaildropTarget: 0, NoFileSharingReason: '', InNetworkMap: false, InMagicSock: false, InEngine: false }
 }
 
 function taggedUser(status: MeshStatus): JsonObject {

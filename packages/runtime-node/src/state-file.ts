@@ -28,9 +28,9 @@ export class StateFile {
    * @throws StateFileError STATE_FILE_UNREADABLE, STATE_FILE_CORRUPT
    */
   static open(file: string): StateFile {
-    rmSync(temporary(file), { force: true }) // what a crash in the middle of a write left behind; the old state is whole
     let text: string
     try {
+      rmSync(temporary(file), { force: true }) // what a crash in the middle of a write left behind; the old state is whole
       text = readFileSync(file, 'utf8')
     } catch (error) {
       if (codeOf(error) === 'ENOENT') return new StateFile(file, new Map())

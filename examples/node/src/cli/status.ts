@@ -24,7 +24,8 @@ export const status: Command = {
     }
     const users = object(found['User'])
     const rows: string[][] = []
-    if (flags.values['self'] !== false) rows.push(row(object(found['Self']), users, true))
+    if (found['TailscaleIPs'] === null) output.out('Meshwright is starting.\n')
+    else if (flags.values['self'] !== false) rows.push(row(object(found['Self']), users, true))
     const peers = Object.values(object(found['Peer'])).map(object)
     peers.sort((a, b) => String(a['DNSName']).localeCompare(String(b['DNSName'])))
     for (const peer of peers) if (flags.values['active'] !== true || peer['Active'] === true) rows.push(row(peer, users, false))

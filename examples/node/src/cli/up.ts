@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
+import { readRoute } from '@meshwright/runtime-node'
 import { FlagError } from '../go-flags.ts'
-import { readRoute } from '../wire.ts'
 import { CommandError, type DaemonClient, type Json } from './client.ts'
 import { type Command, list, numberFlag, textFlag } from './command.ts'
 
@@ -83,8 +83,10 @@ async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { o
       }
       const problem = notify['ErrMessage']
       if (typeof problem === 'string' && begun) {
+        const unreachable = /^cannot reach/.test(problem)
+        if (unreachable && !problems.includes(problem)) output.err(`${problem}\nStill trying; Ctrl-C ends the waiting.\n`)
         problems.push(problem)
-        if (/refused|expired|invalid|already used|revoked/i.test(problem)) throw new CommandError(`backend error: ${problem}`)
+        if (!unreachable && /refused|expired|invalid|already used|revoked/i.test(problem)) throw new CommandError(`backend error: ${problem}`)
       }
       if (notify['State'] === STATE_NEEDS_MACHINE_AUTH && begun) output.err('\nTo approve your machine, ask an admin of the control server.\n\n')
       if (notify['State'] === STATE_RUNNING && begun) {

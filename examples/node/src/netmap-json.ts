@@ -1,0 +1,52 @@
+import type { MapNode, NetworkMap } from '@meshwright/control-client'
+import type { RelayMap } from '@meshwright/core'
+import type { JsonObject } from './wire.ts'
+
+/** A relay map in tailscaled's form (tailscale/tailscale:tailcfg/derpmap.go). */
+export function derpMapJson(relays: RelayMap): JsonObject {
+  const regions = [...relays.regions.values()].map((region) => {
+    const nodes = region.nodes.map((node) => ({
+      Name: node.name,
+      RegionID: node.regionId,
+      HostName: node.hostName,
+      ...(node.certName === undefined ? {} : { CertName: node.certName }),
+      ...(node.ipv4 === undefined ? {} : { IPv4: node.ipv4 }),
+      ...(node.ipv6 === undefined ? {} : { IPv6: node.ipv6 }),
+      ...(node.stunPort === undefined ? {} : { STUNPort: node.stunPort }),
+      ...(node.stunOnly === true ? { STUNOnly: true } : {}),
+      ...(node.derpPort === undefined ? {} : { DERPPort: node.derpPort }),
+      ...(node.insecureForTests === true ? { InsecureForTests: true } : {}),
+      ...(node.canPort80 === true ? { CanPort80: true } : {}),
+    }))
+    const flags = { ...(region.avoid === true ? { Avoid: true } : {}), ...(region.noMeasureNoHome === true ? { NoMeasureNoHome: true } : {}) }
+    return [String(region.id), { RegionID: region.id, RegionCode: region.code, RegionName: region.name, ...flags, Nodes: nodes }] as const
+  })
+  return { Regions: Object.fromEntries(regions) }
+}
+
+/** A node of the map as the control server describes it, with the names that tailscaled computes. */
+export function nodeJson(node: MapNode): JsonObject {
+  const label = node.name.split('.')[0] ?? ''
+  return { ...node.wire, ...(node.discoKey === undefined ? {} : { DiscoKey: node.discoKey.text }), ComputedName: label, ComputedNameWithHost: label }
+}
+
+/** The network map as `debug netmap` of tailscaled shows it, without the parts that this node does not keep (tailscale/tailscale:types/netmap). */
+export function netmapJson(map: NetworkMap): JsonObject {
+  return {
+    AllCaps: Object.keys(map.self.capabilities).sort(),
+    Cached: false,
+    CollectServices: map.collectServices,
+    DERPMap: derpMapJson(map.relays),
+    DNS: map.dns,
+    DisplayMessages: map.displayMessages.size === 0 ? null : Object.fromEntries(map.displayMessages),
+    Domain: map.domain,
+    DomainAuditLogID: '',
+    NodeKey: map.self.nodeKey.text,
+    PacketFilterRules: map.packetFilter,
+    Peers: [...map.peers.values()].sort((a, b) => Number(a.id) - Number(b.id)).map(nodeJson),
+    SSHPolicy: map.ssh,
+    SelfNode: nodeJson(map.self),
+    TKAEnabled: false,
+    UserProfiles: Object.fromEntries([...map.users].map(([id, user]) => [String(id), user])),
+  }
+}
