@@ -82,3 +82,19 @@ function goBuild(program: Program, from: NonNullable<Program['goModule']>, bin: 
   rmSync(folder, { recursive: true, force: true })
   return result
 }
+
+/** Programs of the system, by the Debian package that has them. */
+const SYSTEM_PROGRAMS: Readonly<Record<string, string>> = { ip: 'iproute2', wg: 'wireguard-tools', nft: 'nftables' }
+
+/** Installs what is missing of the system's programs, where that is possible: as root on a system with apt. Gives what stays missing. */
+export function installSystem(say: (line: string) => void): readonly string[] {
+  const missing = (): readonly string[] => Object.keys(SYSTEM_PROGRAMS).filter((name) => spawnSync('sh', ['-c', `command -v ${name}`]).status !== 0)
+  const wanted = missing()
+  if (wanted.length === 0 || process.getuid?.() !== 0 || spawnSync('sh', ['-c', 'command -v apt-get']).status !== 0) return wanted
+  const packages = [...new Set(wanted.map((name) => SYSTEM_PROGRAMS[name] ?? ''))]
+  say(`installing ${packages.join(', ')}...`)
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+  spawnSync('apt-get', ['update', '-qq'], { env, stdio: 'ignore' })
+  spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env, stdio: 'ignore' })
+  return missing()
+}

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, 
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { installAll } from './programs.ts'
+import { installAll, installSystem } from './programs.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const RESULTS = path.join(ROOT, '.cache', 'results', 'interop.json')
@@ -47,6 +47,7 @@ async function main(): Promise<number> {
     return 0
   }
   const installed = installAll((line) => process.stderr.write(`${line}\n`))
+  for (const name of installSystem((line) => process.stderr.write(`${line}\n`))) process.stderr.write(`${name} is missing: flows that need it are skipped\n`)
   for (const { reason } of installed) if (reason !== undefined) process.stderr.write(`${reason}\n`)
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
   const bin = mkdtempSync(path.join(os.tmpdir(), 'meshwright-bin-'))
