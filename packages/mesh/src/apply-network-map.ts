@@ -69,7 +69,8 @@ function safeRules(map: NetworkMap, local: IpSet, warnings: string[]): readonly 
   const unsigned = [...map.peers.values()].filter((peer) => peer.isUnsigned)
   if (unsigned.length === 0) return map.packetFilter
   const probe = new PacketFilter()
-  probe.replace(map.packetFilter, local)
+  // The control client leaves such rules out by itself; what the server sent is asked, so that people hear of it.
+  probe.replace([...map.filterChunks.values()].flat(), local)
   if (!probe.admitsAny(IpSet.from(unsigned.flatMap((peer) => [...peer.addresses])))) return map.packetFilter
   warnings.push('The policy admits a node whose key is not signed: all incoming connections are refused until the control server mends it')
   return []

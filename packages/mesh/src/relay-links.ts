@@ -26,6 +26,9 @@ export type RelayLinksOutput =
   | { readonly type: 'disconnected'; readonly region: number; readonly reason: string }
   | { readonly type: 'peerGone'; readonly region: number; readonly peer: NodePublicKey }
 
+/** Where the connection with a region stands. */
+export type RelayLinkState = 'absent' | 'dialling' | 'connected' | 'waiting'
+
 interface Link {
   readonly id: number
   readonly region: number
@@ -86,6 +89,13 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
   /** True when the region's relay has let us in. */
   isConnected(region: number): boolean {
     return this.#regions.get(region)?.link?.connected ?? false
+  }
+
+  /** Where the connection with a region stands: see the table above. */
+  state(region: number): RelayLinkState {
+    const known = this.#regions.get(region)
+    if (known === undefined) return 'absent'
+    return known.link === undefined ? 'waiting' : known.link.connected ? 'connected' : 'dialling'
   }
 
   /** What is wrong with a region's relay, in plain words; `undefined` when nothing is known to be. */

@@ -1,0 +1,105 @@
+import { formatPrefix, parseIp } from '@meshwright/ip'
+import type { Node } from '@meshwright/control-protocol'
+import { describe, expect, test } from 'vitest'
+import { acceptedRoutes, applyNetworkMap, DEFAULT_PREFS, type Prefs } from './index.ts'
+import { ALLOW_ALL, keysOf, networkMap, prefix, WALL, wireNode } from './mesh-lab.test.ts'
+
+const SUBNET = '10.1.0.0/16'
+const EXIT = ['0.0.0.0/0', '::/0']
+const own = (n: number): string[] => [`100.64.0.${n}/32`, `fd7a:115c:a1e0::${n}/128`]
+const router = (n: number, routes: readonly string[], change: Partial<Node> = {}): Node => wireNode(n, { AllowedIPs: [...own(n), ...routes], ...change })
+
+/** The routes of each peer by its number, as text. */
+function routes(peers: readonly Node[], prefs: Partial<Prefs> = {}, wallNow: number = WALL): Record<number, string[]> {
+  const { plane, paths } = applyNetworkMap(networkMap({ Node: wireNode(1), Peers: peers, PacketFilters: { base: ALLOW_ALL } }), { ...DEFAULT_PREFS, ...prefs }, wallNow)
+  expect(paths.map((path) => path.nodeKey.text), 'whoever has a path is a peer').toEqual(plane.peers.map((key) => key.text))
+  return Object.fromEntries(
+    peers.flatMap((peer) => {
+      const key = keysOf(Number(peer.ID)).node.publicKey()
+      if (!plane.peers.some((each) => each.equals(key))) return []
+      return [[Number(peer.ID), plane.routes.filter((route) => route.peer === key.text).map((route) => formatPrefix(route.prefix))]]
+    }),
+  )
+}
+
+describe('routes', () => {
+  test('a peer always has its own addresses; subnets only where routes are accepted', () => {
+    expect(routes([router(2, [SUBNET])])).toEqual({ 2: own(2) })
+    expect(routes([router(2, [SUBNET])], { acceptRoutes: true })).toEqual({ 2: [...own(2), SUBNET] })
+  })
+
+  test('everything goes to the exit node that is named, by stable ID or by address, and to no other', () => {
+    const peers = [router(2, EXIT), router(3, EXIT)]
+    expect(routes(peers, { acceptRoutes: true })).toEqual({ 2: own(2), 3: own(3) })
+    expect(routes(peers, { exitNode: 'stable3' })).toEqual({ 2: own(2), 3: [...own(3), ...EXIT] })
+    expect(routes(peers, { exitNode: '100.64.0.2' })).toEqual({ 2: [...own(2), ...EXIT], 3: own(3) })
+    expect(routes(peers, { exitNode: 'stable9' })).toEqual({ 2: own(2), 3: own(3) })
+  })
+
+  test('what is ignored is said, and only then', () => {
+    const warnings = (peer: Node, prefs: Partial<Prefs>): readonly string[] => applyNetworkMap(networkMap({ Node: wireNode(1), Peers: [peer] }), { ...DEFAULT_PREFS, ...prefs }, WALL).warnings
+    expect(warnings(router(2, [SUBNET]), {})).toEqual(['Some peers are advertising routes but --accept-routes is false'])
+    expect(warnings(router(2, [SUBNET]), { acceptRoutes: true })).toEqual([])
+    expect(warnings(router(2, []), {})).toEqual([])
+    expect(warnings(router(2, EXIT), {}), 'an exit node is an offer, not a loss').toEqual([])
+  })
+
+  test('acceptedRoutes never gives more than the server allows', () => {
+    const peer = networkMap({ Node: wireNode(1), Peers: [wireNode(2, { AllowedIPs: [] })] }).peers.get(2) ?? expect.fail('gone')
+    expect(acceptedRoutes(peer, { ...DEFAULT_PREFS, acceptRoutes: true, exitNode: 'stable2' })).toEqual([])
+  })
+})
+
+describe('peers that are left out', () => {
+  test('expired by the server\'s word or by the clock', () => {
+    expect(routes([wireNode(2, { Expired: true }), wireNode(3)])).toEqual({ 3: own(3) })
+    const timed = wireNode(2, { KeyExpiry: new Date(WALL + 1_000).toISOString() })
+    expect(routes([timed])).toEqual({ 2: own(2) })
+    expect(routes([timed], {}, WALL + 1_001)).toEqual({})
+  })
+
+  test('jailed', () => {
+    expect(routes([wireNode(2, { IsJailed: true }), wireNode(3)])).toEqual({ 3: own(3) })
+  })
+})
+
+describe('what this node answers for', () => {
+  const local = (prefs: Partial<Prefs>, allowed: readonly string[] = []): boolean => {
+    const map = networkMap({ Node: router(1, allowed) })
+    return applyNetworkMap(map, { ...DEFAULT_PREFS, ...prefs }, WALL).plane.local.contains(parseIp('10.1.2.3') ?? expect.fail())
+  }
+
+  test('its addresses, and offered routes only once approved', () => {
+    expect(local({})).toBe(false)
+    expect(local({ advertiseRoutes: [prefix(SUBNET)] }), 'offered, not approved').toBe(false)
+    expect(local({}, [SUBNET]), 'approved, not offered any more').toBe(false)
+    expect(local({ advertiseRoutes: [prefix(SUBNET)] }, [SUBNET])).toBe(true)
+  })
+})
+
+describe('unsigned peers', () => {
+  const apply = (rules: typeof ALLOW_ALL, peer: Node): { readonly rules: number; readonly warnings: readonly string[] } => {
+    const map = networkMap({ Node: wireNode(1), Peers: [peer, wireNode(3)], PacketFilters: { base: rules } })
+    const { plane, warnings } = applyNetworkMap(map, DEFAULT_PREFS, WALL)
+    // Nor is it when the control client has let it through.
+    const overlooked = applyNetworkMap({ ...map, packetFilter: rules }, DEFAULT_PREFS, WALL)
+    expect([overlooked.plane.rules.length, overlooked.warnings]).toEqual([plane.rules.length, warnings])
+    return { rules: plane.rules.length, warnings }
+  }
+
+  test('a filter that admits one is not believed at all', () => {
+    expect(apply(ALLOW_ALL, wireNode(2))).toEqual({ rules: 1, warnings: [] })
+    const distrusted = apply(ALLOW_ALL, wireNode(2, { UnsignedPeerAPIOnly: true }))
+    expect(distrusted.rules).toBe(0)
+    expect(distrusted.warnings).toEqual([expect.stringContaining('not signed')])
+  })
+
+  test('one that does not admit it stands', () => {
+    const rules = [{ ...ALLOW_ALL[0], SrcIPs: ['100.64.0.3'], DstPorts: [{ IP: '*', Ports: { First: 0, Last: 65535 } }] }]
+    expect(apply(rules, wireNode(2, { UnsignedPeerAPIOnly: true }))).toEqual({ rules: 1, warnings: [] })
+  })
+
+  test('it carries no routes', () => {
+    expect(routes([router(2, [SUBNET], { UnsignedPeerAPIOnly: true })], { acceptRoutes: true })[2]).not.toContain(SUBNET)
+  })
+})
