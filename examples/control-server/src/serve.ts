@@ -12,7 +12,6 @@ import { Failure, reasonOf } from './failure.ts'
 import { serveAdminSocket } from './http/admin-socket.ts'
 import { frontHandler } from './http/front.ts'
 import { NodeApi } from './http/node-api.ts'
-import { RecordSplitter } from './http/record-splitter.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
 import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
@@ -134,7 +133,7 @@ function upgrade(request: http.IncomingMessage, socket: Duplex, head: Buffer, op
   if (path !== '/ts2021') return void socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
   const source = request.socket.remoteAddress ?? 'unknown'
   const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS)
-  acceptControl(request, new RecordSplitter(socket, head), new Uint8Array(0), { machineKey: options.machineKey, random: systemRandom, provider: nodeCryptoProvider })
+  acceptControl(request, socket, head, { machineKey: options.machineKey, random: systemRandom, provider: nodeCryptoProvider })
     .then((connection) => new NodeApi(options.service, options.log).serve(connection, source))
     .catch((error: unknown) => {
       options.log.debug('a control connection was refused', { source, reason: reasonOf(error) })

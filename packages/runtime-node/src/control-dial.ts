@@ -260,6 +260,7 @@ type NoiseChannel = Machine<{ readonly type: 'received'; readonly bytes: Uint8Ar
 export class NoiseStream extends Duplex {
   readonly #raw: Duplex
   readonly #channel: NoiseChannel
+  #draining = false
 
   constructor(raw: Duplex, channel: NoiseChannel) {
     super()
@@ -277,15 +278,17 @@ export class NoiseStream extends Duplex {
     if (head.length > 0) this.#received(head)
   }
 
-  /** Performs what the channel owes. */
+  /**
+   * Performs what the channel owes. Whoever reads may write at once, while its bytes are still being handed over: then the outer call goes
+   * on, so that nobody is given bytes inside their own reading (Node's HTTP/2 asserts against that and ends the process).
+   */
   drain(): void {
-    for (let output = this.#channel.pollOutput(); output !== undefined; output = this.#channel.pollOutput()) {
-      if (output.type === 'transmit') this.#raw.write(output.bytes)
-      else if (output.type === 'data') {
-        if (!this.push(output.bytes)) this.#raw.pause()
-      } else if (output.type === 'failed') this.destroy(new MeshwrightError(output.code, output.message))
-      else if (output.type === 'early') this.emit('early', output.payload)
-      else this.emit('established', output)
+    if (this.#draining) return
+    this.#draining = true
+    try {
+      for (let output = this.#channel.pollOutput(); output !== undefined; output = this.#channel.pollOutput()) this.#perform(output)
+    } finally {
+      this.#draining = false
     }
   }
 
@@ -307,6 +310,15 @@ export class NoiseStream extends Duplex {
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     this.#raw.destroy()
     done(error)
+  }
+
+  #perform(output: NoiseInitiatorOutput | NoiseResponderOutput): void {
+    if (output.type === 'transmit') this.#raw.write(output.bytes)
+    else if (output.type === 'data') {
+      if (!this.push(output.bytes)) this.#raw.pause()
+    } else if (output.type === 'failed') this.destroy(new MeshwrightError(output.code, output.message))
+    else if (output.type === 'early') this.emit('early', output.payload)
+    else this.emit('established', output)
   }
 
   #received(bytes: Uint8Array): void {

@@ -1,0 +1,50 @@
+import { Duplex } from 'node:stream'
+import { NoiseInitiator, NoiseResponder } from '@meshwright/control-protocol'
+import { concatBytes, instant } from '@meshwright/core'
+import { MachinePrivateKey, nobleProvider } from '@meshwright/crypto'
+import { expect, test } from 'vitest'
+import { NoiseStream } from './control-dial.ts'
+import { systemRandom } from './random.ts'
+
+test('a reader that writes while it reads is never given the next record inside that reading', async () => {
+  const now = instant(0)
+  const serverKey = MachinePrivateKey.generate(systemRandom)
+  const common = { provider: nobleProvider, random: systemRandom }
+  const initiator = new NoiseInitiator({ ...common, machineKey: MachinePrivateKey.generate(systemRandom), serverKey: serverKey.publicKey(), version: 142 })
+  const responder = new NoiseResponder({ ...common, machineKey: serverKey })
+  responder.handleInput(now, { type: 'initiation', bytes: initiator.initiation })
+  for (let output = responder.pollOutput(); output !== undefined; output = responder.pollOutput()) {
+    if (output.type === 'transmit') initiator.handleInput(now, { type: 'received', bytes: output.bytes })
+  }
+  while (initiator.pollOutput() !== undefined);
+  const records: Uint8Array[] = []
+  for (const text of ['one', 'two', 'three']) {
+    initiator.send(now, Buffer.from(text))
+    for (let output = initiator.pollOutput(); output !== undefined; output = initiator.pollOutput()) if (output.type === 'transmit') records.push(output.bytes)
+  }
+
+  const written: Buffer[] = []
+  const raw = new Duplex({
+    read: () => undefined,
+    write: (chunk: Buffer, _encoding, done) => {
+      written.push(chunk)
+      done()
+    },
+  })
+  const stream = new NoiseStream(raw, responder)
+  const seen: string[] = []
+  let depth = 0
+  let deepest = 0
+  stream.on('data', (bytes: Buffer) => {
+    depth += 1
+    deepest = Math.max(deepest, depth)
+    seen.push(bytes.toString())
+    stream.write(`answer to ${bytes.toString()}`)
+    depth -= 1
+  })
+  stream.begin(new Uint8Array(0))
+  raw.push(concatBytes(...records)) // all in one segment
+  await expect.poll(() => seen).toEqual(['one', 'two', 'three'])
+  await expect.poll(() => written.length).toBe(3)
+  expect(deepest).toBe(1)
+})
