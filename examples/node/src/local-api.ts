@@ -3,13 +3,17 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { connect } from 'node:net'
 import path from 'node:path'
 import type { Duplex } from 'node:stream'
-import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
+import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
 import { isMeshwrightError } from '@meshwright/core'
+import { formatIp } from '@meshwright/ip'
 import type { PingKind } from '@meshwright/mesh'
-import type { RunningNode } from '@meshwright/runtime-node'
+import { forwardingHints, type GoPrefs, readGoPrefs, type RunningNode } from '@meshwright/runtime-node'
+import { watchBus } from './local-bus.ts'
+import { askNames, RecordTypeError } from './local-dns.ts'
+import { currentPrefs, profileJson } from './local-prefs.ts'
 import { renderMetrics } from './metrics.ts'
-import { VERSION } from './version.ts'
-import { type JsonObject, pingJson, prefsJson, readPrefs, stateNumber, statusJson, whoisJson } from './wire.ts'
+import { derpMapJson, netmapJson, nodeJson } from './netmap-json.ts'
+import { type JsonObject, pingJson, statusJson, userJson, whoisJson } from './wire.ts'
 
 const BASE = '/localapi/v0/'
 const MAX_BODY_BYTES = 1_048_576
@@ -20,6 +24,8 @@ const PING_KINDS: readonly PingKind[] = ['disco', 'TSMP', 'ICMP', 'peerapi']
 export interface LocalApiDoor {
   readonly node: RunningNode
   readonly shutdown: () => void
+  /** The login under way was begun with an auth key. */
+  keyLogin?: boolean
 }
 
 /** An answer other than 200. */
@@ -83,116 +89,216 @@ async function answer(request: IncomingMessage, response: ServerResponse, door: 
   if (host !== undefined && host !== '' && host !== HOST) throw new ApiError(403, 'invalid localapi request: wrong host')
   const url = new URL(request.url ?? '/', `http://${HOST}`)
   if (!url.pathname.startsWith(BASE)) throw new ApiError(404, `not found: ${url.pathname}`)
-  const verb = `${request.method ?? 'GET'} ${url.pathname.slice(BASE.length).replace(/\/$/, '')}`
+  const call: Call = {
+    verb: `${request.method ?? 'GET'} ${url.pathname.slice(BASE.length).replace(/\/$/, '')}`,
+    query: url.searchParams,
+    request,
+    response,
+    door,
+    send: (value) => void response.writeHead(200, headers('application/json')).end(`${formatJson(value)}\n`),
+    text: (text) => void response.writeHead(200, headers('text/plain; version=0.0.4')).end(text),
+    done: (status = 204) => void response.writeHead(status, headers('text/plain')).end(),
+  }
+  if ((await reading(call)) || (await commanding(call))) return
+  throw new ApiError(404, `not found: ${call.verb} is not supported by meshwrightd`)
+}
+
+/** One request. */
+interface Call {
+  readonly verb: string
+  readonly query: URLSearchParams
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly door: LocalApiDoor
+  readonly send: (value: unknown) => void
+  readonly text: (text: string) => void
+  readonly done: (status?: number) => void
+}
+
+// What changes nothing.
+async function reading(call: Call): Promise<boolean> {
+  const { query, send, door } = call
   const { node } = door
-  const send = (value: unknown): void => {
-    response.writeHead(200, headers('application/json')).end(`${JSON.stringify(value)}\n`)
-  }
-  const done = (): void => {
-    response.writeHead(204, headers('text/plain')).end()
-  }
-  switch (verb) {
+  switch (call.verb) {
     case 'GET status':
-      return send(statusJson(node.status(), url.searchParams.get('peers') !== 'false'))
+    case 'POST status':
+      send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined))
+      return true
     case 'GET prefs':
-      return send(currentPrefs(node))
-    case 'PATCH prefs': {
-      const change = readPrefs(await readJson(request), true)
-      change.controlUrl === undefined || change.controlUrl === node.status().controlUrl ? node.setPrefs(change.prefs) : moveTo(node, change.controlUrl, change.prefs)
-      return send(currentPrefs(node))
+      send(currentPrefs(node))
+      return true
+    case 'GET whois': {
+      const address = query.get('addr') ?? ''
+      const byKey = address.startsWith('nodekey:') ? node.networkMap()?.peersByKey.get(address)?.addresses[0]?.ip : undefined
+      const found = node.whois(byKey === undefined ? address : formatIp(byKey))
+      if (found === undefined) throw new ApiError(404, 'no match for IP:port')
+      send(whoisJson(found, node.status(), node.networkMap()))
+      return true
     }
+    case 'GET watch-ipn-bus':
+      call.response.writeHead(200, headers('application/json'))
+      watchBus(call.response, node, Number(query.get('mask') ?? 0))
+      return true
+    case 'GET metrics':
+    case 'GET usermetrics':
+      call.text(renderMetrics(node.status(), node.prefs()))
+      return true
+    case 'GET derpmap':
+      send(node.networkMap() === undefined ? null : derpMapJson(needMap(node).relays))
+      return true
+    case 'GET dns-config':
+      if (node.networkMap() === undefined) throw new ApiError(503, 'no netmap')
+      send(needMap(node).dns)
+      return true
+    case 'GET dns-osconfig':
+      throw new ApiError(500, 'getting DNS OS configuration is not supported on this platform')
+    case 'GET dns-query':
+      send(await askNames(node, query.get('name') ?? '', query.get('type') ?? 'A').catch((error: unknown) => {
+        throw error instanceof RecordTypeError ? new ApiError(400, error.message) : error
+      }))
+      return true
+    case 'GET check-ip-forwarding':
+      send({ Warning: node.tunName === undefined ? '' : forwardingHints(node.prefs().advertiseRoutes).join(' ') })
+      return true
+    case 'GET check-udp-gro-forwarding':
+      send({ Warning: '' })
+      return true
+    case 'GET check-so-mark-in-use':
+      send({ UseSOMark: node.tunName === undefined })
+      return true
+    case 'GET suggest-exit-node':
+      send({ ID: '', Name: '' })
+      return true
+    case 'GET profiles':
+      send(node.status().self === undefined ? [] : [profileJson(node)])
+      return true
+    case 'GET profiles/current':
+      send(profileJson(node))
+      return true
+    case 'GET cert-domains':
+    case 'GET services':
+      send([])
+      return true
+    case 'GET peer-by-id': {
+      const peer = [...(node.networkMap()?.peers.values() ?? [])].find((each) => String(each.id) === query.get('id'))
+      if (peer === undefined) throw new ApiError(404, 'peer not found')
+      send(nodeJson(peer))
+      return true
+    }
+    case 'GET user-profile': {
+      const user = node.status().users.find((each) => String(each.id) === query.get('id'))
+      if (user === undefined) throw new ApiError(404, 'user not found')
+      send(userJson(user))
+      return true
+    }
+    case 'POST debug':
+      if (query.get('action') !== 'current-netmap') throw new ApiError(400, `unknown action '${query.get('action') ?? ''}'`)
+      if (node.networkMap() === undefined) throw new ApiError(400, 'no netmap')
+      send(netmapJson(needMap(node)))
+      return true
+    case 'GET meshwright/path':
+      send({ Lines: node.explainPath(query.get('peer') ?? '') })
+      return true
+    case 'POST meshwright/resolve':
+      send({ Addresses: await node.resolve(query.get('name') ?? '') })
+      return true
+    case 'POST ping': {
+      const kind = PING_KINDS.find((each) => each === query.get('type'))
+      if (kind === undefined) throw new ApiError(400, `unknown ping type '${query.get('type') ?? ''}': one of ${PING_KINDS.join(', ')}`)
+      const aborted = new AbortController()
+      call.response.on('close', () => aborted.abort())
+      send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal })))
+      return true
+    }
+    default:
+      return false
+  }
+}
+
+// What changes the node.
+async function commanding(call: Call): Promise<boolean> {
+  const { query, send, done, door } = call
+  const { node } = door
+  switch (call.verb) {
+    case 'PATCH prefs':
+      applyPrefs(door, readWish(await readJson(call.request), true))
+      send(currentPrefs(node))
+      return true
     case 'POST check-prefs':
-      readPrefs(await readJson(request), false)
-      return send({ Error: '' })
+      readWish(await readJson(call.request), false)
+      send({ Error: '' })
+      return true
     case 'POST start': {
-      const options = await readJson(request)
+      const options = await readJson(call.request)
       const given = options['UpdatePrefs']
-      const change = typeof given === 'object' && given !== null ? readPrefs({ ...given }, false) : { prefs: {}, controlUrl: undefined }
+      const change = readWish(typeof given === 'object' && given !== null ? { ...given } : {}, false)
       const { wantRunning: _later, ...prefs } = change.prefs
+      node.setForeignPrefs(change.foreign)
       node.setPrefs(prefs)
       const authKey = options['AuthKey']
       const controlUrl = change.controlUrl === undefined || change.controlUrl === '' ? undefined : change.controlUrl
-      node.up({ ...(typeof authKey === 'string' && authKey !== '' ? { authKey } : {}), ...(controlUrl === undefined ? {} : { controlUrl }) })
-      return done()
+      const withKey = typeof authKey === 'string' && authKey !== ''
+      door.keyLogin = withKey
+      node.up({ ...(withKey ? { authKey } : {}), ...(controlUrl === undefined ? {} : { controlUrl }) })
+      done()
+      return true
     }
-    case 'POST login-interactive': {
-      if (node.status().authUrl === undefined) node.up({ forceReauth: node.status().state === 'running' })
-      return done()
-    }
+    case 'POST login-interactive':
+      // The usual command line sends this after `start` with an auth key too: that login goes on, and needs nobody.
+      if (door.keyLogin !== true && node.status().authUrl === undefined) node.up({ forceReauth: node.status().nodeKey !== undefined })
+      done()
+      return true
     case 'POST logout':
       await node.logout()
-      return done()
-    case 'POST ping':
-      return send(pingJson(await ping(node, url.searchParams)))
-    case 'GET whois': {
-      const address = url.searchParams.get('addr') ?? ''
-      const found = node.whois(address)
-      if (found === undefined) throw new ApiError(404, `no match for IP:port: ${address} is no address of this mesh`)
-      return send(whoisJson(found, node.status()))
-    }
-    case 'GET watch-ipn-bus':
-      return watch(response, node, Number(url.searchParams.get('mask') ?? 0))
-    case 'GET metrics':
-    case 'GET usermetrics':
-      response.writeHead(200, headers('text/plain; version=0.0.4')).end(renderMetrics(node.status()))
-      return
+      done()
+      return true
+    case 'POST reset-auth':
+      await node.logout()
+      done()
+      return true
+    case 'PUT profiles':
+      if (node.status().nodeKey !== undefined) throw new ApiError(400, 'meshwrightd keeps one login: log out first, or run a second daemon with a state file and a socket of its own')
+      done(201)
+      return true
     case 'POST shutdown':
       done()
-      return door.shutdown()
-    case 'GET meshwright/path':
-      return send({ Lines: node.explainPath(url.searchParams.get('peer') ?? '') })
+      door.shutdown()
+      return true
     case 'POST meshwright/block-udp':
-      node.setUdpBlocked(url.searchParams.get('on') !== 'false')
-      return done()
-    case 'POST meshwright/resolve':
-      return send({ Addresses: await node.resolve(url.searchParams.get('name') ?? '') })
+      node.setUdpBlocked(query.get('on') !== 'false')
+      done()
+      return true
     case 'POST meshwright/reauth': {
-      const authKey = url.searchParams.get('authkey') ?? ''
+      const authKey = query.get('authkey') ?? ''
       node.up({ forceReauth: true, ...(authKey === '' ? {} : { authKey }) })
-      return done()
+      done()
+      return true
     }
     default:
-      throw new ApiError(404, `not found: ${verb} is not supported by meshwrightd`)
+      return false
   }
 }
 
-async function ping(node: RunningNode, query: URLSearchParams): ReturnType<RunningNode['ping']> {
-  const kind = PING_KINDS.find((each) => each === query.get('type'))
-  if (kind === undefined) throw new ApiError(400, `unknown ping type '${query.get('type') ?? ''}': one of ${PING_KINDS.join(', ')}`)
-  return node.ping(query.get('ip') ?? '', kind)
+function needMap(node: RunningNode): NonNullable<ReturnType<RunningNode['networkMap']>> {
+  const map = node.networkMap()
+  if (map === undefined) throw new ApiError(503, 'no netmap')
+  return map
 }
 
-function currentPrefs(node: RunningNode): JsonObject {
-  const status = node.status()
-  return prefsJson(node.prefs(), status.controlUrl, status.nodeKey === undefined && !node.prefs().wantRunning)
-}
-
-function moveTo(node: RunningNode, controlUrl: string, prefs: Parameters<RunningNode['setPrefs']>[0]): void {
-  node.setPrefs({ ...prefs, wantRunning: false })
-  node.up({ controlUrl })
-}
-
-// Notifications as newline-delimited JSON. Only what our own and the usual command line wait for: state, URL to open, the status behind it.
-function watch(response: ServerResponse, node: RunningNode, mask: number): void {
-  response.writeHead(200, headers('application/json'))
-  let lastState: number | undefined
-  let lastUrl: string | undefined
-  const tell = (first: boolean): void => {
-    const status = node.status()
-    const state = stateNumber(status.state)
-    const notify: JsonObject = { Version: VERSION }
-    if (first && (mask & 2) !== 0) notify['SessionID'] = 'meshwright'
-    if ((first && (mask & 2) !== 0) || state !== lastState) notify['State'] = state
-    if (first && (mask & 4) !== 0) notify['Prefs'] = currentPrefs(node)
-    if (status.authUrl !== undefined && (status.authUrl !== lastUrl || (first && (mask & 2) !== 0))) notify['BrowseToURL'] = status.authUrl
-    if (status.lastError !== undefined && status.state !== 'running') notify['ErrMessage'] = status.lastError
-    lastState = state
-    lastUrl = status.authUrl
-    if (Object.keys(notify).length > 1 || first) response.write(`${JSON.stringify(notify)}\n`)
+function readWish(given: JsonObject, masked: boolean): GoPrefs {
+  try {
+    return readGoPrefs(given, masked)
+  } catch (error) {
+    throw error instanceof TypeError ? new ApiError(400, error.message) : error
   }
-  const stop = node.onChange(() => tell(false))
-  response.on('close', stop)
-  tell(true)
+}
+
+function applyPrefs(door: LocalApiDoor, change: GoPrefs): void {
+  const { node } = door
+  if (Object.keys(change.foreign).length > 0) node.setForeignPrefs(change.foreign)
+  if (change.controlUrl === undefined || change.controlUrl === node.status().controlUrl) return node.setPrefs(change.prefs)
+  node.setPrefs({ ...change.prefs, wantRunning: false })
+  node.up({ controlUrl: change.controlUrl })
 }
 
 // `nc`: a stream through the mesh, after `Upgrade: ts-dial` (tailscale/tailscale:client/local, UserDial).
@@ -231,8 +337,8 @@ async function readJson(request: IncomingMessage): Promise<JsonObject> {
 
 function headers(type: string): Record<string, string> {
   return {
+    // No `Tailscale-Version`: this is not a build of tailscaled, and every command line would warn of the difference on every call.
     'Content-Type': type,
-    'Tailscale-Version': VERSION,
     'Tailscale-Cap': String(CAPABILITY_VERSION),
     'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'; script-src 'none'; script-src-elem 'none'; script-src-attr 'none'",
     'X-Frame-Options': 'DENY',

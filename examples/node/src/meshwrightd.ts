@@ -14,7 +14,7 @@ const FLAGS: Readonly<Record<string, FlagSpec>> = {
   statedir: { type: 'string', help: 'folder for state; used when --state is absent' },
   socket: { type: 'string', help: 'path of the Unix socket for the command line', default: defaultSocket() },
   port: { type: 'int', help: 'UDP port for WireGuard and peer-to-peer traffic; 0 means any', default: '0' },
-  tun: { type: 'string', help: 'only "userspace-networking" is built: no TUN device, no root', default: 'userspace-networking' },
+  tun: { type: 'string', help: 'name of a TUN device to make (Linux, root, npm package koffi), or "userspace-networking": no device, no root', default: 'userspace-networking' },
   'socks5-server': { type: 'string', help: '[ip]:port of a SOCKS5 proxy into the mesh, such as localhost:1055' },
   verbose: { type: 'int', help: 'log level: 0 quiet, 1 more', default: '0' },
   'no-logs-no-support': { type: 'bool', help: 'accepted for compatibility: no log ever leaves this computer' },
@@ -26,7 +26,9 @@ const FLAGS: Readonly<Record<string, FlagSpec>> = {
 const USAGE = `usage: meshwrightd [flags]
 
 The daemon of a mesh node. It needs no root: programs reach the mesh through its SOCKS5 port, and connections
-from the mesh are handed to the same port on 127.0.0.1. Command it with "meshwright".
+from the mesh are handed to the same port on 127.0.0.1. With --tun=NAME all programs of this computer take part
+by a network device instead, and the DNS service of the mesh answers at 100.100.100.100; resolv.conf is never
+touched. Command it with "meshwright".
 
 ${describeFlags(FLAGS)}`
 
@@ -38,7 +40,6 @@ async function main(words: readonly string[]): Promise<number> {
   }
   if (args.length > 0) throw new FlagError(`meshwrightd takes flags alone, not '${args.join(' ')}'`)
   const tun = values['tun'] ?? 'userspace-networking'
-  if (tun !== 'userspace-networking') throw new FlagError(`--tun=${String(tun)} is not built yet: use --tun=userspace-networking`)
   const verbose = Number(values['verbose'] ?? 0)
   const state = String(values['state'] ?? '')
   const inMemory = state === 'mem:'
@@ -51,6 +52,7 @@ async function main(words: readonly string[]): Promise<number> {
     allowLoopback: values['allow-loopback'] === true,
     blockUdp: values['block-udp'] === true,
     ephemeral: inMemory,
+    ...(tun === 'userspace-networking' ? {} : { tun: String(tun) }),
     forwardUnclaimed: (local) => dialLocal(local.port),
     log: (level, line) => {
       if (level !== 'debug' || verbose > 0) process.stderr.write(`${new Date().toISOString()} ${level} ${line}\n`)
@@ -70,7 +72,7 @@ async function main(words: readonly string[]): Promise<number> {
     throw error
   })
   const socks = values['socks5-server'] === undefined ? undefined : await listenSocks(node, String(values['socks5-server']))
-  process.stderr.write(`${new Date().toISOString()} info meshwrightd ${VERSION} is ready: socket ${socketPath}${stateFile === undefined ? '' : `, state ${stateFile}`}\n`)
+  process.stderr.write(`${new Date().toISOString()} info meshwrightd ${VERSION} is ready: socket ${socketPath}${node.tunName === undefined ? '' : `, device ${node.tunName}`}${stateFile === undefined ? '' : `, state ${stateFile}`}\n`)
   await stopped
   socks?.close()
   api.close()

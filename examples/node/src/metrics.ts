@@ -1,23 +1,35 @@
-import type { MeshStatus } from '@meshwright/mesh'
+import { formatPrefix } from '@meshwright/ip'
+import type { MeshStatus, Prefs } from '@meshwright/mesh'
 
-/** A node's counters as Prometheus text. `tailscaled_*` names stand where the meaning is the same. */
-export function renderMetrics(status: MeshStatus): string {
+/**
+ * A node's counters as Prometheus text. `tailscaled_*` names stand where the meaning is the same
+ * (tailscale/tailscale:wgengine/magicsock, ipn/ipnlocal); what is counted otherwise has a `meshwright_*` name.
+ */
+export function renderMetrics(status: MeshStatus, prefs: Prefs): string {
   const lines: string[] = []
   const metric = (name: string, type: 'counter' | 'gauge', help: string, values: readonly (readonly [string, number])[]): void => {
-    lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`)
+    lines.push(`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`)
     for (const [labels, value] of values) lines.push(`${name}${labels} ${value}`)
   }
-  metric('tailscaled_inbound_bytes_total', 'counter', 'Bytes of datagrams received, by path', [['{path="direct"}', status.directBytesIn], ['{path="derp"}', status.relayBytesIn]])
-  metric('tailscaled_outbound_bytes_total', 'counter', 'Bytes of datagrams sent, by path', [['{path="direct"}', status.directBytesOut], ['{path="derp"}', status.relayBytesOut]])
+  const advertised = new Set(prefs.advertiseRoutes.map(formatPrefix))
+  const approved = (status.self?.allowedIps ?? []).filter((prefix) => advertised.has(formatPrefix(prefix)))
+  metric('tailscaled_advertised_routes', 'gauge', 'Number of advertised network routes (e.g. by a subnet router)', [['', advertised.size]])
+  metric('tailscaled_approved_routes', 'gauge', 'Number of approved network routes (e.g. by a subnet router)', [['', approved.length]])
+  metric('tailscaled_health_messages', 'gauge', 'Number of health messages broken down by type.', [['{type="warning"}', status.health.length]])
+  metric('tailscaled_home_derp_region_id', 'gauge', "DERP region ID of this node's home relay server", [['', status.homeRegion]])
+  metric('tailscaled_inbound_bytes_total', 'counter', 'Counts the number of bytes received from other peers', [['{path="derp"}', status.relayBytesIn], ['{path="direct"}', status.directBytesIn]])
+  metric('tailscaled_outbound_bytes_total', 'counter', 'Counts the number of bytes sent to other peers', [['{path="derp"}', status.relayBytesOut], ['{path="direct"}', status.directBytesOut]])
   metric('meshwright_inbound_packets_total', 'counter', 'Inner packets delivered to this node', [['', status.packetsIn]])
   metric('meshwright_outbound_packets_total', 'counter', 'Inner packets sent by this node', [['', status.packetsOut]])
-  metric('meshwright_dropped_packets_total', 'counter', 'Packets dropped, by reason', Object.entries(status.drops).map(([reason, count]) => [`{reason="${reason}"}`, count] as const))
-  metric('tailscaled_health_messages', 'gauge', 'Warnings that status shows', [['{type="warning"}', status.health.length]])
-  metric('tailscaled_home_derp_region_id', 'gauge', 'Region of the home relay', [['', status.homeRegion]])
+  metric('meshwright_dropped_packets_total', 'counter', 'Packets dropped, by reason', Object.entries(status.drops).map(([reason, count]) => [`{reason="${escape(reason)}"}`, count] as const))
   metric('meshwright_peers', 'gauge', 'Peers in the network map', [['', status.peers.length]])
-  for (const peer of status.peers) {
-    const label = `{peer="${peer.name.split('.')[0] ?? ''}"}`
-    lines.push(`meshwright_peer_received_bytes_total${label} ${peer.rxBytes}`, `meshwright_peer_sent_bytes_total${label} ${peer.txBytes}`)
-  }
+  const ofPeers = (count: (peer: MeshStatus['peers'][number]) => number): readonly (readonly [string, number])[] => status.peers.map((peer) => [`{peer="${escape(peer.name.split('.')[0] ?? '')}"}`, count(peer)])
+  metric('meshwright_peer_received_bytes_total', 'counter', 'Bytes received from a peer inside its sessions', ofPeers((peer) => peer.rxBytes))
+  metric('meshwright_peer_sent_bytes_total', 'counter', 'Bytes sent to a peer inside its sessions', ofPeers((peer) => peer.txBytes))
   return `${lines.join('\n')}\n`
+}
+
+// Names come from other nodes, by way of the control server.
+function escape(label: string): string {
+  return label.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
 }

@@ -197,6 +197,8 @@ class Flow extends Duplex implements MeshSocket {
   #waiting: { readonly bytes: Uint8Array; readonly done: (error?: Error | null) => void } | undefined
   #unread = 0
   #over = false
+  #idleMs = 0
+  #idle: NodeJS.Timeout | undefined
 
   constructor(id: FlowId, door: StackDoor, remote: Endpoint) {
     super({ allowHalfOpen: true })
@@ -216,7 +218,40 @@ class Flow extends Duplex implements MeshSocket {
     this.emit('connect')
   }
 
+  // `setTimeout`, `setNoDelay`, `setKeepAlive`, `ref` and `unref`: Node's HTTP client and server call them on whatever they are given.
+  setTimeout(ms: number, listener?: () => void): this {
+    this.#idleMs = ms
+    clearTimeout(this.#idle)
+    this.#idle = undefined
+    if (listener !== undefined) ms === 0 ? this.removeListener('timeout', listener) : this.once('timeout', listener)
+    this.#stir()
+    return this
+  }
+
+  setNoDelay(): this {
+    return this
+  }
+
+  setKeepAlive(): this {
+    return this
+  }
+
+  ref(): this {
+    return this
+  }
+
+  unref(): this {
+    return this
+  }
+
+  #stir(): void {
+    if (this.#idleMs === 0 || this.destroyed) return
+    if (this.#idle === undefined) this.#idle = setTimeout(() => this.emit('timeout'), this.#idleMs).unref()
+    else this.#idle.refresh()
+  }
+
   received(bytes: Uint8Array): void {
+    this.#stir()
     const wantsMore = this.push(bytes)
     if (wantsMore) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
     else this.#unread += bytes.length
@@ -267,6 +302,7 @@ class Flow extends Duplex implements MeshSocket {
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearTimeout(this.#idle)
     if (!this.#over) {
       this.#over = true
       const clean = error === null && this.writableFinished && this.readableEnded
@@ -277,6 +313,7 @@ class Flow extends Duplex implements MeshSocket {
 
   #offer(bytes: Uint8Array, done: (error?: Error | null) => void): void {
     if (this.#over) return done(failure('EPIPE', 'the connection is closed'))
+    this.#stir()
     const taken = this.#door((stack, now) => stack.write(now, this.#id, bytes))
     if (taken === bytes.length) done()
     else this.#waiting = { bytes: bytes.subarray(taken), done }

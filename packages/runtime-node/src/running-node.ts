@@ -1,5 +1,8 @@
+import type http from 'node:http'
 import type { Duplex } from 'node:stream'
+import type { NetworkMap } from '@meshwright/control-client'
 import type { MeshStatus, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
+import type { JsonObject } from './go-prefs.ts'
 
 /** How a node is started. */
 export interface MeshNodeOptions {
@@ -36,6 +39,19 @@ export interface MeshSocket extends Duplex {
   readonly remotePort: number
   readonly localAddress: string
   readonly localPort: number
+  /** Emits `timeout` after so many milliseconds without a byte in either direction; 0 for never. */
+  setTimeout(ms: number, listener?: () => void): this
+  /** Here for programs that were written for `net.Socket`: nothing is held back anyway. */
+  setNoDelay(on?: boolean): this
+  setKeepAlive(on?: boolean, delayMs?: number): this
+  /** A connection over the mesh never keeps the process alive; its node does. */
+  ref(): this
+  unref(): this
+}
+
+/** Whoever has a far end: a `MeshSocket`, `request.socket` of an HTTP server on the mesh. */
+export interface HasRemote {
+  readonly remoteAddress?: string | undefined
 }
 
 /** A listener on the mesh. */
@@ -73,7 +89,7 @@ export interface RunningNode {
   /** Takes no part, stays known. */
   down(): void
   /** Tells the control server that this node's key is no more, and forgets it. */
-  logout(): Promise<void>
+  logout(options?: { readonly signal?: AbortSignal }): Promise<void>
   /** Connects to `host` (name of the mesh or address) and `port`. Rejects with a plain reason. */
   dialTcp(host: string, port: number, options?: { readonly signal?: AbortSignal; readonly timeoutMs?: number }): Promise<MeshSocket>
   /** Accepts connections from the mesh that the policy allows; port 0 chooses one. */
@@ -81,10 +97,22 @@ export interface RunningNode {
   /** Binds a UDP port on the mesh; port 0 chooses one. */
   listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket
   /** Addresses of a name: of the mesh first, then of the system. */
-  resolve(name: string): Promise<readonly string[]>
-  ping(address: string, kind: PingKind, options?: { readonly timeoutMs?: number; readonly sizeBytes?: number }): Promise<PingResult>
-  /** Who stands behind `address` or `address:port`. */
-  whois(address: string): WhoIs | undefined
+  resolve(name: string, options?: { readonly signal?: AbortSignal }): Promise<readonly string[]>
+  ping(address: string, kind: PingKind, options?: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal }): Promise<PingResult>
+  /** Who stands behind `address`, `address:port`, or the far end of a connection: `whois(request.socket)`. */
+  whois(from: string | HasRemote): WhoIs | undefined
+  /** An agent for Node's HTTP client whose connections go over the mesh: `http.get(url, { agent: node.agent() })`. */
+  agent(options?: http.AgentOptions): http.Agent
+  /** `fetch` over the mesh, for `http:` URLs of its names and addresses. Redirects are handed back, not followed. */
+  fetch(input: string | URL | Request, init?: RequestInit): Promise<Response>
+  /** The network map in force. */
+  networkMap(): NetworkMap | undefined
+  /** Name of the TUN device; `undefined` in userspace mode. */
+  readonly tunName: string | undefined
+  /** Members of tailscaled's preferences that this node keeps for other programs without acting on them, by their Go names. */
+  foreignPrefs(): Readonly<JsonObject>
+  /** Changes some of them; they are on disk when it returns. */
+  setForeignPrefs(change: Readonly<JsonObject>): void
   /** Blocks or frees UDP while running: see `MeshNodeOptions.blockUdp`. */
   setUdpBlocked(blocked: boolean): void
   /** The story of a path: candidates, probes, what was refused and what was chosen, as lines for people. */

@@ -1,19 +1,25 @@
+import type http from 'node:http'
 import os from 'node:os'
 import { lookup } from 'node:dns/promises'
-import type { ControlClientInput } from '@meshwright/control-client'
+import type { ControlClientInput, NetworkMap } from '@meshwright/control-client'
 import { MeshwrightError, type RelayRegion } from '@meshwright/core'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import { ControlTransport } from './control-dial.ts'
+import { dialSystem } from './dial-system.ts'
+import { DnsUpstreams } from './dns-upstream.ts'
 import { type Driver, drive } from './drive.ts'
+import type { JsonObject } from './go-prefs.ts'
 import { localEndpoints } from './local-endpoints.ts'
+import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { type ForwardUnclaimed, MeshFlows } from './mesh-socket.ts'
 import { nodeCryptoProvider } from './node-crypto.ts'
 import { systemRandom } from './random.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
-import type { LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
-import { NodeStore } from './stored-node.ts'
+import type { HasRemote, LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+import { NodeStore, ownerOf } from './stored-node.ts'
+import { forwardingHints, planFor, TunLink } from './tun-link.ts'
 import { openUdp, type UdpSocket } from './udp.ts'
 
 const ADDRESS_CHECK_MS = 5_000
@@ -21,7 +27,7 @@ const DIAL_TIMEOUT_MS = 60_000
 const LOGOUT_TIMEOUT_MS = 10_000
 
 /** Codes of the errors of {@link startMeshNode} and of the node it gives. */
-export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED'
+export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
 
 /** A node that cannot do what it is asked. */
 export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}
@@ -34,6 +40,8 @@ export interface MeshDaemonOptions extends MeshNodeOptions {
   readonly relayPlainHttp?: boolean
   /** Version text, told to the control server. */
   readonly version?: string
+  /** A TUN device of this name instead of the node's own TCP/IP stack: Linux, root, and the optional package `koffi`. */
+  readonly tun?: string
 }
 
 /**
@@ -58,8 +66,14 @@ class Runner implements RunningNode {
   readonly #store: NodeStore
   readonly #clock = suspendAwareClock()
   readonly #listeners: Set<() => void> = new Set()
-  readonly #pings: Map<number, (result: PingResult) => void> = new Map()
+  readonly #pings: Map<number, { readonly resolve: (result: PingResult) => void; readonly reject: (error: Error) => void }> = new Map()
   readonly #flows: MeshFlows
+  readonly #dns: DnsUpstreams
+  readonly #systemName: string = os.hostname().split('.')[0] || 'node'
+  #tun: TunLink | undefined
+  #plannedFor: unknown
+  #agent: http.Agent | undefined
+  #endpoints: MeshStatus['peers'][number]['endpoints'] = []
   #firstPrefs: Prefs
   #controlUrl: string
   #node: MeshNode
@@ -82,13 +96,14 @@ class Runner implements RunningNode {
     this.#firstPrefs = {
       ...(stored.prefs ?? DEFAULT_PREFS),
       wantRunning: options.respectStoredPrefs === true ? (stored.prefs?.wantRunning ?? false) : true,
-      hostname: options.hostname ?? (stored.prefs?.hostname || os.hostname().split('.')[0] || 'node'),
+      hostname: options.hostname ?? (stored.prefs?.hostname || this.#systemName),
       ...(options.advertiseRoutes === undefined ? {} : { advertiseRoutes: routes }),
       ...(options.advertiseTags === undefined ? {} : { advertiseTags: options.advertiseTags }),
       ...(options.acceptRoutes === undefined ? {} : { acceptRoutes: options.acceptRoutes }),
       ...(options.shieldsUp === undefined ? {} : { shieldsUp: options.shieldsUp }),
     }
     this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), options.forwardUnclaimed)
+    this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }))
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
     const made = this.#make(sameServer ? stored.control : undefined, this.#firstPrefs, options.blockUdp === true)
@@ -100,20 +115,56 @@ class Runner implements RunningNode {
 
   /** Opens the socket and starts. */
   async open(): Promise<void> {
+    const { tun } = this.#options
+    if (tun !== undefined) {
+      this.#tun = await TunLink.open({ name: tun, onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.#log('warn', line) })
+    }
     this.#udp = await openUdp({
       port: this.#options.port ?? 0,
       onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
       onError: (error) => this.#log('debug', `UDP: ${error.message}`),
+    }).catch(async (error: unknown) => {
+      await this.#tun?.close()
+      throw error
     })
     this.#checkAddresses()
     this.#addressTimer = setInterval(() => this.#checkAddresses(), ADDRESS_CHECK_MS)
-    this.#store.savePrefs(this.#node.prefs, this.#controlUrl)
+    this.#savePrefs(this.#node.prefs)
     const login = { ...(this.#options.authKey === undefined ? {} : { authKey: this.#options.authKey }) }
     this.#driver.act((now) => this.#node.start(now, login))
   }
 
   status(): MeshStatus {
-    return this.#node.status(this.#clock())
+    const status = this.#node.status(this.#clock())
+    const hints = this.#tun === undefined ? [] : forwardingHints(this.#node.prefs.advertiseRoutes)
+    // Control servers do not send a node its own endpoints.
+    const self = status.self && status.self.endpoints.length === 0 ? { ...status.self, endpoints: this.#endpoints } : status.self
+    return { ...status, self, health: [...status.health, ...hints] }
+  }
+
+  get tunName(): string | undefined {
+    return this.#tun?.name
+  }
+
+  networkMap(): NetworkMap | undefined {
+    return this.#node.map
+  }
+
+  foreignPrefs(): Readonly<JsonObject> {
+    return this.#store.stored.foreign
+  }
+
+  setForeignPrefs(change: Readonly<JsonObject>): void {
+    this.#store.saveForeign(change)
+  }
+
+  agent(options: http.AgentOptions = {}): http.Agent {
+    return new MeshAgent((host, port, dial) => this.dialTcp(host, port, dial), options)
+  }
+
+  fetch(input: string | URL | Request, init?: RequestInit): Promise<Response> {
+    this.#agent ??= this.agent({ keepAlive: true })
+    return meshFetch(this.#agent, input, init)
   }
 
   prefs(): Prefs {
@@ -140,15 +191,19 @@ class Runner implements RunningNode {
     }
   }
 
-  setPrefs(change: Partial<Prefs>): void {
-    this.#store.savePrefs({ ...this.#node.prefs, ...change }, this.#controlUrl)
+  setPrefs(wish: Partial<Prefs>): void {
+    const change = wish.hostname === '' ? { ...wish, hostname: this.#systemName } : wish
+    if (this.#options.tun !== undefined && change.exitNode !== undefined && change.exitNode !== '') {
+      throw new MeshRuntimeError('RUNTIME_TUN', 'a node with a TUN device cannot use an exit node yet: traffic would go past it', { remedy: 'Run it with userspace networking.' })
+    }
+    this.#savePrefs({ ...this.#node.prefs, ...change })
     this.#driver.act((now) => this.#node.setPrefs(now, change))
     this.#changed()
   }
 
   up(login: LoginOptions = {}): void {
     if (login.controlUrl !== undefined && login.controlUrl !== this.#controlUrl) this.#moveTo(login.controlUrl)
-    this.#store.savePrefs({ ...this.#node.prefs, wantRunning: true }, this.#controlUrl)
+    this.#savePrefs({ ...this.#node.prefs, wantRunning: true })
     this.#driver.act((now) =>
       this.#node.up(now, {
         ...(login.authKey === undefined ? {} : { authKey: login.authKey }),
@@ -158,20 +213,28 @@ class Runner implements RunningNode {
   }
 
   down(): void {
-    this.#store.savePrefs({ ...this.#node.prefs, wantRunning: false }, this.#controlUrl)
+    this.#savePrefs({ ...this.#node.prefs, wantRunning: false })
     this.#driver.act((now) => this.#node.down(now))
   }
 
-  logout(): Promise<void> {
-    return new Promise((resolve) => {
+  logout(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        clearTimeout(timer)
+        this.#onLoggedOut = undefined
+        reject(new MeshRuntimeError('RUNTIME_ABORTED', 'the control server has not confirmed the logout', { cause: signal?.reason }))
+      }
+      signal?.addEventListener('abort', onAbort, { once: true })
       const timer = setTimeout(done, LOGOUT_TIMEOUT_MS, this)
       function done(runner: Runner): void {
         clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
         runner.#onLoggedOut = undefined
         resolve()
       }
       this.#onLoggedOut = () => done(this)
-      this.#store.savePrefs({ ...this.#node.prefs, wantRunning: false }, this.#controlUrl)
+      this.#savePrefs({ ...this.#node.prefs, wantRunning: false })
       this.#driver.act((now) => this.#node.logout(now))
     })
   }
@@ -181,36 +244,57 @@ class Runner implements RunningNode {
     const addresses = own === undefined ? this.#node.resolve(host) : [own]
     const ip = addresses.find((each) => each.family === 4) ?? addresses[0]
     if (ip === undefined) throw Object.assign(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${host}'`), { code: 'ENOTFOUND' })
+    options.signal?.throwIfAborted()
+    if (this.#tun !== undefined) return dialSystem(formatIp(ip), port, options.signal, options.timeoutMs ?? DIAL_TIMEOUT_MS)
     return this.#flows.connect({ ip, port }, options.signal, options.timeoutMs ?? DIAL_TIMEOUT_MS)
   }
 
   listenTcp(port: number, onConnection: (socket: MeshSocket) => void): MeshListener {
+    this.#needStack()
     return this.#flows.listen(port, onConnection)
   }
 
   listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket {
+    this.#needStack()
     return this.#flows.listenUdp(port, onMessage)
   }
 
-  async resolve(name: string): Promise<readonly string[]> {
+  async resolve(name: string, options: { readonly signal?: AbortSignal } = {}): Promise<readonly string[]> {
+    options.signal?.throwIfAborted()
     const known = this.#node.resolve(name)
     if (known.length > 0) return known.map(formatIp)
-    return (await lookup(name, { all: true })).map((answer) => answer.address)
+    const answers = await lookup(name, { all: true })
+    options.signal?.throwIfAborted() // the system's look-up cannot be broken off, but nobody is told of what was given up
+    return answers.map((answer) => answer.address)
   }
 
-  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number } = {}): Promise<PingResult> {
+  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
+    const { signal } = options
     const own = parseIp(address)
     const ip = own ?? this.#node.resolve(address)[0]
     if (ip === undefined) return Promise.reject(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`))
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const id = this.#nextPing
       this.#nextPing += 1
-      this.#pings.set(id, resolve)
+      const onAbort = (): void => {
+        this.#pings.delete(id)
+        reject(new MeshRuntimeError('RUNTIME_ABORTED', 'the ping was given up', { cause: signal?.reason }))
+      }
+      if (signal?.aborted === true) return onAbort()
+      signal?.addEventListener('abort', onAbort, { once: true })
+      this.#pings.set(id, {
+        resolve: (result) => {
+          signal?.removeEventListener('abort', onAbort)
+          resolve(result)
+        },
+        reject,
+      })
       this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs))
     })
   }
 
-  whois(address: string): WhoIs | undefined {
+  whois(from: string | HasRemote): WhoIs | undefined {
+    const address = typeof from === 'string' ? from : (from.remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/, '')
     const ip = parseIp(address) ?? parseEndpoint(address)?.ip
     return ip && this.#node.whois(ip)
   }
@@ -235,8 +319,13 @@ class Runner implements RunningNode {
     if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
     this.#closed = true
     clearInterval(this.#addressTimer)
+    this.#agent?.destroy()
     this.#flows.closeAll()
     this.#stopNode()
+    for (const { reject } of this.#pings.values()) reject(new MeshRuntimeError('RUNTIME_CLOSED', 'the node was closed before the ping was answered'))
+    this.#pings.clear()
+    this.#dns.close()
+    await this.#tun?.close()
     await this.#udp?.close()
     this.#changed()
   }
@@ -256,6 +345,7 @@ class Runner implements RunningNode {
       ...(options.version === undefined ? {} : { version: options.version }),
       ...(state === undefined ? {} : { state }),
       ...(options.ephemeral === true ? { ephemeral: true } : {}),
+      ...(options.tun === undefined ? {} : { tun: true }),
     })
     const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: nodeCryptoProvider }, (input: ControlClientInput) =>
       this.#driver.feed({ type: 'control', input }),
@@ -317,7 +407,7 @@ class Runner implements RunningNode {
         this.#changed()
         return
       case 'pinged':
-        this.#pings.get(output.id)?.(output.result)
+        this.#pings.get(output.id)?.resolve(output.result)
         this.#pings.delete(output.id)
         return
       case 'loggedOut':
@@ -334,9 +424,14 @@ class Runner implements RunningNode {
         void this.#measureRelay(output.region)
         return
       case 'deliver':
+        this.#tun?.deliver(output.bytes)
+        return
       case 'dnsForward':
+        this.#dns.ask(output.token, output.bytes, output.upstreams, output.transport)
+        return
       case 'dnsCancel':
-        return // only nodes with a TUN device owe these
+        this.#dns.cancel(output.token)
+        return
     }
   }
 
@@ -358,6 +453,7 @@ class Runner implements RunningNode {
     if (text === this.#lastEndpoints) return
     const first = this.#lastEndpoints === ''
     this.#lastEndpoints = text
+    this.#endpoints = endpoints
     this.#driver.feed({ type: 'localEndpoints', endpoints })
     if (!first) this.#driver.feed({ type: 'linkChanged' })
   }
@@ -368,8 +464,27 @@ class Runner implements RunningNode {
     this.#changeQueued = true
     queueMicrotask(() => {
       this.#changeQueued = false
+      this.#follow()
       for (const listener of [...this.#listeners]) listener()
     })
+  }
+
+  // What others on this computer are to know of the map: the device's addresses and routes, the owner in the state file.
+  #follow(): void {
+    const { map, prefs, state } = this.#node
+    if (map !== undefined && state === 'running' && !this.#closed) this.#store.saveOwner(ownerOf(map))
+    const plannedFor = state === 'running' || state === 'starting' ? map : undefined
+    if (this.#tun === undefined || this.#closed || (plannedFor === this.#plannedFor && plannedFor === undefined)) return
+    this.#plannedFor = plannedFor
+    this.#tun.apply(planFor(plannedFor, prefs))
+  }
+
+  #savePrefs(prefs: Prefs): void {
+    this.#store.savePrefs(prefs.hostname === this.#systemName ? { ...prefs, hostname: '' } : prefs, this.#controlUrl)
+  }
+
+  #needStack(): void {
+    if (this.#tun !== undefined) throw new MeshRuntimeError('RUNTIME_TUN', 'with a TUN device programs listen on the sockets of the system', { remedy: 'Listen with node:net on an address of the node, or leave the TUN device out.' })
   }
 
   #why(): string {

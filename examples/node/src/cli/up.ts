@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { readRoute } from '@meshwright/runtime-node'
+import { formatPrefix, isExitRoute, parsePrefix } from '@meshwright/ip'
 import { FlagError } from '../go-flags.ts'
 import { CommandError, type DaemonClient, type Json } from './client.ts'
 import { type Command, list, numberFlag, textFlag } from './command.ts'
@@ -124,11 +124,9 @@ export function prefsFromFlags(values: Readonly<Record<string, string | boolean 
 }
 
 function checkedRoute(text: string): string {
-  try {
-    readRoute(text)
-  } catch (error) {
-    throw new CommandError(error instanceof Error ? error.message : String(error), 2)
-  }
+  const prefix = parsePrefix(text)
+  if (prefix === undefined || !text.includes('/')) throw new CommandError(`${text} is not a valid IP address or CIDR prefix`, 2)
+  if (formatPrefix(prefix) !== text && !isExitRoute(prefix)) throw new CommandError(`${text} has non-address bits set; expected ${formatPrefix(prefix)}`, 2)
   return text
 }
 
