@@ -2,6 +2,7 @@
 // programs that print JSON stay clean.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -42,7 +43,7 @@ export function install() {
 /** Builds what has changed since the last build. */
 export function build() {
   process.stderr.write('Building packages (turbo run build)...\n')
-  run('npx', ['--no-install', 'turbo', 'run', 'build', '--output-logs=errors-only', '--no-update-notifier'])
+  run('npx', ['--no-install', 'turbo', 'run', 'build', `--concurrency=${Math.max(2, availableParallelism())}`, '--output-logs=errors-only', '--no-update-notifier'])
 }
 
 function sameDependencies(lock, installed) {
