@@ -196,13 +196,24 @@ flow('our TUN device and theirs: 5 MB each way and 50 datagrams [wireguard-go 20
   expect(await other.echo(host, '10.66.0.1', 7000, 50)).toEqual({ sent: 50, answered: 50 })
 })
 
+flow('without a TUN device, 2 MB each way through the SOCKS5 proxy [wg]', missing, async (host, other) => {
+  WireGuardHost.line(host, other)
+  await pair(host, other, await keys(host), await keys(other), 'meshwright-wg', ['--address', '10.66.0.1/24', '--socks5', '127.0.0.1:1080'])
+  const size = 2 * MB
+  expect(await host.transfer(other, '10.66.0.2', size, 1080)).toEqual([
+    { bytes: size, sha256: letters('listen', size), reason: 'finished' },
+    { bytes: size, sha256: letters('connect', size), reason: 'finished' },
+  ])
+})
+
 /** Makes an interface on each host: 10.66.0.1 and 10.66.0.2. */
-async function pair(host: WireGuardHost, other: WireGuardHost, a: Keys, b: Keys, program: string = 'meshwright-wg'): Promise<void> {
-  await host.run('meshwright-wg', host.interfaceName)
+async function pair(host: WireGuardHost, other: WireGuardHost, a: Keys, b: Keys, program: string = 'meshwright-wg', userspace: readonly string[] = []): Promise<void> {
+  await host.run('meshwright-wg', ...userspace, host.interfaceName)
   await other.run(program, other.interfaceName)
   for (const [each, own, peer, outer, inner, theirs] of [[host, a, b, '192.0.2.2', '10.66.0.1', '10.66.0.2'], [other, b, a, '192.0.2.1', '10.66.0.2', '10.66.0.1']] as const) {
     const name = each.interfaceName
     await each.run('wg', 'set', name, 'private-key', each.file('key', own.secret), 'listen-port', '51820', 'peer', peer.key, 'endpoint', `${outer}:51820`, 'allowed-ips', `${theirs}/32`)
+    if (each === host && userspace.length > 0) continue
     await each.run('ip', 'addr', 'add', `${inner}/24`, 'dev', name)
     await each.run('ip', 'link', 'set', name, 'up')
   }

@@ -10,22 +10,32 @@ const ROOT = path.resolve(import.meta.dirname, '../..')
 const TCP_PORT = 5001
 const RUN_TIMEOUT_MS = 30_000
 
-// One end of a TCP connection between two kernels: [mode, host, port, bytes to send].
+// One end of a TCP connection between two kernels: [mode, host, port, bytes to send, port of a SOCKS5 proxy].
 const KERNEL_TCP = `
 import net from 'node:net'
 import { createHash } from 'node:crypto'
-const [mode, host, port, size] = JSON.parse(process.argv[1])
+const [mode, host, port, size, proxy] = JSON.parse(process.argv[1])
 const talk = (socket) => {
   const hash = createHash('sha256')
   let bytes = 0
   socket.on('data', (chunk) => { hash.update(chunk); bytes += chunk.length })
   socket.on('error', (error) => { console.log(JSON.stringify({ bytes, sha256: '', reason: error.code })); process.exit(0) })
-  socket.on('end', () => console.log(JSON.stringify({ bytes, sha256: hash.digest('hex'), reason: 'finished' })))
+  socket.on('end', () => { console.log(JSON.stringify({ bytes, sha256: hash.digest('hex'), reason: 'finished' })); socket.end() })
   socket.on('close', () => process.exit(0))
-  socket.end(Buffer.alloc(size, mode))
+  if (proxy) socket.write(Buffer.alloc(size, mode))
+  else socket.end(Buffer.alloc(size, mode))
 }
 setTimeout(() => { console.log(JSON.stringify({ bytes: 0, sha256: '', reason: 'timeout' })); process.exit(0) }, 30_000)
-if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
+if (proxy) {
+  const socket = net.connect({ host: '127.0.0.1', port: proxy }, () => socket.write(Buffer.of(5, 1, 0)))
+  socket.once('data', () => {
+    socket.write(Buffer.from([5, 1, 0, 1, ...host.split('.').map(Number), port >> 8, port & 255]))
+    socket.once('data', (reply) => {
+      if (reply[1] === 0) talk(socket)
+      else { console.log(JSON.stringify({ bytes: 0, sha256: '', reason: 'SOCKS ' + reply[1] })); process.exit(0) }
+    })
+  })
+} else if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
 else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('ready'))
 `
 
@@ -178,12 +188,12 @@ export class WireGuardHost {
     script(this.folder, name, body)
   }
 
-  /** Connects to another host and sends `bytes` each way. The hash is of `bytes` letters. */
-  async transfer(to: WireGuardHost, address: string, bytes: number): Promise<readonly TransferResult[]> {
+  /** Connects to another host, maybe through a SOCKS5 proxy, and sends `bytes` each way. The hash is of `bytes` letters. */
+  async transfer(to: WireGuardHost, address: string, bytes: number, proxyPort?: number): Promise<readonly TransferResult[]> {
     const theirs = to.start(process.execPath, '--input-type=module', '-e', KERNEL_TCP, JSON.stringify(['listen', address, TCP_PORT, bytes]))
     const lines = linesOf(theirs)
     await lines.next()
-    const ours = linesOf(this.start(process.execPath, '--input-type=module', '-e', KERNEL_TCP, JSON.stringify(['connect', address, TCP_PORT, bytes])))
+    const ours = linesOf(this.start(process.execPath, '--input-type=module', '-e', KERNEL_TCP, JSON.stringify(['connect', address, TCP_PORT, bytes, proxyPort])))
     return Promise.all([ours, lines].map(async (each) => JSON.parse(await each.next())))
   }
 

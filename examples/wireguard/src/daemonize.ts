@@ -7,18 +7,18 @@ const READY_FD = 'MESHWRIGHT_WG_READY_FD'
 const FIRST_FD = 3
 
 /**
- * Starts this program again in the background, and returns once the interface can be configured: wg-quick goes on at once. Descriptors
+ * Starts this program with these arguments again in the background, and returns once the interface can be configured: wg-quick goes on at once. Descriptors
  * that were handed down go to the daemon; its output is kept only where LOG_LEVEL asks for one, as in wireguard-go.
  * @throws UsageError with what the daemon said when it could not start
  */
-export async function startDaemon(name: string): Promise<void> {
+export async function startDaemon(args: readonly string[]): Promise<void> {
   const { env } = process
   const talks = env['LOG_LEVEL'] !== undefined && env['LOG_LEVEL'] !== 'silent'
   const output = talks ? 'inherit' : 'ignore'
   const handedDown = ['WG_TUN_FD', 'WG_UAPI_FD'].filter((variable) => env[variable] !== undefined)
   const script = process.argv[1]
   if (script === undefined) throw new UsageError('the program does not know its own file; use -f', 1)
-  const child = spawn(process.execPath, [...process.execArgv, script, '-f', name], {
+  const child = spawn(process.execPath, [...process.execArgv, script, '-f', ...args], {
     detached: true,
     stdio: ['ignore', output, output, 'pipe', ...handedDown.map((variable) => Number(env[variable]))],
     env: { ...env, [READY_FD]: String(FIRST_FD), ...Object.fromEntries(handedDown.map((variable, index) => [variable, String(FIRST_FD + 1 + index)])) },

@@ -1,15 +1,18 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { isMeshwrightError } from '@meshwright/core'
-import { nodeCryptoProvider, openTun, type TunDevice } from '@meshwright/runtime-node'
+import type { Ip } from '@meshwright/ip'
+import { nodeCryptoProvider, openTun } from '@meshwright/runtime-node'
 import { createLog, type Log, type LogLevel } from './log.ts'
 import { loadSetMark } from './socket-mark.ts'
 import { Tunnel } from './tunnel.ts'
 import { claimUapiPath, uapiPath, UapiServer } from './uapi-server.ts'
 import { UsageError } from './usage-error.ts'
+import { UserspaceStack } from './userspace-stack.ts'
 
 /** 1500 bytes of Ethernet less 80 for IPv6, UDP and WireGuard. */
 const DEFAULT_MTU = 1420
+const USERSPACE_HINT = 'meshwright-wg --address ADDRESS --socks5 127.0.0.1:1080 INTERFACE'
 const MTU_POLL_MS = 2_000
 
 /** How an interface is run. */
@@ -19,6 +22,8 @@ export interface InterfaceOptions {
   readonly tunFd?: number
   /** A listening UAPI socket that was handed down (WG_UAPI_FD). */
   readonly uapiFd?: number
+  /** A stack in user space behind a SOCKS5 proxy in the place of a TUN device. */
+  readonly userspace?: { readonly addresses: readonly Ip[]; readonly socks5: { readonly host: string; readonly port: number } }
   readonly logLevel: LogLevel
   /** Called once `wg` can configure the interface. */
   readonly ready: () => void
@@ -35,7 +40,7 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   const socketFile = uapiPath(name)
   if (options.uapiFd === undefined) await claimUapiPath(socketFile)
   const ended = new Ending()
-  let device: TunDevice | undefined
+  let device: Doorway | undefined
   const setMark = await loadSetMark()
   const tunnel = new Tunnel({
     name,
@@ -45,8 +50,9 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
     log,
     ...(setMark !== undefined && { setMark }),
   })
-  device = await openInterface(options, tunnel, ended)
-  if (options.tunFd === undefined) setLinkMtu(name, log)
+  device = await openDoorway(options, tunnel, ended)
+  const isTun = options.userspace === undefined
+  if (isTun && options.tunFd === undefined) setLinkMtu(name, log)
   const server = new UapiServer(tunnel, socketFile)
   try {
     await server.listen(options.uapiFd)
@@ -56,7 +62,7 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   }
   server.whenDeleted(() => ended.end('the socket was deleted', 0))
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ended.end(signal, 0))
-  const mtuTimer = followMtu(name, tunnel)
+  const mtuTimer = isTun ? followMtu(name, tunnel) : undefined
   log('verbose', 'the interface is up and can be configured')
   options.ready()
   const status = await ended.wait(log)
@@ -65,6 +71,12 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   await tunnel.close()
   await device.close()
   return status
+}
+
+/** Where inner packets go: a TUN device or a stack in user space. */
+interface Doorway {
+  write(packet: Uint8Array): unknown
+  close(): Promise<void>
 }
 
 /** Waits for the one reason to stop. */
@@ -85,7 +97,12 @@ class Ending {
   }
 }
 
-async function openInterface({ name, tunFd }: InterfaceOptions, tunnel: Tunnel, ended: Ending): Promise<TunDevice> {
+async function openDoorway({ name, tunFd, userspace }: InterfaceOptions, tunnel: Tunnel, ended: Ending): Promise<Doorway> {
+  if (userspace !== undefined) {
+    const stack = new UserspaceStack({ ...userspace, mtu: DEFAULT_MTU, send: (packet) => tunnel.send(packet) })
+    await stack.listen()
+    return stack
+  }
   try {
     return await openTun({
       name,
@@ -97,7 +114,8 @@ async function openInterface({ name, tunFd }: InterfaceOptions, tunnel: Tunnel, 
   } catch (error) {
     await tunnel.close()
     if (!isMeshwrightError(error)) throw error
-    throw new UsageError(`${error.message}${error.remedy === undefined ? '' : `: ${error.remedy}`}`, 1)
+    const remedy = error.code === 'TUN_KOFFI_MISSING' ? `install it (npm install koffi), or do without a TUN device: ${USERSPACE_HINT}` : error.remedy
+    throw new UsageError(`${error.message}${remedy === undefined ? '' : `; ${remedy}`}`, 1)
   }
 }
 

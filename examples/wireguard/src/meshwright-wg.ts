@@ -1,12 +1,16 @@
+import { parseArgs } from 'node:util'
+import { parseIp, parsePrefix } from '@meshwright/ip'
 import { check } from './check.ts'
 import { reportToParent, startDaemon } from './daemonize.ts'
-import { runInterface } from './interface.ts'
+import { type InterfaceOptions, runInterface } from './interface.ts'
 import { genkey, genpsk, pubkey } from './keys.ts'
 import { logLevelFrom } from './log.ts'
 import { show } from './show.ts'
 import { UsageError } from './usage-error.ts'
 
 const USAGE = `usage: meshwright-wg [-f|--foreground] INTERFACE     make a WireGuard interface, to be configured by wg or wg-quick
+       meshwright-wg [-f] --address ADDRESS --socks5 HOST:PORT INTERFACE
+                                                     the same without TUN device and root: TCP through a SOCKS5 proxy
        meshwright-wg genkey | genpsk                 a new private or preshared key
        meshwright-wg pubkey < PRIVATE-KEY            its public key
        meshwright-wg show [all|interfaces|NAME [dump]]
@@ -53,11 +57,18 @@ function print(rest: readonly string[], make: () => string): number {
 }
 
 async function serve(args: readonly string[]): Promise<number> {
-  const foreground = args[0] === '-f' || args[0] === '--foreground'
-  const [name, ...rest] = foreground ? args.slice(1) : args
-  if (name === undefined || rest.length > 0 || name.startsWith('-')) throw new UsageError(`one interface name is expected\n\n${USAGE}`)
-  if (!foreground && process.env['WG_PROCESS_FOREGROUND'] !== '1') {
-    await startDaemon(name)
+  let parsed: ReturnType<typeof parseServeArgs>
+  try {
+    parsed = parseServeArgs(args)
+  } catch (error) {
+    throw new UsageError(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`)
+  }
+  const { values, positionals } = parsed
+  const [name, ...rest] = positionals
+  if (name === undefined || rest.length > 0) throw new UsageError(`one interface name is expected\n\n${USAGE}`)
+  const userspace = values.socks5 === undefined && values.address === undefined ? undefined : userspaceFrom(values.address ?? [], values.socks5)
+  if (values.foreground !== true && process.env['WG_PROCESS_FOREGROUND'] !== '1') {
+    await startDaemon(args)
     return 0
   }
   const tunFd = descriptor('WG_TUN_FD')
@@ -66,9 +77,31 @@ async function serve(args: readonly string[]): Promise<number> {
     name,
     ...(tunFd !== undefined && { tunFd }),
     ...(uapiFd !== undefined && { uapiFd }),
+    ...(userspace !== undefined && { userspace }),
     logLevel: logLevelFrom(process.env['LOG_LEVEL']),
     ready: () => reportToParent('ready'),
   })
+}
+
+function parseServeArgs(args: readonly string[]) {
+  return parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: { foreground: { type: 'boolean', short: 'f' }, address: { type: 'string', multiple: true }, socks5: { type: 'string' } },
+  })
+}
+
+function userspaceFrom(addresses: readonly string[], socks5: string | undefined): NonNullable<InterfaceOptions['userspace']> {
+  const ips = addresses.flatMap((each) => each.split(',')).map((text) => {
+    const prefix = parsePrefix(text.trim())
+    const ip = parseIp(text.trim().split('/')[0] ?? '')
+    if (prefix === undefined || ip === undefined) throw new UsageError(`--address: not an address: ${text}`)
+    return ip
+  })
+  const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(socks5 ?? '')
+  const port = Number(match?.[3])
+  if (ips.length === 0 || match === null || port > 65_535) throw new UsageError('without a TUN device both are needed: --address ADDRESS (of this host in the tunnel) and --socks5 HOST:PORT')
+  return { addresses: ips, socks5: { host: match[1] ?? match[2] ?? '', port } }
 }
 
 function descriptor(variable: string): number | undefined {

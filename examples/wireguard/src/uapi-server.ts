@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync, rmSync, watch } from 'node:fs'
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, rmSync, watch } from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
 import { formatUapi, formatUapiErrno, UAPI_EIO, UapiReader, type UapiRequest } from '@meshwright/wireguard/text'
@@ -18,7 +18,13 @@ export function uapiPath(name: string): string {
  * @throws UsageError when somebody does
  */
 export async function claimUapiPath(file: string): Promise<void> {
-  mkdirSync(path.dirname(file), { recursive: true, mode: 0o755 })
+  try {
+    mkdirSync(path.dirname(file), { recursive: true, mode: 0o755 })
+    accessSync(path.dirname(file), constants.W_OK)
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    throw new UsageError(`wg finds interfaces in ${path.dirname(file)}, which cannot be written to (${why}): run as root`, 1)
+  }
   if (!existsSync(file)) return
   const served = await new Promise<boolean>((resolve) => {
     const probe = net.connect(file, () => {
