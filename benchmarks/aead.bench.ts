@@ -3,7 +3,7 @@ import type { Contender, Question } from './measure.ts'
 import { type Candidate, candidates, plain, reference } from './providers.ts'
 
 const SIZES = [64, 256, 1420, 16_384]
-const SLOTS = 32
+const SLOTS = 16
 const TAG_BYTES = 16
 
 /** How fast does each provider seal and open a batch of packets, against noble? */

@@ -10,24 +10,40 @@ export class WasmCryptoError extends MeshwrightError<WasmCryptoErrorCode> {}
 /** Exports of an instance of the module, as `WebAssembly.Instance` gives them. */
 export type WasmExports = Readonly<Record<string, unknown>>
 
-type Cipher = (source: number, target: number, length: number, n0: number, n1: number, n2: number, additional: number) => number
+/**
+ * Seals or opens one packet in the instance's memory with the key that is loaded: see `wasmModuleBytes`. Gives 1 when a packet was
+ * opened.
+ */
+export type PacketCipher = (source: number, target: number, length: number, n0: number, n1: number, n2: number, additional: number) => number
+
+/** Both ways of a cipher. */
+export interface PacketCiphers {
+  readonly seal: PacketCipher
+  readonly open: PacketCipher
+}
 
 /** The module's functions and its memory, with types. */
-export class WasmInstance {
-  readonly seal: Cipher
-  readonly open: Cipher
+export class WasmInstance implements PacketCiphers {
+  readonly seal: PacketCipher
+  readonly open: PacketCipher
   readonly blake2s: (parameters: number, length: number) => number
   /** All of the module's memory. */
   readonly memory: Uint8Array
   /** Where the last packet may end: rows are read whole, up to 15 bytes further. */
   readonly end: number
-  readonly #words: Int32Array
+  /** The same as words, little-endian as the module is on every machine that Node runs on. */
+  readonly words: Int32Array
+  readonly lengthen: (address: number, length: number) => number
+  readonly shorten: (address: number, length: number) => number
+  readonly isTag: (address: number) => number
+  #used: number = USER
   #loaded: WasmKey | undefined
 
   /** @throws CRYPTO_WASM_INSTANCE for anything but the exports of this package's module */
   constructor(exports: WasmExports) {
-    const { seal, open, blake2s, memory } = exports
-    if (!isFunction(seal) || !isFunction(open) || !isFunction(blake2s) || !isMemory(memory) || memory.buffer.byteLength < USER + SLACK_BYTES) {
+    const { seal, open, blake2s, lengthen, shorten, isTag, memory } = exports
+    const areFunctions = isFunction(seal) && isFunction(open) && isFunction(blake2s) && isFunction(lengthen) && isFunction(shorten) && isFunction(isTag)
+    if (!areFunctions || !isMemory(memory) || memory.buffer.byteLength < USER + SLACK_BYTES) {
       throw new WasmCryptoError('CRYPTO_WASM_INSTANCE', 'these are not the exports of an instance made from wasmModuleBytes()')
     }
     this.seal = seal
@@ -35,14 +51,27 @@ export class WasmInstance {
     this.blake2s = blake2s
     this.memory = new Uint8Array(memory.buffer)
     this.end = this.memory.length - SLACK_BYTES
-    this.#words = new Int32Array(memory.buffer)
+    this.words = new Int32Array(memory.buffer)
+    this.lengthen = lengthen
+    this.shorten = shorten
+    this.isTag = isTag
+  }
+
+  /** The next `bytes` of the callers' memory, for good. @throws CRYPTO_WASM_MEMORY when there is not enough left */
+  allocate(bytes: number): Uint8Array {
+    if (this.#used + bytes > this.end) {
+      throw new WasmCryptoError('CRYPTO_WASM_MEMORY', `${bytes} bytes are wanted and ${this.end - this.#used} are left; give wasmModuleBytes() more memory`)
+    }
+    const memory = this.memory.subarray(this.#used, this.#used + bytes)
+    this.#used = Math.ceil((this.#used + bytes) / 64) * 64
+    return memory
   }
 
   /** Puts a key where `seal` and `open` take it from; free of charge when it is there already. */
   load(key: WasmKey): void {
     if (this.#loaded === key) return
     this.#loaded = key
-    for (let i = 0; i < 8; i += 1) this.#words[KEY / 4 + i] = key.words[i] ?? 0
+    for (let i = 0; i < 8; i += 1) this.words[KEY / 4 + i] = key.words[i] ?? 0
   }
 
   /** Forgets a key and the key stream of the last packet, if it was that key's. */

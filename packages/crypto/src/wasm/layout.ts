@@ -14,7 +14,10 @@
  * | 432 | 16 | Poly1305 key, the half that is added at the end |
  * | 448 | 32 | BLAKE2s result |
  * | 512 | 4096 | input of BLAKE2s, and additional data of single calls |
- * | 4608 | 66048 | one packet from foreign memory, with room around it |
+ * | 4608 | 64 | zeros |
+ * | 4672 | 32 | what stood behind a packet, while other code uses the place |
+ * | 4736 | 1024 | for native code that works on this memory |
+ * | 5760 | 66048 | one packet from foreign memory, with room around it |
  */
 export const MASKS = 0
 export const KEY = 32
@@ -28,9 +31,12 @@ export const ADDEND = 432
 export const DIGEST = 448
 export const INPUT = 512
 export const INPUT_BYTES = 4096
-export const STAGING = 4608
+export const ZEROS = 4608
+export const BEHIND = 4672
+export const NATIVE = 4736
+export const STAGING = 5760
 export const STAGING_BYTES = 66_048
 /** Where the memory that belongs to callers begins. */
-export const USER = 71_680
+export const USER = 72_704
 /** Rows are read whole: so many bytes at the end of the memory belong to nobody. */
 export const SLACK_BYTES = 64

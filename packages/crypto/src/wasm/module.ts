@@ -1,7 +1,7 @@
-import { anyBit, i32, isZero, load128, type Local, type Body, ModuleBuilder, vec, w32, withLane, words } from './assembler.ts'
+import { anyBit, type Body, i32, isZero, load128, type Local, ModuleBuilder, vec, w32, withLane, words } from './assembler.ts'
 import { addBlake2s } from './blake2s.ts'
 import { addChaCha20 } from './chacha20.ts'
-import { INPUT, NONCE, SLACK_BYTES, STREAM, TAG, USER } from './layout.ts'
+import { BEHIND, INPUT, NONCE, SLACK_BYTES, STREAM, TAG, USER } from './layout.ts'
 import { addPoly1305 } from './poly1305.ts'
 
 const PAGE_BYTES = 65_536
@@ -19,6 +19,9 @@ export const DEFAULT_MEMORY_BYTES = 4_194_304
  * | `seal(source, target, length, n0, n1, n2, additional)` | seals with the key at `KEY`, the nonce's three words and `additional` bytes at `INPUT`; `length + 16` bytes to `target` |
  * | `open(source, target, length, n0, n1, n2, additional)` | 1 and `length` bytes at `target`, or 0 and nothing written: the tag is checked first |
  * | `blake2s(parameters, length)` | see `addBlake2s` |
+ * | `lengthen(address, length)` | for native code: saves 32 bytes behind a ciphertext and writes the padding and the block of lengths there |
+ * | `shorten(address, length)` | puts the saved bytes back |
+ * | `isTag(address)` | 1 when the 16 bytes are those in `TAG`, in constant time |
  *
  * Source and target may overlap in any way.
  * @param memoryBytes memory for the caller's packets, beside what the module needs itself
@@ -64,6 +67,22 @@ export function wasmModuleBytes(memoryBytes: number = DEFAULT_MEMORY_BYTES): Uin
     f.store128(i32(TAG), 0, words(0, 0, 0, 0))
     f.store128(i32(STREAM), 0, words(0, 0, 0, 0))
     f.store128(i32(STREAM + 16), 0, words(0, 0, 0, 0))
+  })
+  module.func('lengthen', 2, false, (f, address, length) => {
+    const end = f.let(w32.add(address, length))
+    f.store128(i32(BEHIND), 0, load128(end))
+    f.store128(i32(BEHIND), 16, load128(end, 16))
+    f.store128(end, 0, words(0, 0, 0, 0))
+    const padded = f.let(w32.add(address, w32.and(w32.add(length, i32(15)), i32(-16))))
+    f.store128(padded, 0, withLane(words(0, 0, 0, 0), 2, length))
+  })
+  module.func('shorten', 2, false, (f, address, length) => {
+    const end = f.let(w32.add(address, length))
+    f.store128(end, 0, load128(i32(BEHIND)))
+    f.store128(end, 16, load128(i32(BEHIND), 16))
+  })
+  module.func('isTag', 1, true, (f, address) => {
+    f.return(isZero(anyBit(vec.xor(load128(i32(TAG)), load128(address)))))
   })
   const masks = Array.from({ length: 32 }, (_, i) => (i < 16 ? 255 : 0))
   return module.finish(Math.ceil((USER + memoryBytes + SLACK_BYTES) / PAGE_BYTES), masks)

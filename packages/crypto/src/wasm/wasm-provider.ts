@@ -1,7 +1,7 @@
 import { DONE, DROPPED, HEADROOM_BYTES, PacketBatch, PENDING } from '@meshwright/core'
 import { nobleProvider } from '../noble-provider.ts'
 import type { CryptoProvider, KeySlot } from '../provider.ts'
-import { WasmCryptoError, type WasmExports, WasmInstance, WasmKey } from './instance.ts'
+import { type PacketCiphers, WasmCryptoError, type WasmExports, WasmInstance, WasmKey } from './instance.ts'
 import { DIGEST, INPUT, INPUT_BYTES, STAGING, STAGING_BYTES, USER } from './layout.ts'
 import { selfTest } from './self-test.ts'
 
@@ -16,8 +16,6 @@ const STAGED: number = STAGING + HEADROOM_BYTES
 
 /** A provider over an instance of the module; its batches are fastest where they lie in the instance's memory. */
 export interface WasmProvider extends CryptoProvider {
-  /** The part of the instance's memory that belongs to callers. */
-  readonly memory: Uint8Array
   /**
    * A batch as `PacketBatch.slab` makes, in the instance's memory: no packet is copied on its way through the cipher. The memory is not
    * given back. @throws CRYPTO_WASM_MEMORY when there is not enough left
@@ -35,26 +33,39 @@ export interface WasmProvider extends CryptoProvider {
  * @throws CRYPTO_WASM_INSTANCE, or CRYPTO_WASM_SELF_TEST when it does not give the known answers
  */
 export function wasmProvider(exports: WasmExports, fallback: CryptoProvider = nobleProvider): WasmProvider {
-  const provider = new InstanceProvider(new WasmInstance(exports), fallback)
+  const instance = new WasmInstance(exports)
+  return tested(new InstanceProvider('wasm', instance, instance, fallback))
+}
+
+/**
+ * The same provider with other ciphers on the same memory: for native code that works on it.
+ * @param ciphers what they cannot do they hand to `provider.instance`
+ * @throws CRYPTO_WASM_SELF_TEST when they do not give the known answers
+ */
+export function wasmProviderWith(provider: WasmProvider, name: string, ciphers: PacketCiphers): WasmProvider {
+  return tested(new InstanceProvider(name, provider.instance, ciphers, provider))
+}
+
+function tested(provider: WasmProvider): WasmProvider {
   const failed = selfTest(provider)
-  if (failed !== undefined) throw new WasmCryptoError('CRYPTO_WASM_SELF_TEST', `the WASM instance gives wrong answers: ${failed}`)
+  if (failed !== undefined) throw new WasmCryptoError('CRYPTO_WASM_SELF_TEST', `the provider ${provider.name} gives wrong answers: ${failed}`)
   return provider
 }
 
 class InstanceProvider implements WasmProvider {
-  readonly name: string = 'wasm'
+  readonly name: string
   readonly instance: WasmInstance
-  readonly memory: Uint8Array
+  readonly #ciphers: PacketCiphers
   readonly publicKey: CryptoProvider['publicKey']
   readonly sharedSecret: CryptoProvider['sharedSecret']
   readonly xaeadSeal: CryptoProvider['xaeadSeal']
   readonly xaeadOpen: CryptoProvider['xaeadOpen']
   readonly #fallback: CryptoProvider
-  #used = 0
 
-  constructor(instance: WasmInstance, fallback: CryptoProvider) {
+  constructor(name: string, instance: WasmInstance, ciphers: PacketCiphers, fallback: CryptoProvider) {
+    this.name = name
     this.instance = instance
-    this.memory = instance.memory.subarray(USER, instance.end)
+    this.#ciphers = ciphers
     this.#fallback = fallback
     this.publicKey = (privateKey) => fallback.publicKey(privateKey)
     this.sharedSecret = (privateKey, publicKey) => fallback.sharedSecret(privateKey, publicKey)
@@ -63,13 +74,7 @@ class InstanceProvider implements WasmProvider {
   }
 
   slab(capacity: number, slotBytes: number): PacketBatch {
-    const bytes = (HEADROOM_BYTES + slotBytes + HEADROOM_BYTES) * capacity
-    if (this.#used + bytes > this.memory.length) {
-      throw new WasmCryptoError('CRYPTO_WASM_MEMORY', `${bytes} bytes are wanted and ${this.memory.length - this.#used} are left; give wasmModuleBytes() more memory`)
-    }
-    const memory = this.memory.subarray(this.#used, this.#used + bytes)
-    this.#used = Math.ceil((this.#used + bytes) / 64) * 64
-    return new PacketBatch(memory, capacity)
+    return new PacketBatch(this.instance.allocate((HEADROOM_BYTES + slotBytes + HEADROOM_BYTES) * capacity), capacity)
   }
 
   hash(...parts: readonly Uint8Array[]): Uint8Array {
@@ -103,7 +108,7 @@ class InstanceProvider implements WasmProvider {
     instance.memory.set(plaintext, STAGED)
     const once = new WasmKey(key)
     instance.load(once)
-    instance.seal(STAGED, STAGED, plaintext.length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional)
+    this.#ciphers.seal(STAGED, STAGED, plaintext.length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional)
     instance.unload(once)
     once.words.fill(0)
     return instance.memory.slice(STAGED, STAGED + plaintext.length + TAG_BYTES)
@@ -119,7 +124,7 @@ class InstanceProvider implements WasmProvider {
     instance.memory.set(sealed, STAGED)
     const once = new WasmKey(key)
     instance.load(once)
-    const isAuthentic = instance.open(STAGED, STAGED, length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional) === 1
+    const isAuthentic = this.#ciphers.open(STAGED, STAGED, length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional) === 1
     instance.unload(once)
     once.words.fill(0)
     if (!isAuthentic) return undefined
@@ -149,7 +154,7 @@ class InstanceProvider implements WasmProvider {
       }
       batch.counterLow[i] = low
       batch.counterHigh[i] = high
-      if (base >= 0) this.instance.seal(base + source, base + target, length, 0, low, high, 0)
+      if (base >= 0) this.#ciphers.seal(base + source, base + target, length, 0, low, high, 0)
       else this.#sealForeign(slot, batch, i, source, target, length, low, high)
       batch.targetLength[i] = length + TAG_BYTES
       batch.verdict[i] = DONE
@@ -173,7 +178,7 @@ class InstanceProvider implements WasmProvider {
       }
       const low = batch.counterLow[i] ?? 0
       const high = batch.counterHigh[i] ?? 0
-      const isAuthentic = base >= 0 ? this.instance.open(base + source, base + target, length, 0, low, high, 0) === 1 : this.#openForeign(slot, batch, i, source, target, length, low, high)
+      const isAuthentic = base >= 0 ? this.#ciphers.open(base + source, base + target, length, 0, low, high, 0) === 1 : this.#openForeign(slot, batch, i, source, target, length, low, high)
       if (isAuthentic) batch.targetLength[i] = length
       batch.verdict[i] = isAuthentic ? DONE : DROPPED
     }
@@ -187,7 +192,7 @@ class InstanceProvider implements WasmProvider {
     }
     const { memory } = this.instance
     memory.set(batch.memory.subarray(source, source + length), STAGED)
-    this.instance.seal(STAGED, STAGED, length, 0, low, high, 0)
+    this.#ciphers.seal(STAGED, STAGED, length, 0, low, high, 0)
     batch.memory.set(memory.subarray(STAGED, STAGED + length + TAG_BYTES), target)
   }
 
@@ -199,7 +204,7 @@ class InstanceProvider implements WasmProvider {
     }
     const { memory } = this.instance
     memory.set(batch.memory.subarray(source, source + length + TAG_BYTES), STAGED)
-    if (this.instance.open(STAGED, STAGED, length, 0, low, high, 0) !== 1) return false
+    if (this.#ciphers.open(STAGED, STAGED, length, 0, low, high, 0) !== 1) return false
     batch.memory.set(memory.subarray(STAGED, STAGED + length), target)
     return true
   }

@@ -1,0 +1,218 @@
+import { createRequire } from 'node:module'
+import { type PacketCipher, type PacketCiphers, WASM_KEY, WASM_NATIVE, WASM_NONCE, WASM_STREAM, WASM_TAG, WASM_ZEROS, type WasmProvider, wasmProviderWith } from '@meshwright/crypto/wasm'
+
+const TAG_BYTES = 16
+const BLOCK_BYTES = 64
+const NONCE_BYTES = 12
+/** OpenSSL's numbers (openssl/evp.h). */
+const EVP_CTRL_AEAD_GET_TAG = 16
+const EVP_CTRL_AEAD_SET_TAG = 17
+/** What the context of Poly1305 needs is about 250 bytes. */
+const CONTEXT = WASM_NATIVE
+const PROBED_LENGTHS: readonly number[] = [128, 192, 256, 320, 384, 512, 768, 1024, 1420]
+const PROBE_PACKETS = 16
+const PROBE_ROUNDS = 7
+
+/** Settings of {@link opensslFfiProvider}. */
+export interface OpensslFfiOptions {
+  /** The package `koffi`; by default it is looked for, and not finding it is no error. */
+  readonly koffi?: unknown
+  /** `primitives` are the internal functions that Node's own OpenSSL exports, `evp` the public ones. Default: the first that works. */
+  readonly functions?: 'primitives' | 'evp'
+  /** Packets from this length on go to OpenSSL, shorter ones to WASM. Default: measured. */
+  readonly breakEvenBytes?: number
+}
+
+/** A provider that uses the OpenSSL inside the Node executable. */
+export interface OpensslFfiProvider extends WasmProvider {
+  readonly functions: 'primitives' | 'evp'
+  /** Packets from this length on go to OpenSSL, shorter ones to WASM. */
+  readonly breakEvenBytes: number
+}
+
+/**
+ * ChaCha20-Poly1305 by the OpenSSL that Node itself is linked with, called through the optional package `koffi`; packets under a length
+ * that is measured now, single calls with additional data and everything else go to the WASM provider that it stands on, in whose memory
+ * it works: no address of anything else ever leaves JavaScript, so no garbage collection can pull memory away under a call. A packet is
+ * decrypted only when its tag was right (`evp`: it is wiped when the tag was wrong).
+ *
+ * `undefined` where koffi is missing, the functions are not there or give wrong answers (RFC 8439 and a comparison with noble), or
+ * are slower than WASM at every length.
+ */
+export function opensslFfiProvider(wasm: WasmProvider, options: OpensslFfiOptions = {}): OpensslFfiProvider | undefined {
+  const koffi = options.koffi ?? findKoffi()
+  if (koffi === undefined) return undefined
+  for (const functions of options.functions === undefined ? (['primitives', 'evp'] as const) : [options.functions]) {
+    try {
+      const native = functions === 'primitives' ? bindPrimitives(koffi, wasm) : bindEvp(koffi, wasm)
+      // Everything by OpenSSL first: the known answers must not come from WASM.
+      wasmProviderWith(wasm, 'openssl-ffi', from(0, native, wasm))
+      const breakEvenBytes = options.breakEvenBytes ?? breakEven(native, wasm)
+      if (breakEvenBytes === undefined) continue
+      const provider = wasmProviderWith(wasm, 'openssl-ffi', from(breakEvenBytes, native, wasm))
+      return Object.assign(provider, { functions, breakEvenBytes })
+    } catch {
+      continue // these symbols are no public interface: whatever is wrong with them, there are other ways
+    }
+  }
+  return undefined
+}
+
+function findKoffi(): unknown {
+  try {
+    // The name is not a literal, so that programs bundle without the optional package.
+    const name: string = 'koffi'
+    return createRequire(import.meta.url)(name)
+  } catch {
+    return undefined // optional
+  }
+}
+
+type NativeFunction = (...args: readonly number[]) => number
+
+/** Declares a C function whose arguments are all numbers: addresses and lengths. */
+function declare(koffi: unknown, name: string, parameters: number, returns: 'void' | 'int' | 'int64_t'): NativeFunction {
+  const library = call(koffi, 'load', null)
+  const declared = call(library, 'func', `${returns} ${name}(${Array.from({ length: parameters }, () => 'int64_t').join(', ')})`)
+  if (!isNative(declared)) throw new TypeError(`koffi gives no function for ${name}`)
+  return declared
+}
+
+function call(holder: unknown, name: string, ...args: readonly unknown[]): unknown {
+  if ((typeof holder !== 'object' && typeof holder !== 'function') || holder === null) throw new TypeError(`nothing to call ${name} on`)
+  const method: unknown = Reflect.get(holder, name)
+  if (typeof method !== 'function') throw new TypeError(`koffi has no ${name}`)
+  return Reflect.apply(method, holder, args)
+}
+
+function isNative(value: unknown): value is NativeFunction {
+  return typeof value === 'function'
+}
+
+function addressOf(koffi: unknown, memory: Uint8Array): number {
+  const address = Number(call(koffi, 'address', memory))
+  if (!Number.isSafeInteger(address) || address <= 0) throw new RangeError('the address of the WASM memory is not usable')
+  return address
+}
+
+/**
+ * `ChaCha20_ctr32(out, in, length, key, counter)`, `Poly1305_Init(context, key)`, `_Update(context, data, length)` and
+ * `_Final(context, tag)`: OpenSSL's own parts, exported by the official builds of Node. No context to fetch, no allocation.
+ */
+function bindPrimitives(koffi: unknown, { instance }: WasmProvider): PacketCiphers {
+  const chacha20 = declare(koffi, 'ChaCha20_ctr32', 5, 'void')
+  const polyInit = declare(koffi, 'Poly1305_Init', 2, 'void')
+  const polyUpdate = declare(koffi, 'Poly1305_Update', 3, 'void')
+  const polyFinal = declare(koffi, 'Poly1305_Final', 2, 'void')
+  const base = addressOf(koffi, instance.memory)
+  const { words } = instance
+  const [key, counter, stream, context, tag, zeros] = [base + WASM_KEY, base + WASM_NONCE, base + WASM_STREAM, base + CONTEXT, base + WASM_TAG, base + WASM_ZEROS]
+  const start = (n0: number, n1: number, n2: number): void => {
+    const at = WASM_NONCE / 4
+    words[at] = 0
+    words[at + 1] = n0
+    words[at + 2] = n1
+    words[at + 3] = n2
+    chacha20(stream, zeros, BLOCK_BYTES, key, counter)
+    words[at] = 1
+  }
+  const authenticate = (address: number, length: number): void => {
+    polyInit(context, stream)
+    instance.lengthen(address, length)
+    polyUpdate(context, base + address, (length + 31) & ~15)
+    polyFinal(context, tag)
+    instance.shorten(address, length)
+  }
+  return {
+    seal(source, target, length, n0, n1, n2): number {
+      start(n0, n1, n2)
+      chacha20(base + target, base + source, length, key, counter)
+      authenticate(target, length)
+      const at = target + length
+      instance.memory.copyWithin(at, WASM_TAG, WASM_TAG + TAG_BYTES)
+      return 1
+    },
+    open(source, target, length, n0, n1, n2): number {
+      start(n0, n1, n2)
+      authenticate(source, length)
+      if (instance.isTag(source + length) !== 1) {
+        instance.wipeStream()
+        return 0
+      }
+      chacha20(base + target, base + source, length, key, counter)
+      return 1
+    },
+  }
+}
+
+/** The public functions of libcrypto, with one context that is kept: four calls a packet. */
+function bindEvp(koffi: unknown, { instance }: WasmProvider): PacketCiphers {
+  const cipher = declare(koffi, 'EVP_chacha20_poly1305', 0, 'int64_t')()
+  const contextNew = declare(koffi, 'EVP_CIPHER_CTX_new', 0, 'int64_t')
+  const init = declare(koffi, 'EVP_CipherInit_ex', 6, 'int')
+  const update = declare(koffi, 'EVP_CipherUpdate', 5, 'int')
+  const final = declare(koffi, 'EVP_CipherFinal_ex', 3, 'int')
+  const control = declare(koffi, 'EVP_CIPHER_CTX_ctrl', 4, 'int')
+  const base = addressOf(koffi, instance.memory)
+  const context = Number(contextNew())
+  if (context === 0) throw new RangeError('OpenSSL makes no cipher context')
+  const { words } = instance
+  const [key, nonce, outLength, tag] = [base + WASM_KEY, base + WASM_NONCE + 16 - NONCE_BYTES, base + CONTEXT, base + WASM_TAG]
+  const start = (n0: number, n1: number, n2: number, encrypt: 0 | 1): boolean => {
+    const at = WASM_NONCE / 4
+    words[at + 1] = n0
+    words[at + 2] = n1
+    words[at + 3] = n2
+    return init(context, Number(cipher), 0, key, nonce, encrypt) === 1
+  }
+  return {
+    seal(source, target, length, n0, n1, n2): number {
+      const isDone =
+        start(n0, n1, n2, 1) &&
+        update(context, base + target, outLength, base + source, length) === 1 &&
+        final(context, base + target + length, outLength) === 1 &&
+        control(context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, tag) === 1
+      if (!isDone) throw new Error('OpenSSL refuses to seal')
+      instance.memory.copyWithin(target + length, WASM_TAG, WASM_TAG + TAG_BYTES)
+      return 1
+    },
+    open(source, target, length, n0, n1, n2): number {
+      instance.memory.copyWithin(WASM_TAG, source + length, source + length + TAG_BYTES)
+      const isAuthentic =
+        start(n0, n1, n2, 0) &&
+        control(context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, tag) === 1 &&
+        update(context, base + target, outLength, base + source, length) === 1 &&
+        final(context, base + target + length, outLength) === 1
+      if (!isAuthentic) instance.memory.fill(0, target, target + length)
+      return isAuthentic ? 1 : 0
+    },
+  }
+}
+
+/** OpenSSL from a length on; WASM for shorter packets, and for what OpenSSL is not asked to do here. */
+function from(breakEvenBytes: number, native: PacketCiphers, { instance }: WasmProvider): PacketCiphers {
+  const choose =
+    (ours: PacketCipher, theirs: PacketCipher): PacketCipher =>
+    (source, target, length, n0, n1, n2, additional) => {
+      const isFit = length >= breakEvenBytes && length > 0 && additional === 0 && (source === target || Math.abs(source - target) >= length + TAG_BYTES)
+      return isFit ? ours(source, target, length, n0, n1, n2, additional) : theirs(source, target, length, n0, n1, n2, additional)
+    }
+  return { seal: choose(native.seal, instance.seal), open: choose(native.open, instance.open) }
+}
+
+/** From which length on OpenSSL is faster, by the best of short bursts of each; `undefined` when it is not. Takes some milliseconds. */
+function breakEven(native: PacketCiphers, { instance }: WasmProvider): number | undefined {
+  const longest = PROBED_LENGTHS[PROBED_LENGTHS.length - 1] ?? 0
+  const at = instance.allocate(longest + 2 * BLOCK_BYTES).byteOffset + BLOCK_BYTES
+  const best = (ciphers: PacketCiphers, length: number): number => {
+    let least = Infinity
+    for (let round = 0; round < PROBE_ROUNDS; round += 1) {
+      const begun = performance.now()
+      for (let i = 0; i < PROBE_PACKETS; i += 1) ciphers.seal(at, at, length, 0, i, 0, 0)
+      least = Math.min(least, performance.now() - begun)
+    }
+    return least
+  }
+  for (let warm = 0; warm < 20; warm += 1) for (const ciphers of [native, instance]) best(ciphers, longest)
+  return PROBED_LENGTHS.find((length) => best(native, length) < best(instance, length))
+}
