@@ -29,9 +29,10 @@ export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () 
     try {
       for (let output = machine.pollOutput(); output !== undefined && !stopped; output = machine.pollOutput()) perform(output)
     } finally {
+      // Also when `perform` throws: the machine's time goes on, and what it still owes is performed at the next turn.
       draining = false
+      schedule()
     }
-    schedule()
   }
 
   const schedule = (): void => {

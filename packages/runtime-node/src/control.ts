@@ -1,0 +1,6 @@
+export { suspendAwareClock } from './clock.ts'
+export { acceptControl, type AcceptedControl, type ControlAcceptOptions } from './control-accept.ts'
+export { type ControlConnection, ControlConnectionError, type ControlConnectionErrorCode, type ControlDialOptions, type ControlRequest, type ControlRequestEvents, ControlTransport, dialControl, fetchControlKey } from './control-dial.ts'
+export { type Driver, drive } from './drive.ts'
+export { nodeCryptoProvider } from './node-crypto.ts'
+export { systemRandom } from './random.ts'

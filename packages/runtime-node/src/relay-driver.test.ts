@@ -1,0 +1,53 @@
+import { createServer, type Server } from 'node:net'
+import type { RelayNode, RelayRegion } from '@meshwright/core'
+import type { RelayLinksInput } from '@meshwright/mesh'
+import { expect, test } from 'vitest'
+import { measureRelay, RelayDriver } from './relay-driver.ts'
+
+async function listening(): Promise<{ readonly server: Server; readonly port: number }> {
+  const server = createServer((socket) => socket.on('error', () => undefined).destroy())
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  return { server, port: typeof address === 'object' && address !== null ? address.port : expect.fail('no port') }
+}
+
+/** A port where nobody listens. */
+async function deadPort(): Promise<number> {
+  const { server, port } = await listening()
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+const relay = (port: number): RelayNode => ({ name: '1a', regionId: 1, hostName: '127.0.0.1', ipv4: '127.0.0.1', derpPort: port, insecureForTests: true })
+const region = (...nodes: readonly RelayNode[]): RelayRegion => ({ id: 1, code: 'one', name: 'One', nodes })
+
+test('a relay that takes connections has a latency, one that refuses them or is none has not', async () => {
+  const { server, port } = await listening()
+  expect(await measureRelay(region(relay(port)))).toBeGreaterThan(0)
+  await new Promise((resolve) => server.close(resolve))
+  expect(await measureRelay(region(relay(port)))).toBeUndefined()
+  expect(await measureRelay(region({ ...relay(port), stunOnly: true }))).toBeUndefined()
+})
+
+test('a dial that fails is told as closed, with its reason, once', async () => {
+  const inputs: RelayLinksInput[] = []
+  const port = await deadPort()
+  await new Promise<void>((resolve) => {
+    const driver = new RelayDriver((input) => {
+      inputs.push(input)
+      resolve()
+    }, true)
+    driver.perform({ type: 'relayDial', link: 7, region: region(relay(port)), node: relay(port) })
+  })
+  expect(inputs).toMatchObject([{ type: 'closed', link: 7, reason: expect.stringMatching(/./) }])
+})
+
+test('after close nothing is told any more', async () => {
+  const inputs: RelayLinksInput[] = []
+  const driver = new RelayDriver((input) => inputs.push(input), true)
+  const port = await deadPort()
+  driver.perform({ type: 'relayDial', link: 1, region: region(relay(port)), node: relay(port) })
+  driver.close()
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  expect(inputs).toEqual([])
+})

@@ -1,0 +1,78 @@
+import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { describe, expect, test } from 'vitest'
+import { startMeshNode } from './start-mesh-node.ts'
+
+const SOURCE = path.join(path.dirname(fileURLToPath(import.meta.url)), 'start-mesh-node.ts')
+/** Nobody listens there. */
+const NOWHERE = 'http://127.0.0.1:1'
+
+describe('a node whose control server is away', () => {
+  test('starts, says what is wrong, and is not ready', async () => {
+    const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here' })
+    await expect(node.ready(AbortSignal.timeout(200))).rejects.toMatchObject({ code: 'RUNTIME_ABORTED' })
+    expect(node.status().state).toBe('starting')
+    expect(node.status().lastError).toMatch(/./)
+    await node.close()
+    await node.close()
+  })
+
+  test('refuses names and addresses that it does not know, and waits for nobody when it closes', async () => {
+    const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here' })
+    await expect(node.dialTcp('db', 80)).rejects.toMatchObject({ code: 'ENOTFOUND' })
+    await expect(node.dialTcp('100.64.0.2', 80)).rejects.toMatchObject({ code: 'EHOSTUNREACH' })
+    await expect(node.ping('db', 'disco')).rejects.toMatchObject({ code: 'RUNTIME_NAME_UNKNOWN' })
+    expect((await node.ping('100.64.0.2', 'ICMP')).error).toContain('not running')
+    const waiting = node.ready().then(() => 'ready', (error: NodeJS.ErrnoException) => error.code)
+    await node.close()
+    expect(await waiting).toBe('RUNTIME_CLOSED')
+  })
+})
+
+test('options that make no sense are refused by name, before anything is opened', async () => {
+  await expect(startMeshNode({ controlUrl: NOWHERE, advertiseRoutes: ['10.0.0.0/33'] })).rejects.toMatchObject({ code: 'RUNTIME_OPTION', message: expect.stringContaining('10.0.0.0/33') })
+})
+
+test('a state file that cannot be read is refused', async () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'meshwright-node-'))
+  const stateFile = path.join(folder, 'state')
+  writeFileSync(stateFile, '{"half')
+  await expect(startMeshNode({ controlUrl: NOWHERE, stateFile })).rejects.toMatchObject({ code: 'STATE_FILE_CORRUPT' })
+  rmSync(folder, { recursive: true })
+})
+
+test('a closed node keeps its process alive with nothing: the process ends by itself', async () => {
+  // A control server that takes connections and never says a word: the dial is in the middle of something when the node closes.
+  const silent = createServer(() => undefined)
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  const address = silent.address()
+  const port = typeof address === 'object' && address !== null ? address.port : 0
+  const folder = mkdtempSync(path.join(tmpdir(), 'meshwright-exit-'))
+  const program = path.join(folder, 'program.mts')
+  writeFileSync(
+    program,
+    `import { startMeshNode } from ${JSON.stringify(SOURCE)}
+for (const controlUrl of ['${NOWHERE}', 'http://127.0.0.1:${port}']) {
+  const node = await startMeshNode({ controlUrl, hostname: 'here', stateFile: ${JSON.stringify(path.join(folder, 'state'))} })
+  node.listenTcp(80, () => {})
+  node.listenUdp(53, () => {})
+  void node.dialTcp('100.64.0.2', 80).catch(() => {})
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  await node.close()
+}
+console.log('closed')
+`,
+  )
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, ['--conditions=@meshwright/source', '--import', 'tsx', program], { cwd: path.dirname(SOURCE), timeout: 90_000 })
+    expect(stdout).toBe('closed\n')
+  } finally {
+    silent.close()
+    rmSync(folder, { recursive: true })
+  }
+})
