@@ -93,6 +93,16 @@ test('a packet goes from its sender to the one node that has its address, and to
   expect(wire.plane(1).traffic.directOut).toBe(wire.plane(2).traffic.directIn)
 })
 
+test('a handshake is answered to where it came from while no path to the peer is known', () => {
+  const wire = new Wire(1, 2)
+  wire.planes.get(2)?.paths.setPeer(NOW, { nodeKey: keysOf(1).node.publicKey(), endpoints: [] })
+  wire.send(1, udp(1, 2))
+  expect(wire.taken()).toEqual(['deliver 2<1'])
+  // Everything else still waits for a path.
+  wire.send(2, udp(2, 1))
+  expect([drops(wire, 2), wire.taken()]).toEqual([{ 'no-path': 1 }, []])
+})
+
 describe('every drop has its reason', () => {
   test('malformed: not an IP packet', () => {
     const wire = new Wire(1, 2)

@@ -6,6 +6,9 @@ import { type PathFinder } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import { WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
 
+/** First byte of WireGuard's second message (whitepaper 5.4.3). */
+const HANDSHAKE_RESPONSE = 2
+
 /** Where a WireGuard datagram came from: a UDP endpoint, or a peer behind a relay. */
 export interface DataPath extends WireGuardPath {
   readonly via: { readonly type: 'direct'; readonly endpoint: Endpoint } | { readonly type: 'relay'; readonly region: number; readonly peer: NodePublicKey }
@@ -57,6 +60,8 @@ export class DataPlane {
   #directIn = 0
   #directOut = 0
   #lastSend: Instant | undefined
+  /** Where the datagram came from that is being taken in. */
+  #source: Endpoint | undefined
 
   constructor(options: {
     readonly random: RandomSource
@@ -121,8 +126,10 @@ export class DataPlane {
   /** A WireGuard datagram that came by UDP. */
   inboundDirect(now: Instant, bytes: Uint8Array, from: Endpoint): void {
     this.#directIn += bytes.length
+    this.#source = from
     this.device.handleInput(now, { type: 'datagram', bytes, from: directPath(from) })
     this.#drain(now)
+    this.#source = undefined
   }
 
   /** A WireGuard datagram that a relay brought from `peer`. */
@@ -208,8 +215,16 @@ export class DataPlane {
         this.#outbox.push({ type: 'relayed', bytes, region: path.region, peer })
         return
       case 'none':
-        return this.#drop('no-path')
+        return this.#withoutPath(now, peer, bytes)
     }
+  }
+
+  // A peer that has just come (again) may know our endpoint before we know one of its own or its relay. The answer to its handshake, which
+  // has proven its key, goes back to where it came from, so that it need not wait five seconds for its next try; and we look for a path.
+  #withoutPath(now: Instant, peer: NodePublicKey, bytes: Uint8Array): void {
+    if (this.#source === undefined || bytes[0] !== HANDSHAKE_RESPONSE) return this.#drop('no-path')
+    this.#paths.noteTraffic(now, peer)
+    this.#sendDirect(bytes, this.#source)
   }
 
   // Cookie replies go back the way the datagram came, since nobody is known to stand behind it.
