@@ -5,6 +5,7 @@ import { classifyDatagram, PathFinder, type PathFinderOutput } from '@meshwright
 import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
 import { DataPlane, type DataPlaneOutput } from './dataplane.ts'
 import { drain } from './drain.ts'
+import { EarlyHandshakes } from './early-handshakes.ts'
 import { RelayLinks, type RelayLinksInput, type RelayLinksOutput } from './relay-links.ts'
 
 /** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
@@ -62,6 +63,7 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
   #blockUdp: boolean
   #peers: Set<string> = new Set()
   #keys: Map<string, NodePublicKey> = new Map()
+  readonly #early: EarlyHandshakes = new EarlyHandshakes()
   #blockedDatagrams = 0
 
   constructor(options: EngineOptions) {
@@ -120,6 +122,10 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
       this.#keys.set(peer.nodeKey.text, peer.nodeKey)
     }
     this.#peers = wanted
+    for (const peer of peers) {
+      const early = this.#early.take(now, peer.nodeKey)
+      if (early !== undefined) this.#relayed(now, early.bytes, early.region, early.peer)
+    }
     this.#settle(now)
   }
 
@@ -234,7 +240,7 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
   }
 
   #relayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
-    if (!this.#peers.has(peer.text)) return
+    if (!this.#peers.has(peer.text)) return this.#early.keep(now, bytes, region, peer)
     const kind = classifyDatagram(bytes)
     if (kind === 'disco') this.paths.handleInput(now, { type: 'relayed', bytes, region, peer })
     else if (kind === 'wireguard') {
