@@ -305,7 +305,8 @@ class Flow extends Duplex implements MeshSocket {
     clearTimeout(this.#idle)
     if (!this.#over) {
       this.#over = true
-      const clean = error === null && this.writableFinished && this.readableEnded
+      // As the kernel does it: nothing is lost by an orderly end when all was read and nothing waits to be written.
+      const clean = error === null && this.readableEnded && this.writableLength === 0
       this.#door((stack, now) => (clean ? stack.close(now, this.#id) : stack.abort(now, this.#id)))
     }
     done(error)
