@@ -1,10 +1,12 @@
 import { parseArgs } from 'node:util'
 import { parseIp, parsePrefix } from '@meshwright/ip'
+import { audit } from './audit.ts'
 import { check } from './check.ts'
 import { reportToParent, startDaemon } from './daemonize.ts'
 import { type InterfaceOptions, runInterface } from './interface.ts'
 import { genkey, genpsk, pubkey } from './keys.ts'
 import { logLevelFrom } from './log.ts'
+import { mesh, rotate } from './mesh.ts'
 import { show } from './show.ts'
 import { UsageError } from './usage-error.ts'
 
@@ -15,6 +17,9 @@ const USAGE = `usage: meshwright-wg [-f|--foreground] INTERFACE     make a WireG
        meshwright-wg pubkey < PRIVATE-KEY            its public key
        meshwright-wg show [all|interfaces|NAME [dump]]
        meshwright-wg check FILE                      what is wrong with a wg or wg-quick file
+       meshwright-wg audit [--json] FILE...          running interfaces against their files; status 1 on findings
+       meshwright-wg mesh FILE [--out FOLDER]        every host's wg0.conf and nftables rules, from one description
+       meshwright-wg rotate HOST FILE [--out FOLDER] a new key for a host, in two steps
 
 Without -f it goes to the background once the interface can be configured. Environment, as wireguard-go has it: LOG_LEVEL (verbose,
 error, silent), WG_TUN_FD, WG_UAPI_FD, WG_PROCESS_FOREGROUND=1. With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=meshwright-wg.
@@ -42,6 +47,17 @@ async function main(args: readonly string[]): Promise<number> {
       return 0
     case 'check': {
       const { text, status } = check(rest)
+      process.stdout.write(text)
+      return status
+    }
+    case 'mesh':
+      process.stdout.write(mesh(rest))
+      return 0
+    case 'rotate':
+      process.stdout.write(rotate(rest))
+      return 0
+    case 'audit': {
+      const { text, status } = await audit(rest)
       process.stdout.write(text)
       return status
     }
