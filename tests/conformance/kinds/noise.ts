@@ -1,9 +1,9 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { type CryptoProvider, nobleProvider, NoiseHandshake, type NoisePattern } from '@meshwright/crypto'
+import { type CryptoProvider, NoiseHandshake, type NoisePattern } from '@meshwright/crypto'
 import { formatHex, parseHex } from '@meshwright/core'
-import { nodeCryptoProvider } from '../../../packages/runtime-node/src/node-crypto.ts'
 import { type CaseResult, type Kind, UnknownForm } from '../kind.ts'
+import { cryptoProviders } from '../providers.ts'
 
 interface Vector {
   readonly protocol_name: string
@@ -32,7 +32,7 @@ export const kind: Kind = {
       const data = JSON.parse(await readFile(file, 'utf8')) as { readonly vectors?: readonly Vector[] }
       if (!Array.isArray(data.vectors)) throw new UnknownForm(file, 'an object with "vectors"')
       data.vectors.forEach((vector: Vector, index: number) => {
-        for (const provider of [nobleProvider, nodeCryptoProvider]) {
+        for (const provider of cryptoProviders()) {
           const detail = check(vector, provider)
           const group = `${vector.protocol_name}/${provider.name}`
           results.push({ group, id: `${path.basename(file)}#${index}/${provider.name}`, passed: detail === undefined, ...(detail === undefined ? {} : { detail }) })

@@ -1,13 +1,13 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DROPPED, formatHex, PacketBatch, parseHex } from '@meshwright/core'
-import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
+import type { CryptoProvider } from '@meshwright/crypto'
 import { ed25519 } from '@noble/curves/ed25519.js'
 import { hkdf } from '@noble/hashes/hkdf.js'
 import { hmac } from '@noble/hashes/hmac.js'
 import { sha256 } from '@noble/hashes/sha2.js'
-import { nodeCryptoProvider } from '../../../packages/runtime-node/src/node-crypto.ts'
 import { type CaseResult, type Kind, UnknownForm } from '../kind.ts'
+import { cryptoProviders } from '../providers.ts'
 
 interface TestCase {
   readonly tcId: number
@@ -20,8 +20,6 @@ interface TestGroup {
   readonly tests: readonly TestCase[]
   readonly publicKey?: { readonly pk?: string }
 }
-
-const PROVIDERS: readonly CryptoProvider[] = [nobleProvider, nodeCryptoProvider]
 
 /** The Wycheproof files for the primitives in use (C2SP/wycheproof, testvectors_v1), run on every provider that has the primitive. */
 export const kind: Kind = {
@@ -53,11 +51,11 @@ type Judge = (test: TestCase, group: TestGroup) => boolean
 
 function judges(algorithm: string, file: string): readonly (readonly [string, Judge])[] {
   if (algorithm === 'XDH') {
-    return PROVIDERS.map((provider) => [provider.name, (test) => same(provider.sharedSecret(hex(test.private), hex(test.public)), test.shared)])
+    return cryptoProviders().map((provider) => [provider.name, (test) => same(provider.sharedSecret(hex(test.private), hex(test.public)), test.shared)])
   }
   if (algorithm === 'CHACHA20-POLY1305' || algorithm === 'XCHACHA20-POLY1305') {
     const x = algorithm.startsWith('X')
-    return PROVIDERS.map((provider) => [provider.name, (test) => aead(provider, test, x)])
+    return cryptoProviders().map((provider) => [provider.name, (test) => aead(provider, test, x)])
   }
   // Floors 0 to 5 use these three of noble directly (tailnet lock signatures, cookies and tokens).
   if (algorithm === 'EDDSA') return [['noble', (test, group) => verifies(hex(test.sig), hex(test.msg), hex(group.publicKey?.pk))]]

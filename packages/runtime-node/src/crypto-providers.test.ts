@@ -1,0 +1,264 @@
+import { createRequire } from 'node:module'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { DONE, DROPPED, PacketBatch, PENDING } from '@meshwright/core'
+import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
+import { wasmModuleBytes, type WasmProvider, wasmProvider } from '@meshwright/crypto/wasm'
+import { SeededRandom } from '@meshwright/testkit'
+import { describe, expect, test } from 'vitest'
+import { chooseCryptoProvider, fastCryptoProvider, packetSlab } from './fast-crypto.ts'
+import { nodeCryptoProvider } from './node-crypto.ts'
+import { opensslFfiProvider } from './openssl-ffi.ts'
+import { wasmCryptoProvider } from './wasm-crypto.ts'
+
+const MEMORY_BYTES = 2_097_152
+const LENGTHS = 2049
+const TAG_BYTES = 16
+
+function wasm(): WasmProvider {
+  const provider = wasmCryptoProvider(nodeCryptoProvider, MEMORY_BYTES)
+  if (provider === undefined) throw new Error('no WebAssembly SIMD')
+  return provider
+}
+
+/** `undefined` where koffi is not installed, or this Node is linked with another libcrypto. */
+function openssl(functions: 'primitives' | 'evp', breakEvenBytes: number = 0): WasmProvider | undefined {
+  return opensslFfiProvider(wasm(), { functions, breakEvenBytes })
+}
+
+const PROVIDERS: readonly (readonly [string, CryptoProvider | undefined])[] = [
+  ['node', nodeCryptoProvider],
+  ['wasm', wasm()],
+  ['openssl-ffi by its primitives', openssl('primitives')],
+  ['openssl-ffi by EVP', openssl('evp')],
+  ['openssl-ffi with a break-even at 512 bytes', openssl('primitives', 512)],
+]
+
+describe.each(PROVIDERS)('%s', (_, found) => {
+  const tested = test.skipIf(found === undefined)
+  const provider = found ?? nobleProvider
+
+  tested('seals what noble seals, at all lengths from 0 to 2048 and counters up to 2^64 - 1, in place and out of place, in its memory and elsewhere', () => {
+    const random = new SeededRandom(7)
+    const batches = [packetSlab(provider, 2, 2048 + TAG_BYTES), PacketBatch.slab(2, 2048 + TAG_BYTES)]
+    for (let length = 0; length < LENGTHS; length += 1) {
+      const key = length % 5 === 0 ? new Uint8Array(32).fill(255) : random.bytes(32)
+      const packet = length % 7 === 0 ? new Uint8Array(length).fill(255) : random.bytes(length)
+      const counter = length % 3 === 0 ? 2n ** 64n - 1n - BigInt(length) : length % 3 === 1 ? 0xffff_ffffn : BigInt(random.u32())
+      const expected = nobleProvider.aeadSeal(key, nonceOf(counter), packet)
+      const slot = provider.keySlot(key)
+      for (const batch of batches) {
+        const outOfPlace = length % 2 === 0
+        batch.reset()
+        batch.memory.set(random.bytes(64), 64)
+        batch.addCopy(packet)
+        const stride = batch.memory.length / batch.capacity
+        if (outOfPlace) batch.target[0] = 64 + stride
+        const behind = (batch.target[0] ?? 0) + length + TAG_BYTES
+        batch.memory.fill(0xee, behind, behind + 32)
+        provider.sealBatch(slot, counter, batch)
+        if (batch.verdict[0] !== DONE || !same(batch.result(0), expected)) throw new Error(`${length} bytes, counter ${counter}: not what noble seals`)
+        if (batch.memory.subarray(behind, behind + 32).some((byte) => byte !== 0xee)) throw new Error(`${length} bytes: bytes behind the tag are changed`)
+        if (batch.counterLow[0] !== Number(counter & 0xffff_ffffn) || batch.counterHigh[0] !== Number(counter >> 32n)) throw new Error(`${length} bytes: wrong counter`)
+        expectOpens(provider, slot, batch, packet, expected)
+      }
+      slot.destroy()
+    }
+  })
+
+  tested('a forged packet is dropped and none of its plaintext can be read', () => {
+    const random = new SeededRandom(8)
+    const slot = provider.keySlot(random.bytes(32))
+    for (const length of [1, 16, 63, 64, 200, 511, 512, 1420, 1421, 2000]) {
+      const batch = packetSlab(provider, 2, 2048)
+      const packet = new Uint8Array(length).fill(0x5a)
+      batch.addCopy(packet)
+      provider.sealBatch(slot, 9n, batch)
+      const stride = batch.memory.length / batch.capacity
+      const forgedAt = 64 + random.below(length + TAG_BYTES)
+      batch.memory[forgedAt] = (batch.memory[forgedAt] ?? 0) ^ (1 << random.below(8))
+      const target = length % 2 === 0 ? 64 : 64 + stride
+      batch.length[0] = length + TAG_BYTES
+      batch.target[0] = target
+      batch.verdict[0] = PENDING
+      provider.openBatch(slot, batch)
+      expect(batch.verdict[0]).toBe(DROPPED)
+      const shown = batch.memory.subarray(target, target + length)
+      if (length > 16) expect(shown.reduce((sum, byte) => sum + Number(byte === 0x5a), 0)).toBeLessThan(length / 2)
+    }
+  })
+
+  tested('counters run on over pending slots only, and packets that do not fit are dropped', () => {
+    const batch = packetSlab(provider, 4, 100)
+    const slot = provider.keySlot(new Uint8Array(32).fill(1))
+    for (let i = 0; i < 4; i += 1) batch.addCopy(new Uint8Array(10).fill(i))
+    batch.verdict[1] = DROPPED
+    batch.length[3] = batch.memory.length
+    provider.sealBatch(slot, 0xffff_ffffn, batch)
+    expect([...batch.verdict]).toEqual([DONE, DROPPED, DONE, DROPPED])
+    expect([batch.counterLow[0], batch.counterHigh[0], batch.counterLow[2], batch.counterHigh[2]]).toEqual([0xffff_ffff, 0, 0, 1])
+  })
+
+  tested('a slot that is destroyed, or another provider\'s, seals and opens nothing', () => {
+    const batch = packetSlab(provider, 2, 100)
+    const slot = provider.keySlot(new Uint8Array(32).fill(1))
+    batch.addCopy(new Uint8Array(10))
+    slot.destroy()
+    provider.sealBatch(slot, 0n, batch)
+    batch.addCopy(new Uint8Array(10))
+    provider.sealBatch({ destroy: () => undefined }, 0n, batch)
+    expect([...batch.verdict]).toEqual([DROPPED, DROPPED])
+  })
+
+  tested('single calls, hashes and MACs agree with noble, additional data and long input included', () => {
+    const random = new SeededRandom(9)
+    for (let i = 0; i < 200; i += 1) {
+      const [key, nonce, additional] = [random.bytes(32), random.bytes(12), random.bytes(i % 80)]
+      const plaintext = random.bytes(i === 199 ? 70_000 : random.below(600))
+      const sealed = provider.aeadSeal(key, nonce, plaintext, additional)
+      expect(same(sealed, nobleProvider.aeadSeal(key, nonce, plaintext, additional))).toBe(true)
+      expect(same(provider.aeadOpen(key, nonce, sealed, additional), plaintext)).toBe(true)
+      expect(provider.aeadOpen(key, nonce, sealed, random.bytes(i % 80 === 0 ? 1 : i % 80))).toBeUndefined()
+      expect(provider.aeadOpen(key, nonce, sealed.subarray(0, i % 16))).toBeUndefined()
+      const parts = [random.bytes(random.below(200)), random.bytes(i === 5 ? 9000 : random.below(200))]
+      expect(same(provider.hash(...parts), nobleProvider.hash(...parts))).toBe(true)
+      expect(same(provider.hmac(key.subarray(0, i % 33), ...parts), nobleProvider.hmac(key.subarray(0, i % 33), ...parts))).toBe(true)
+      expect(same(provider.mac(key.subarray(0, (i % 32) + 1), ...parts), nobleProvider.mac(key.subarray(0, (i % 32) + 1), ...parts))).toBe(true)
+    }
+  })
+
+  tested('the source of an out-of-place batch stays as it was', () => {
+    const batch = packetSlab(provider, 2, 1600)
+    const slot = provider.keySlot(new Uint8Array(32).fill(4))
+    batch.addCopy(new Uint8Array(1420).fill(9))
+    batch.target[0] = 64 + batch.memory.length / 2
+    const before = batch.memory.slice(0, batch.memory.length / 2)
+    provider.sealBatch(slot, 1n, batch)
+    expect(same(batch.memory.subarray(0, batch.memory.length / 2), before)).toBe(true)
+  })
+
+  tested('a row of datagrams that touch each other is sealed and opened without harm to neighbours', () => {
+    const stride = 1420 + 32
+    const row = packetSlab(provider, 1, stride * 8)
+    const batch = new PacketBatch(row.memory, 8)
+    for (let i = 0; i < 8; i += 1) {
+      row.memory.fill(i + 1, 64 + i * stride, 64 + i * stride + 16 + 1420)
+      batch.addSlot(64 + i * stride + 16, 1420)
+    }
+    const slot = provider.keySlot(new Uint8Array(32).fill(6))
+    provider.sealBatch(slot, 5n, batch)
+    for (let i = 0; i < 8; i += 1) {
+      expect(same(batch.result(i), nobleProvider.aeadSeal(new Uint8Array(32).fill(6), nonceOf(5n + BigInt(i)), new Uint8Array(1420).fill(i + 1)))).toBe(true)
+      expect(same(row.memory.subarray(64 + i * stride, 64 + i * stride + 16), new Uint8Array(16).fill(i + 1))).toBe(true)
+      batch.length[i] = 1420 + TAG_BYTES
+    }
+    batch.verdict.fill(PENDING)
+    provider.openBatch(slot, batch)
+    for (let i = 0; i < 8; i += 1) expect(same(batch.result(i), new Uint8Array(1420).fill(i + 1))).toBe(true)
+  })
+
+  tested('source and target may overlap by any distance', () => {
+    const slot = provider.keySlot(new Uint8Array(32).fill(6))
+    const row = packetSlab(provider, 1, 4096)
+    for (const shift of [-700, -48, -16, -5, 3, 16, 33, 64, 699, 800]) {
+      const packet = new SeededRandom(shift).bytes(700)
+      const batch = new PacketBatch(row.memory, 1)
+      row.memory.set(packet, 1000)
+      batch.addSlot(1000, 700, 1000 + shift)
+      provider.sealBatch(slot, 1n, batch)
+      expect(same(batch.result(0), nobleProvider.aeadSeal(new Uint8Array(32).fill(6), nonceOf(1n), packet))).toBe(true)
+      const back = new PacketBatch(row.memory, 1)
+      back.addSlot(1000 + shift, 716, 1000)
+      back.counterLow[0] = 1
+      provider.openBatch(slot, back)
+      expect(same(back.result(0), packet)).toBe(true)
+    }
+  })
+})
+
+describe('choosing', () => {
+  test('the fastest provider seals what noble seals and exchanges keys by OpenSSL', () => {
+    const provider = fastCryptoProvider()
+    expect(provider).toBe(fastCryptoProvider())
+    expect(['openssl-ffi', 'wasm']).toContain(provider.name)
+    const [a, b] = [new Uint8Array(32).fill(1), new Uint8Array(32).fill(2)]
+    expect(provider.sharedSecret(a, provider.publicKey(b))).toEqual(nobleProvider.sharedSecret(b, nobleProvider.publicKey(a)))
+    expect(provider.sharedSecret(a, new Uint8Array(32))).toBeUndefined()
+  })
+
+  test('every provider can be forced by name', () => {
+    for (const name of ['noble', 'node', 'wasm']) expect(chooseCryptoProvider(name).name).toBe(name)
+    if (openssl('primitives') !== undefined) expect(chooseCryptoProvider('openssl-ffi').name).toBe('openssl-ffi')
+    expect(() => chooseCryptoProvider('rot13')).toThrow('none of noble, node, wasm, openssl-ffi')
+  })
+
+  test('without koffi, and with a package that is not koffi, there is no openssl-ffi', () => {
+    for (const koffi of [{}, { load: () => ({}) }, { load: () => ({ func: () => () => 0 }), address: () => 0n }, 'koffi']) expect(opensslFfiProvider(wasm(), { koffi })).toBeUndefined()
+  })
+
+  test('an instance of another module is refused', () => {
+    expect(() => wasmProvider({})).toThrow('not the exports')
+    const { instance } = wasm()
+    const broken = { ...instance, memory: { buffer: instance.memory.buffer }, seal: () => 0 }
+    expect(() => wasmProvider({ ...broken, open: instance.open, blake2s: instance.blake2s, lengthen: instance.lengthen, shorten: instance.shorten, isTag: instance.isTag })).toThrow('wrong answers')
+  })
+
+  test('memory of the instance ends with a clear error, and slabs then lie elsewhere', () => {
+    const provider = wasm()
+    expect(() => provider.slab(1000, 65_000)).toThrow('more memory')
+    expect(packetSlab(provider, 1000, 6500).memory.buffer).not.toBe(provider.instance.memory.buffer)
+    expect(packetSlab(provider, 10, 1500).memory.buffer).toBe(provider.instance.memory.buffer)
+  })
+
+  test('the module is the same at every assembly', () => {
+    expect(same(wasmModuleBytes(), wasmModuleBytes())).toBe(true)
+  })
+})
+
+test.skipIf(openssl('primitives') === undefined)('native calls stay sound while garbage is collected all the time', () => {
+  setFlagsFromString('--expose-gc')
+  const collect: unknown = runInNewContext('gc')
+  if (typeof collect !== 'function') throw new Error('no forced garbage collection')
+  const koffi: unknown = createRequire(import.meta.url)('koffi')
+  for (const functions of ['primitives', 'evp'] as const) {
+    const provider = opensslFfiProvider(wasm(), { functions, breakEvenBytes: 0, koffi })
+    if (provider === undefined) throw new Error(`no openssl-ffi by ${functions}`)
+    const random = new SeededRandom(10)
+    for (let i = 0; i < 8; i += 1) {
+      const key = random.bytes(32)
+      const slot = provider.keySlot(key)
+      const batch = i % 2 === 0 ? PacketBatch.slab(4, 1600) : provider.slab(4, 1600)
+      const packets = Array.from({ length: 4 }, () => random.bytes(1 + random.below(1500)))
+      for (const packet of packets) batch.addCopy(packet)
+      collect()
+      provider.sealBatch(slot, BigInt(i), batch)
+      collect()
+      packets.forEach((packet, n) => expect(same(batch.result(n), nobleProvider.aeadSeal(key, nonceOf(BigInt(i + n)), packet))).toBe(true))
+      for (let n = 0; n < 4; n += 1) batch.length[n] = batch.targetLength[n] ?? 0
+      batch.verdict.fill(PENDING)
+      provider.openBatch(slot, batch)
+      collect()
+      packets.forEach((packet, n) => expect(same(batch.result(n), packet)).toBe(true))
+      slot.destroy()
+    }
+  }
+})
+
+function expectOpens(provider: CryptoProvider, slot: ReturnType<CryptoProvider['keySlot']>, batch: PacketBatch, packet: Uint8Array, sealed: Uint8Array): void {
+  const at = batch.target[0] ?? 0
+  batch.offset[0] = at
+  batch.length[0] = sealed.length
+  batch.verdict[0] = PENDING
+  provider.openBatch(slot, batch)
+  if (batch.verdict[0] !== DONE || !same(batch.result(0), packet)) throw new Error(`${packet.length} bytes: does not open`)
+}
+
+function nonceOf(counter: bigint): Uint8Array {
+  const nonce = new Uint8Array(12)
+  new DataView(nonce.buffer).setBigUint64(4, counter, true)
+  return nonce
+}
+
+function same(a: Uint8Array | undefined, b: Uint8Array): boolean {
+  return a !== undefined && Buffer.compare(a, b) === 0
+}
