@@ -28,7 +28,7 @@ export function whyNot(programs: readonly string[]): string | undefined {
 /** Makes the tests of a suite: `flow('login by URL', ...)` is the cell of that name in the matrix. */
 export function flows(peer: string, programs: readonly string[]): (flow: string, body: () => Promise<void>, timeoutMs?: number) => void {
   const reason = whyNot(programs)
-  return (flow, body, timeoutMs = 60_000) => {
+  return (flow, body, timeoutMs = 120_000) => {
     test(
       `${flow} [${peer}]`,
       async (context) => {
