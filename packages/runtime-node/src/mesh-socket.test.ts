@@ -21,24 +21,39 @@ class Pair {
   readonly b: MeshFlows
   /** Packets to b go nowhere. */
   deaf = false
-  readonly #drivers: Driver<{ readonly type: 'packet'; readonly bytes: Uint8Array }>[] = []
+  readonly #clock = suspendAwareClock()
+  readonly #sides: { readonly stack: Netstack; readonly driver: Driver<{ readonly type: 'packet'; readonly bytes: Uint8Array }> }[] = []
 
   constructor(forward?: ForwardUnclaimed) {
-    const clock = suspendAwareClock()
     const make = (index: number): MeshFlows => {
-      const stack = new Netstack(systemRandom, { addresses: [index === 0 ? HERE : THERE], offerUnclaimed: index === 1 && forward !== undefined })
-      const flows = new MeshFlows(<Result>(use: (stack: Netstack, now: Instant) => Result) => driver.act((now) => use(stack, now)), index === 1 ? forward : undefined)
-      const driver = drive(stack, clock, (output) => {
-        if (output.type !== 'packet') return flows.perform(output)
-        if (this.deaf && index === 0) return
-        const bytes = Uint8Array.from(output.bytes)
-        setImmediate(() => this.#drivers[1 - index]?.feed({ type: 'packet', bytes }))
-      })
-      this.#drivers.push(driver)
+      const flows = new MeshFlows(<Result>(use: (stack: Netstack, now: Instant) => Result) => {
+        const side = this.#sides[index] ?? expect.fail('no stack')
+        return side.driver.act((now) => use(side.stack, now))
+      }, index === 1 ? forward : undefined)
+      this.#start(index, flows, index === 1 && forward !== undefined)
       return flows
     }
     this.a = make(0)
     this.b = make(1)
+  }
+
+  /** The second node gets another stack, as a node does that turns to another control server. */
+  replaceSecond(): void {
+    this.b.resetConnections()
+    this.#sides[1]?.driver.stop()
+    this.#start(1, this.b, false)
+    this.b.bindAgain()
+  }
+
+  #start(index: number, flows: MeshFlows, offerUnclaimed: boolean): void {
+    const stack = new Netstack(systemRandom, { addresses: [index === 0 ? HERE : THERE], offerUnclaimed })
+    const driver = drive(stack, this.#clock, (output) => {
+      if (output.type !== 'packet') return flows.perform(output)
+      if (this.deaf && index === 0) return
+      const bytes = Uint8Array.from(output.bytes)
+      setImmediate(() => this.#sides[1 - index]?.driver.feed({ type: 'packet', bytes }))
+    })
+    this.#sides[index] = { stack, driver }
   }
 
   /** A connection and its other end. */
@@ -50,7 +65,7 @@ class Pair {
 
   stop(): void {
     for (const flows of [this.a, this.b]) flows.closeAll()
-    for (const driver of this.#drivers) driver.stop()
+    for (const { driver } of this.#sides) driver.stop()
   }
 }
 
@@ -176,6 +191,23 @@ describe('a listener', () => {
     pair.b.listen(80, () => undefined)
     expect(() => pair.b.listen(80, () => undefined)).toThrow(/80/)
   })
+})
+
+test('listeners and UDP sockets outlive the stack, connections do not', async () => {
+  const { near, far } = await pair.connected()
+  const broken = Promise.all([near, far].map((socket) => finished(socket).then(() => 'clean', () => 'broken')))
+  const server = pair.b.listenUdp(53, (bytes, from) => server.send(bytes, from.port, from.address))
+  pair.replaceSecond()
+  expect(await broken).toEqual(['broken', 'broken'])
+  const accepted = new Promise<MeshSocket>((resolve) => pair.b.listen(81, resolve))
+  for (const port of [80, 81]) (await pair.a.connect(to(port))).end('again')
+  expect(await textOf(await accepted)).toBe('again')
+  const echoed = new Promise<string>((resolve) => {
+    const client = pair.a.listenUdp(0, (bytes) => resolve(Buffer.from(bytes).toString()))
+    client.send(Buffer.from('udp'), 53, '100.64.0.2')
+  })
+  expect(await echoed).toBe('udp')
+  server.close()
 })
 
 test('UDP goes both ways, with the address of the sender', async () => {

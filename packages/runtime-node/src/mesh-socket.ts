@@ -19,13 +19,23 @@ const ERRORS: Readonly<Record<CloseReason, readonly [string, string]>> = {
   aborted: ['ECONNABORTED', 'the connection was given up'],
 }
 
+/** What a program has bound: it keeps its port when the stack behind it is replaced. */
+interface Bound<Id, Handler> {
+  id: Id
+  readonly port: number
+  readonly handler: Handler
+}
+
+type OnConnection = (socket: MeshSocket) => void
+type OnMessage = (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void
+
 /** TCP connections, listeners and UDP sockets of a node's own stack, as Node knows them. */
 export class MeshFlows {
   readonly #door: StackDoor
   readonly #forward: ForwardUnclaimed | undefined
   readonly #flows: Map<FlowId, Flow> = new Map()
-  readonly #listeners: Map<ListenerId, (socket: MeshSocket) => void> = new Map()
-  readonly #udp: Map<UdpId, (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void> = new Map()
+  readonly #listeners: Map<ListenerId, Bound<ListenerId, OnConnection>> = new Map()
+  readonly #udp: Map<UdpId, Bound<UdpId, OnMessage>> = new Map()
   readonly #forwarding: Map<FlowId, Duplex> = new Map()
 
   constructor(door: StackDoor, forward?: ForwardUnclaimed) {
@@ -71,31 +81,35 @@ export class MeshFlows {
     })
   }
 
-  listen(port: number, onConnection: (socket: MeshSocket) => void): MeshListener {
+  listen(port: number, onConnection: OnConnection): MeshListener {
     const id = this.#door((stack) => stack.listenTcp(port === 0 ? 'any' : port))
-    this.#listeners.set(id, onConnection)
-    const bound = this.#door((stack) => stack.listenerAddress(id)?.port ?? port)
+    const bound: Bound<ListenerId, OnConnection> = { id, port: this.#door((stack) => stack.listenerAddress(id)?.port ?? port), handler: onConnection }
+    this.#listeners.set(id, bound)
     return {
-      port: bound,
+      port: bound.port,
       close: () => {
-        if (this.#listeners.delete(id)) this.#door((stack) => stack.closeListener(id))
+        if (this.#listeners.get(bound.id) !== bound) return
+        this.#listeners.delete(bound.id)
+        this.#door((stack) => stack.closeListener(bound.id))
       },
     }
   }
 
-  listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket {
+  listenUdp(port: number, onMessage: OnMessage): MeshUdpSocket {
     const id = this.#door((stack) => stack.bindUdp(port === 0 ? 'any' : port))
-    this.#udp.set(id, onMessage)
-    const bound = this.#door((stack) => stack.udpAddress(id)?.port ?? port)
+    const bound: Bound<UdpId, OnMessage> = { id, port: this.#door((stack) => stack.udpAddress(id)?.port ?? port), handler: onMessage }
+    this.#udp.set(id, bound)
     return {
-      port: bound,
+      port: bound.port,
       send: (bytes, toPort, address) => {
         const ip = parseIp(address)
         if (ip === undefined) throw new TypeError(`not an IP address: ${address}`)
-        this.#door((stack, now) => stack.sendUdp(now, id, { ip, port: toPort }, bytes))
+        this.#door((stack, now) => stack.sendUdp(now, bound.id, { ip, port: toPort }, bytes))
       },
       close: () => {
-        if (this.#udp.delete(id)) this.#door((stack) => stack.closeUdp(id))
+        if (this.#udp.get(bound.id) !== bound) return
+        this.#udp.delete(bound.id)
+        this.#door((stack) => stack.closeUdp(bound.id))
       },
     }
   }
@@ -125,7 +139,7 @@ export class MeshFlows {
       case 'incoming':
         return this.#incoming(output.flow, output.protocol, output.local, output.remote)
       case 'udp':
-        this.#udp.get(output.socket)?.(output.bytes, { address: formatIp(output.from.ip), port: output.from.port })
+        this.#udp.get(output.socket)?.handler(output.bytes, { address: formatIp(output.from.ip), port: output.from.port })
         return
       case 'refused':
       case 'datagram':
@@ -136,11 +150,32 @@ export class MeshFlows {
     }
   }
 
-  /** Resets every connection. */
-  closeAll(): void {
+  /** Resets every connection; listeners and UDP sockets stay. For the old stack, before it is replaced. */
+  resetConnections(): void {
     for (const flow of [...this.#flows.values()]) flow.destroy()
     for (const stream of this.#forwarding.values()) stream.destroy()
     this.#forwarding.clear()
+  }
+
+  /** Binds every listener and UDP socket anew, on the port that it had: the door leads to another stack now. */
+  bindAgain(): void {
+    const listeners = [...this.#listeners.values()]
+    this.#listeners.clear()
+    for (const bound of listeners) {
+      bound.id = this.#door((stack) => stack.listenTcp(bound.port))
+      this.#listeners.set(bound.id, bound)
+    }
+    const sockets = [...this.#udp.values()]
+    this.#udp.clear()
+    for (const bound of sockets) {
+      bound.id = this.#door((stack) => stack.bindUdp(bound.port))
+      this.#udp.set(bound.id, bound)
+    }
+  }
+
+  /** Resets every connection and forgets every listener. */
+  closeAll(): void {
+    this.resetConnections()
     this.#listeners.clear()
     this.#udp.clear()
   }
@@ -153,7 +188,7 @@ export class MeshFlows {
     }
     const flow = new Flow(output.flow, this.#door, output.remote)
     const backend = this.#forwarding.get(output.flow)
-    const onConnection = output.listener === undefined ? undefined : this.#listeners.get(output.listener)
+    const onConnection = output.listener === undefined ? undefined : this.#listeners.get(output.listener)?.handler
     if (backend === undefined && onConnection === undefined) {
       this.#door((stack, now) => stack.abort(now, output.flow))
       return

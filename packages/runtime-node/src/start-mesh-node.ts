@@ -358,6 +358,7 @@ class Runner implements RunningNode {
 
   #moveTo(controlUrl: string): void {
     this.#log('info', `turning to the control server ${controlUrl}`)
+    this.#flows.resetConnections()
     this.#stopNode()
     this.#controlUrl = controlUrl
     const made = this.#make(undefined, this.#node.prefs, this.#node.status(this.#clock()).udpBlocked)
@@ -365,6 +366,7 @@ class Runner implements RunningNode {
     this.#driver = made.driver
     this.#transport = made.transport
     this.#relays = made.relays
+    this.#flows.bindAgain()
     this.#lastEndpoints = ''
     this.#checkAddresses()
   }
