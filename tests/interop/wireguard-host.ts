@@ -85,7 +85,7 @@ export function buildProgram(): void {
   const file = path.join(folder, 'meshwright-wg.mjs')
   buildSync({
     entryPoints: [path.join(ROOT, 'examples/wireguard/src/meshwright-wg.ts')], outfile: file, bundle: true, platform: 'node', format: 'esm', target: 'node20',
-    conditions: ['@meshwright/source'], external: ['koffi'], logLevel: 'error',
+    conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi'], logLevel: 'error',
     banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)" },
   })
   script(folder, 'meshwright-wg', `exec ${process.execPath} ${file} "$@"`)

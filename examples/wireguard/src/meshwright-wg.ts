@@ -12,7 +12,7 @@ import { UsageError } from './usage-error.ts'
 
 const USAGE = `usage: meshwright-wg [-f|--foreground] INTERFACE     make a WireGuard interface, to be configured by wg or wg-quick
        meshwright-wg [-f] --address ADDRESS --socks5 HOST:PORT INTERFACE
-                                                     the same without TUN device and root: TCP through a SOCKS5 proxy
+                                                     the same without a TUN device: TCP through a SOCKS5 proxy
        meshwright-wg genkey | genpsk                 a new private or preshared key
        meshwright-wg pubkey < PRIVATE-KEY            its public key
        meshwright-wg show [all|interfaces|NAME [dump]]

@@ -224,28 +224,28 @@ export class Tunnel {
     this.#driver.act((now) => this.#device.removePeer(now, publicKey))
   }
 
-  /** Moves to another port, 0 for any. The old socket goes first: the same port may be meant. */
+  /**
+   * Moves to another port, 0 for any. The new socket is there before the old one goes, and the port that we have is kept: no datagram is
+   * lost on the way, and a port that cannot be had changes nothing.
+   */
   async #listen(port: number): Promise<number> {
-    const old = this.#socket
-    const before = this.port
-    this.#socket = undefined
-    await old?.close()
-    for (const wanted of [port, before]) {
-      try {
-        this.#socket = await openUdp({
-          port: wanted,
-          onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from: pathTo(from) }),
-          onError: (error) => this.#log('verbose', `UDP: ${error.message}`),
-        })
-        if (this.#mark !== 0 && !this.#applyMark(this.#mark)) return UAPI_EADDRINUSE
-        this.#log('verbose', `UDP port ${this.port}`)
-        return wanted === port ? 0 : UAPI_EADDRINUSE
-      } catch (error) {
-        this.#log('error', error instanceof Error ? error.message : 'no UDP socket')
-        if (old === undefined) break // there was none before, so there is none to return to
-      }
+    if (port !== 0 && port === this.port) return 0
+    let socket: UdpSocket
+    try {
+      socket = await openUdp({
+        port,
+        onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from: pathTo(from) }),
+        onError: (error) => this.#log('verbose', `UDP: ${error.message}`),
+      })
+    } catch (error) {
+      this.#log('error', error instanceof Error ? error.message : 'no UDP socket')
+      return UAPI_EADDRINUSE
     }
-    return UAPI_EADDRINUSE
+    const old = this.#socket
+    this.#socket = socket
+    await old?.close()
+    this.#log('verbose', `UDP port ${this.port}`)
+    return this.#mark === 0 || this.#applyMark(this.#mark) ? 0 : UAPI_EADDRINUSE
   }
 
   #applyMark(mark: number): boolean {

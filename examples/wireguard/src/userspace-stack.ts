@@ -22,7 +22,7 @@ const ERRORS: Readonly<Record<CloseReason, string>> = {
   finished: 'ECONNRESET', reset: 'ECONNRESET', refused: 'ECONNREFUSED', timeout: 'ETIMEDOUT', unreachable: 'EHOSTUNREACH', aborted: 'ECONNABORTED',
 }
 
-/** The way into the tunnel without a TUN device and without root: a TCP/IP stack in user space behind a SOCKS5 proxy. It answers pings. */
+/** The way into the tunnel without a TUN device: a TCP/IP stack in user space behind a SOCKS5 proxy. It answers pings. */
 export class UserspaceStack {
   readonly #options: UserspaceOptions
   readonly #stack: Netstack
