@@ -4,7 +4,6 @@ import { connect } from 'node:net'
 import path from 'node:path'
 import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
-import { isMeshwrightError } from '@meshwright/core'
 import { formatIp } from '@meshwright/ip'
 import type { PingKind } from '@meshwright/mesh'
 import { forwardingHints, type GoPrefs, readGoPrefs, type RunningNode } from '@meshwright/runtime-node'
@@ -12,8 +11,9 @@ import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
 import { currentPrefs, profileJson } from './local-prefs.ts'
 import { renderMetrics } from './metrics.ts'
-import { derpMapJson, netmapJson, nodeJson } from './netmap-json.ts'
-import { type JsonObject, pingJson, statusJson, userJson, whoisJson } from './wire.ts'
+import { derpMapJson, type JsonObject, netmapJson, nodeJson } from './netmap-json.ts'
+import { userDial } from './user-dial.ts'
+import { pingJson, statusJson, userJson, whoisJson } from './wire.ts'
 
 const BASE = '/localapi/v0/'
 const MAX_BODY_BYTES = 1_048_576
@@ -24,16 +24,19 @@ const PING_KINDS: readonly PingKind[] = ['disco', 'TSMP', 'ICMP', 'peerapi']
 export interface LocalApiDoor {
   readonly node: RunningNode
   readonly shutdown: () => void
-  /** The login under way was begun with an auth key. */
-  keyLogin?: boolean
+  /** The auth key that the last `start` brought, and whether the node was known then; until it is used for a new login. */
+  keyLogin?: { readonly authKey: string; readonly wasKnown: boolean } | undefined
 }
 
 /** An answer other than 200. */
 class ApiError extends Error {
   readonly status: number
-  constructor(status: number, message: string) {
+  /** As text instead of JSON: the usual command line then shows the status too, as it does for the places where tailscaled answers so. */
+  readonly plain: boolean
+  constructor(status: number, message: string, plain: boolean = false) {
     super(message)
     this.status = status
+    this.plain = plain
   }
 }
 
@@ -46,13 +49,14 @@ export async function serveLocalApi(socketPath: string, door: LocalApiDoor): Pro
     answer(request, response, door).catch((error: unknown) => {
       const status = error instanceof ApiError ? error.status : 500
       if (response.headersSent) response.destroy()
+      else if (error instanceof ApiError && error.plain) response.writeHead(status, headers('text/plain; charset=utf-8')).end(`${error.message}\n`)
       else response.writeHead(status, headers('application/json')).end(JSON.stringify({ error: error instanceof Error ? error.message : String(error) }))
     })
   })
   server.on('upgrade', (request, socket, head) => {
     upgrade(request, socket, head, door).catch((error: unknown) => {
-      const code = isMeshwrightError(error) || error instanceof Error ? error.message : 'dial failed'
-      socket.end(`HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n${code}\n`)
+      const text = error instanceof Error ? error.message : 'dial failure'
+      socket.end(`HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n${text}\n`)
     })
   })
   await new Promise<void>((resolve, reject) => {
@@ -122,7 +126,7 @@ async function reading(call: Call): Promise<boolean> {
   switch (call.verb) {
     case 'GET status':
     case 'POST status':
-      send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined))
+      send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined, node.networkMap()))
       return true
     case 'GET prefs':
       send(currentPrefs(node))
@@ -147,7 +151,7 @@ async function reading(call: Call): Promise<boolean> {
       send(node.networkMap() === undefined ? null : derpMapJson(needMap(node).relays))
       return true
     case 'GET dns-config':
-      if (node.networkMap() === undefined) throw new ApiError(503, 'no netmap')
+      if (node.networkMap() === undefined) throw new ApiError(503, 'no netmap', true)
       send(needMap(node).dns)
       return true
     case 'GET dns-osconfig':
@@ -175,6 +179,9 @@ async function reading(call: Call): Promise<boolean> {
     case 'GET profiles/current':
       send(profileJson(node))
       return true
+    case 'GET serve-config':
+      send(null)
+      return true
     case 'GET cert-domains':
     case 'GET services':
       send([])
@@ -193,7 +200,7 @@ async function reading(call: Call): Promise<boolean> {
     }
     case 'POST debug':
       if (query.get('action') !== 'current-netmap') throw new ApiError(400, `unknown action '${query.get('action') ?? ''}'`)
-      if (node.networkMap() === undefined) throw new ApiError(400, 'no netmap')
+      if (node.networkMap() === undefined) throw new ApiError(400, 'no netmap', true)
       send(netmapJson(needMap(node)))
       return true
     case 'GET meshwright/path':
@@ -238,16 +245,20 @@ async function commanding(call: Call): Promise<boolean> {
       const authKey = options['AuthKey']
       const controlUrl = change.controlUrl === undefined || change.controlUrl === '' ? undefined : change.controlUrl
       const withKey = typeof authKey === 'string' && authKey !== ''
-      door.keyLogin = withKey
+      door.keyLogin = withKey ? { authKey, wasKnown: node.status().nodeKey !== undefined } : undefined
       node.up({ ...(withKey ? { authKey } : {}), ...(controlUrl === undefined ? {} : { controlUrl }) })
       done()
       return true
     }
-    case 'POST login-interactive':
-      // The usual command line sends this after `start` with an auth key too: that login goes on, and needs nobody.
-      if (door.keyLogin !== true && node.status().authUrl === undefined) node.up({ forceReauth: node.status().nodeKey !== undefined })
+    case 'POST login-interactive': {
+      const { keyLogin } = door
+      door.keyLogin = undefined
+      // The usual command line sends this after `start` with an auth key too. A first login goes on by itself; a known node wants a new key.
+      if (keyLogin?.wasKnown === true) node.up({ forceReauth: true, authKey: keyLogin.authKey })
+      else if (keyLogin === undefined && node.status().authUrl === undefined) node.up({ forceReauth: node.status().nodeKey !== undefined })
       done()
       return true
+    }
     case 'POST logout':
       await node.logout()
       done()
@@ -306,7 +317,7 @@ async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, d
   if (request.url !== `${BASE}dial` || request.headers['upgrade'] !== 'ts-dial') throw new Error('unknown upgrade')
   const host = String(request.headers['dial-host'] ?? '')
   const port = Number(request.headers['dial-port'] ?? 0)
-  const stream = await door.node.dialTcp(host, port)
+  const stream = await userDial(door.node, host, port)
   socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: ts-dial\r\nConnection: upgrade\r\n\r\n')
   if (head.length > 0) stream.write(head)
   stream.on('error', () => socket.destroy())

@@ -2,9 +2,9 @@ import type { ServerResponse } from 'node:http'
 import { formatJson } from '@meshwright/control-protocol'
 import type { RunningNode } from '@meshwright/runtime-node'
 import { currentPrefs } from './local-prefs.ts'
-import { netmapJson, nodeJson } from './netmap-json.ts'
+import { type JsonObject, netmapJson, nodeJson } from './netmap-json.ts'
 import { VERSION } from './version.ts'
-import { type JsonObject, stateNumber, statusJson } from './wire.ts'
+import { stateNumber, statusJson } from './wire.ts'
 
 // tailscale/tailscale:ipn/backend.go, type NotifyWatchOpt.
 const INITIAL_STATE = 2
@@ -37,11 +37,12 @@ export function watchBus(response: ServerResponse, node: RunningNode, mask: numb
     const text = formatJson(shown)
     if (text !== prefs) notify['Prefs'] = shown
     if (first && has(INITIAL_NETMAP) && map !== undefined) notify['NetMap'] = netmapJson(map)
-    if (first && has(INITIAL_STATUS)) notify['InitialStatus'] = statusJson(status, true, node.tunName !== undefined)
+    if (first && has(INITIAL_STATUS)) notify['InitialStatus'] = statusJson(status, true, node.tunName !== undefined, map)
     if (map !== undefined && map.self !== self) notify['SelfChange'] = nodeJson(map.self)
     if (status.authUrl !== undefined && status.authUrl !== url) notify['BrowseToURL'] = status.authUrl
     if (status.lastError !== undefined && status.lastError !== problem && status.state !== 'running') {
-      notify[FINAL.test(status.lastError) ? 'ErrMessage' : 'MeshwrightProblem'] = status.lastError
+      if (FINAL.test(status.lastError)) notify['ErrMessage'] = status.lastError.replace(FINAL, '')
+      else notify['MeshwrightProblem'] = status.lastError
     }
     state = next
     url = status.authUrl

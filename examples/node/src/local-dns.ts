@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import dgram from 'node:dgram'
 import { DNS_CLASS_IN, DNS_TYPE_A, DNS_TYPE_AAAA, DNS_TYPE_ANY, DNS_TYPE_CNAME, DNS_TYPE_HINFO, DNS_TYPE_NS, DNS_TYPE_PTR, DNS_TYPE_SOA, DNS_TYPE_SRV, DNS_TYPE_TXT, encodeDns } from '@meshwright/magicdns'
 import type { RunningNode } from '@meshwright/runtime-node'
-import type { JsonObject } from './wire.ts'
+import type { JsonObject } from './netmap-json.ts'
 
 const SERVICE = '100.100.100.100'
 const DNS_PORT = 53

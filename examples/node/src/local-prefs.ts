@@ -1,6 +1,7 @@
 import os from 'node:os'
 import { formatGoPrefs, type RunningNode } from '@meshwright/runtime-node'
-import { type JsonObject, userJson } from './wire.ts'
+import type { JsonObject } from './netmap-json.ts'
+import { userJson } from './wire.ts'
 
 const ZERO_PRIVATE = `privkey:${'0'.repeat(64)}`
 const ZERO_LOCK_KEY = `nlpriv:${'0'.repeat(128)}`

@@ -2,11 +2,11 @@ import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
-import { formatIp } from '@meshwright/ip'
 import { createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode } from '@meshwright/runtime-node'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
 import { claimSocket, serveLocalApi } from './local-api.ts'
 import { defaultSocket } from './socket-path.ts'
+import { userDial } from './user-dial.ts'
 import { VERSION } from './version.ts'
 
 const FLAGS: Readonly<Record<string, FlagSpec>> = {
@@ -93,30 +93,12 @@ function dialLocal(port: number): Promise<ReturnType<typeof connect> | undefined
 async function listenSocks(node: RunningNode, where: string): Promise<ReturnType<typeof createSocks5Server>> {
   const match = /^(.*):(\d+)$/.exec(where)
   if (match === null) throw new FlagError(`invalid value "${where}" for flag -socks5-server: write it as localhost:1055`)
-  const server = createSocks5Server(async (host, port, signal) => {
-    const mesh = await meshAddress(node, host)
-    if (mesh !== undefined) return node.dialTcp(mesh, port, { signal })
-    return new Promise((resolve, reject) => {
-      const socket = connect({ host, port, allowHalfOpen: true, signal })
-      socket.once('connect', () => resolve(socket))
-      socket.once('error', reject)
-    })
-  })
+  const server = createSocks5Server((host, port) => userDial(node, host, port))
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(new Error(`the SOCKS5 port ${where} cannot be opened: ${error.message}`, { cause: error })))
     server.listen(Number(match[2]), match[1] === '' ? '127.0.0.1' : (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, ''), resolve)
   })
   return server
-}
-
-// Names of the mesh and addresses that some peer carries go through the mesh; everything else is the system's.
-async function meshAddress(node: RunningNode, host: string): Promise<string | undefined> {
-  if (node.whois(host) !== undefined) return host
-  const status = node.status()
-  const wanted = host.replace(/\.$/, '').toLowerCase()
-  const named = [...status.peers, ...(status.self === undefined ? [] : [status.self])].find((peer) => peer.name.toLowerCase() === wanted || peer.name.split('.')[0]?.toLowerCase() === wanted)
-  if (named !== undefined) return named.addresses[0] && formatIp(named.addresses[0])
-  return status.magicDnsSuffix !== '' && wanted.endsWith(`.${status.magicDnsSuffix}`) ? host : undefined
 }
 
 function defaultStateFolder(): string {

@@ -1,6 +1,11 @@
 import type { MapNode, NetworkMap } from '@meshwright/control-client'
 import type { RelayMap } from '@meshwright/core'
-import type { JsonObject } from './wire.ts'
+
+/** Go's zero time: "none". */
+export const ZERO_TIME = '0001-01-01T00:00:00Z'
+
+/** Any JSON object. */
+export type JsonObject = Record<string, unknown>
 
 /** A relay map in tailscaled's form (tailscale/tailscale:tailcfg/derpmap.go). */
 export function derpMapJson(relays: RelayMap): JsonObject {
@@ -24,10 +29,16 @@ export function derpMapJson(relays: RelayMap): JsonObject {
   return { Regions: Object.fromEntries(regions) }
 }
 
+function isEmpty(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Object.keys(value).length === 0
+}
+
 /** A node of the map as the control server describes it, with the names that tailscaled computes. */
 export function nodeJson(node: MapNode): JsonObject {
   const label = node.name.split('.')[0] ?? ''
-  return { ...node.wire, ...(node.discoKey === undefined ? {} : { DiscoKey: node.discoKey.text }), ComputedName: label, ComputedNameWithHost: label }
+  // Go leaves out what is empty, and its zero time.
+  const wire = Object.fromEntries(Object.entries(node.wire).filter(([, value]) => value !== ZERO_TIME && !isEmpty(value)))
+  return { ...wire, ...(node.discoKey === undefined ? {} : { DiscoKey: node.discoKey.text }), ComputedName: label, ComputedNameWithHost: label }
 }
 
 /** The network map as `debug netmap` of tailscaled shows it, without the parts that this node does not keep (tailscale/tailscale:types/netmap). */

@@ -3,14 +3,8 @@ import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
 import type { NetworkMap } from '@meshwright/control-client'
 import { formatEndpoint, formatIp, formatPrefix } from '@meshwright/ip'
 import type { MeshState, MeshStatus, PeerStatus, PingResult, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
-import { nodeJson } from './netmap-json.ts'
+import { type JsonObject, nodeJson, ZERO_TIME } from './netmap-json.ts'
 import { VERSION } from './version.ts'
-
-/** Go's zero time: "none". */
-export const ZERO_TIME = '0001-01-01T00:00:00Z'
-
-/** Any JSON object. */
-export type JsonObject = Record<string, unknown>
 
 const STATES: Readonly<Record<MeshState, readonly [string, number]>> = {
   'no-state': ['NoState', 0],
@@ -32,7 +26,7 @@ export function stateNumber(state: MeshState): number {
 }
 
 /** A status as tailscaled's LocalAPI gives it (tailscale/tailscale:ipn/ipnstate/ipnstate.go). */
-export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: boolean = false): JsonObject {
+export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: boolean = false, map?: NetworkMap): JsonObject {
   return {
     Version: VERSION,
     TUN: tun,
@@ -46,7 +40,7 @@ export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: b
     CurrentTailnet: status.self === undefined ? null : { Name: status.domain, MagicDNSSuffix: status.magicDnsSuffix, MagicDNSEnabled: status.magicDnsEnabled },
     CertDomains: null,
     ExtraRecords: null,
-    Peer: withPeers && status.peers.length > 0 ? Object.fromEntries(status.peers.map((peer) => [peer.nodeKey.text, peerJson(peer, status)])) : null,
+    Peer: withPeers && status.peers.length > 0 ? Object.fromEntries(status.peers.map((peer) => [peer.nodeKey.text, peerJson(peer, status, map)])) : null,
     User: status.users.length === 0 ? null : Object.fromEntries(status.users.map((user) => [String(user.id), userJson(user)])),
     ClientVersion: null,
     Meshwright: {
@@ -69,7 +63,7 @@ function healthJson(status: MeshStatus): readonly string[] {
 }
 
 /** One node of a status. */
-export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus): JsonObject {
+export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus, map?: NetworkMap): JsonObject {
   const live = 'path' in peer ? peer : undefined
   const direct = live?.path.type === 'direct' ? formatEndpoint(live.path.endpoint) : ''
   const relay = live === undefined ? status.homeRegionCode : live.path.type === 'relay' ? live.path.regionCode : live.path.type === 'direct' ? '' : String(peer.homeRegion === 0 ? '' : peer.homeRegion)
@@ -99,7 +93,7 @@ export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus): Jso
     ExitNode: peer.exitNode,
     ExitNodeOption: peer.exitNodeOption,
     Active: live?.active ?? false,
-    PeerAPIURL: null,
+    PeerAPIURL: live === undefined ? null : peerApiUrls(peer, map),
     TaildropTarget: 0,
     NoFileSharingReason: '',
     ...(Object.keys(peer.capabilities).length > 0 ? { CapMap: peer.capabilities } : {}),
@@ -109,6 +103,16 @@ export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus): Jso
     ...(peer.expired ? { Expired: true } : {}),
     ...(peer.keyExpiry === undefined ? {} : { KeyExpiry: time(peer.keyExpiry) }),
   }
+}
+
+// Where its hostinfo says that its PeerAPI listens (tailscale/tailscale:ipn/ipnlocal/peerapi.go).
+function peerApiUrls(peer: PeerStatus | SelfStatus, map: NetworkMap | undefined): readonly string[] | null {
+  const services = map?.peersByKey.get(peer.nodeKey.text)?.hostinfo.Services ?? []
+  const urls = peer.addresses.flatMap((ip) => {
+    const port = services.find((service) => service.Proto === `peerapi${ip.family}`)?.Port
+    return port === undefined ? [] : [`http://${formatEndpoint({ ip, port })}`]
+  })
+  return urls.length === 0 ? null : urls
 }
 
 /** A user of a status. */

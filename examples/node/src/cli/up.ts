@@ -81,12 +81,12 @@ async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { o
         if (json) output.out(`${JSON.stringify({ AuthURL: url, BackendState: 'NeedsLogin' }, null, 2)}\n`)
         else output.err(`\nTo authenticate, visit:\n\n\t${url}\n\n`)
       }
-      const problem = notify['ErrMessage']
+      const final = notify['ErrMessage']
+      if (typeof final === 'string' && begun) throw new CommandError(`backend error: ${final}`)
+      const problem = notify['MeshwrightProblem']
       if (typeof problem === 'string' && begun) {
-        const unreachable = /^cannot reach/.test(problem)
-        if (unreachable && !problems.includes(problem)) output.err(`${problem}\nStill trying; Ctrl-C ends the waiting.\n`)
+        if (/^cannot reach/.test(problem) && !problems.includes(problem)) output.err(`${problem}\nStill trying; Ctrl-C ends the waiting.\n`)
         problems.push(problem)
-        if (!unreachable && /refused|expired|invalid|already used|revoked/i.test(problem)) throw new CommandError(`backend error: ${problem}`)
       }
       if (notify['State'] === STATE_NEEDS_MACHINE_AUTH && begun) output.err('\nTo approve your machine, ask an admin of the control server.\n\n')
       if (notify['State'] === STATE_RUNNING && begun) {

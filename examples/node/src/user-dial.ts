@@ -1,0 +1,59 @@
+import { connect } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { formatIp } from '@meshwright/ip'
+import type { RunningNode } from '@meshwright/runtime-node'
+
+const SYSTEM_DIAL_MS = 60_000
+
+/**
+ * Connects as programs of this computer mean it: names of the mesh and addresses that some peer carries go through the mesh, everything
+ * else is the system's. Rejects in the words of tailscaled, with Node's `code`.
+ */
+export async function userDial(node: RunningNode, host: string, port: number): Promise<Duplex> {
+  const mesh = meshAddress(node, host)
+  try {
+    return await (mesh === undefined ? systemDial(host, port) : node.dialTcp(mesh, port))
+  } catch (error) {
+    throw Object.assign(new Error(reason(error, host, mesh ?? host, port), { cause: error }), { code: codeOf(error) })
+  }
+}
+
+function systemDial(host: string, port: number): Promise<Duplex> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host, port, allowHalfOpen: true, timeout: SYSTEM_DIAL_MS })
+    socket.once('timeout', () => socket.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })))
+    socket.once('connect', () => {
+      socket.setTimeout(0)
+      resolve(socket)
+    })
+    socket.once('error', reject)
+  })
+}
+
+function meshAddress(node: RunningNode, host: string): string | undefined {
+  if (node.whois(host) !== undefined) return host
+  const status = node.status()
+  const wanted = host.replace(/\.$/, '').toLowerCase()
+  const named = [...status.peers, ...(status.self === undefined ? [] : [status.self])].find((peer) => peer.name.toLowerCase() === wanted || peer.name.split('.')[0]?.toLowerCase() === wanted)
+  if (named !== undefined) return named.addresses[0] && formatIp(named.addresses[0])
+  return status.magicDnsSuffix !== '' && wanted.endsWith(`.${status.magicDnsSuffix}`) ? host : undefined
+}
+
+function reason(error: unknown, host: string, address: string, port: number): string {
+  const where = `dial failure: connect tcp ${address.includes(':') ? `[${address}]` : address}:${port}`
+  switch (codeOf(error)) {
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return `resolve failure: lookup ${host}: no such host`
+    case 'ECONNREFUSED':
+      return `${where}: connection was refused`
+    case 'ETIMEDOUT':
+      return `${where}: operation timed out`
+    default:
+      return `${where}: ${error instanceof Error ? error.message : String(error)}`
+  }
+}
+
+function codeOf(error: unknown): string | undefined {
+  return typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}

@@ -1,0 +1,211 @@
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { bundlePrograms, OurControl, OurNode, type OurPrograms, OurRelay } from './lab-ours.ts'
+import { interfaceAddress, Lab, runProgram, type RunResult } from './lab-process.ts'
+import { Tailscaled } from './lab-tailscaled.ts'
+import { startWeb } from './lab-web.ts'
+
+const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
+const missing = ['tailscale', 'tailscaled'].filter((name) => !existsSync(path.join(bin, name)))
+const address = interfaceAddress()
+const reason = missing.length > 0 ? `${missing.join(' and ')} are not in the folder that MESHWRIGHT_INTEROP_BIN names` : address === undefined ? 'this computer has no network address but loopback' : undefined
+if (reason !== undefined && process.env['REQUIRE_INTEROP'] === '1') throw new Error(reason)
+
+/** What the same command says of a real daemon and of ours, with what must differ made the same. */
+interface Both {
+  readonly real: string
+  readonly ours: string
+}
+
+describe.skipIf(reason !== undefined)(`the real command line on our socket${reason === undefined ? '' : ` (${reason})`}`, () => {
+  const lab = new Lab()
+  let programs: OurPrograms
+  let control: OurControl
+  let real: Tailscaled
+  let peer: Tailscaled
+  let ours: OurNode
+  let key: string
+  let peerIp: string
+  let webPort: number
+
+  const onOurs = (...words: readonly string[]): Promise<RunResult> => runProgram(path.join(bin, 'tailscale'), [`--socket=${lab.at('ours.sock')}`, ...words], { timeoutMs: 20_000 })
+
+  // The names, addresses and keys of the two nodes differ, and so do times and ports.
+  const plain = (result: RunResult): string =>
+    `${result.err}${result.out}[${result.status}]`
+      .replace(/(nodekey|mkey|discokey):[0-9a-f]+/g, '$1:KEY')
+      .replace(/\b(real|ours)\b(?!":)/g, 'NODE')
+      .replace(/100\.64\.0\.\d+|fd7a:115c:a1e0::\d+/g, 'IP')
+      .replace(/ in [\d.]+m?s/g, ' in TIME')
+      .replace(/, \d+\) via/g, ', PORT) via')
+      .replace(/lookup (\S+) on \S+:/g, 'lookup $1:')
+      .replace(/(\* Time: |yes, |- \S+: ).*/g, '$1...')
+
+  async function both(...words: readonly string[]): Promise<Both> {
+    const [real_, ours_] = await Promise.all([real.run(words, 20_000), onOurs(...words)])
+    return { real: plain(real_), ours: plain(ours_) }
+  }
+
+  async function same(...words: readonly string[]): Promise<void> {
+    const { real: theirs, ours: mine } = await both(...words)
+    expect(mine, `tailscale ${words.join(' ')}`).toBe(theirs)
+  }
+
+  beforeAll(async () => {
+    programs = await bundlePrograms(lab)
+    const relay = new OurRelay(lab, programs)
+    await relay.start(address ?? '')
+    control = new OurControl(lab, programs)
+    await control.start(relay.mapFile)
+    const user = await control.createUser('alice')
+    key = await control.authKey('-u', user, '--reusable')
+    await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] })
+    real = new Tailscaled(lab, bin, 'real')
+    peer = new Tailscaled(lab, bin, 'peer')
+    ours = new OurNode(lab, programs, 'ours')
+    webPort = await startWeb(lab, 'hello from the lab')
+    await Promise.all([real.start(), peer.start(), ours.start()])
+    await peer.up(control.url, key)
+    peerIp = await peer.ip()
+  })
+
+  afterAll(() => lab.stop())
+
+  describe('logged out', () => {
+    test.each(['status', 'ip', 'down', 'logout', 'dns status', 'exit-node list', 'debug prefs', 'debug netmap', 'whois 100.64.0.1', 'ping --c 1 100.64.0.1', 'set --accept-routes=false', 'nc 127.0.0.1 1'])(
+      '%s [tailscale@1.102.5]',
+      (line) => same(...line.split(' ')),
+    )
+
+    test('up with a key that is none [tailscale@1.102.5]', async () => {
+      await same('up', '--login-server', control.url, '--auth-key', 'nonsense', '--timeout', '15s')
+    })
+  })
+
+  describe('logged in', () => {
+    beforeAll(async () => {
+      const up = (name: string): readonly string[] => ['up', '--login-server', control.url, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--accept-routes', '--timeout', '15s']
+      const [theirs, mine] = await Promise.all([real.run(up('real')), onOurs(...up('ours'))])
+      expect([mine.status, mine.out, mine.err]).toEqual([theirs.status, theirs.out, theirs.err])
+      await lab.until('all three know each other', async () => (await ours.peer('real')) !== undefined && (await ours.peer('peer')) !== undefined && (await real.peer('ours')) !== undefined)
+    })
+
+    test.each(['dns status', 'dns status --all', 'dns query peer.lab.test', 'exit-node list', 'exit-node suggest', 'debug derp-map', 'ping --c 1 --tsmp peer', 'ping --c 1 --icmp peer', 'ping --c 1 100.99.9.9', 'ip', 'ip -4', 'ip nobody.invalid', 'whois 100.99.9.9', 'nc nobody.invalid 80', 'nc peer 1', 'set --exit-node=nobody', 'set --advertise-routes=10.0.0.1/8', 'up', 'up --hostname=x', 'debug prefs'])(
+      '%s [tailscale@1.102.5]',
+      async (line) => {
+        const { real: theirs, ours: mine } = await both(...line.split(' '))
+        // Number of the node; a setting that tailscaled takes from the control server for its own updater.
+        const settled = (text: string): string => text.replace(/"NodeID": "\d+"/, '').replace(/"Apply": (null|false)/, '')
+        expect(settled(mine)).toBe(settled(theirs))
+      },
+    )
+
+    test('status [tailscale@1.102.5]', async () => {
+      const rows = (text: string): readonly string[] => text.split('\n').filter((row) => row.includes(' linux ')).map((row) => row.replace(/ (linux) .*/, ' $1').replace(/\s+/g, ' ')).sort()
+      const { real: theirs, ours: mine } = await both('status')
+      expect(rows(mine)).toEqual(rows(theirs))
+      expect(mine).not.toMatch(/Unable|Warning/)
+    })
+
+    test('status --json [tailscale@1.102.5]: every member of tailscaled, with values of the same kind', async () => {
+      const [theirs, mine] = await Promise.all([real.run(['status', '--json']), onOurs('status', '--json')])
+      const shape = (value: unknown, at: string): readonly string[] => {
+        if (typeof value !== 'object' || value === null) return [`${at}: ${value === null ? 'null' : typeof value}`]
+        if (Array.isArray(value)) return value.length === 0 ? [`${at}: []`] : shape(value[0], `${at}[]`)
+        return Object.entries(value).flatMap(([name, each]) => shape(each, `${at}.${name.startsWith('nodekey:') ? 'KEY' : name}`))
+      }
+      const known = /\.(Capabilities|TaildropTarget|PeerAPIURL|CurAddr|Relay|sshHostKeys)\b/
+      const ofOurs = new Set(shape(JSON.parse(mine.out), ''))
+      expect([...new Set(shape(JSON.parse(theirs.out), ''))].filter((each) => !ofOurs.has(each) && !known.test(each))).toEqual([])
+    })
+
+    test('whois and whois --json [tailscale@1.102.5]', async () => {
+      await same('whois', peerIp)
+      await same('whois', '--json', peerIp)
+    })
+
+    test('ping [tailscale@1.102.5]: a direct path is found', async () => {
+      const result = await onOurs('ping', '--c', '10', peerIp)
+      expect([result.status, result.out]).toEqual([0, expect.stringMatching(new RegExp(`pong from peer \\(${peerIp.replaceAll('.', '\\.')}\\) via \\d`)) as string])
+    })
+
+    test('nc [tailscale@1.102.5]: a stream through the mesh', async () => {
+      const asked = await runProgram('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | "$0" --socket="$1" nc peer ${webPort}`, path.join(bin, 'tailscale'), lab.at('ours.sock')])
+      expect([asked.status, asked.out]).toEqual([0, expect.stringContaining('hello from the lab') as string])
+    })
+
+    test('netcheck [tailscale@1.102.5]: the relay map is ours', () => same('netcheck'))
+
+    test('metrics [tailscale@1.102.5]: names that mean the same have the same help', async () => {
+      const heads = (text: string): readonly string[] => text.split('\n').filter((line) => /^# (HELP|TYPE) tailscaled_/.test(line))
+      const [theirs, mine] = await Promise.all([real.run(['metrics', 'print']), onOurs('metrics', 'print')])
+      expect(heads(mine.out).filter((line) => !heads(theirs.out).includes(line))).toEqual([])
+      expect(heads(mine.out).length).toBeGreaterThan(10)
+    })
+
+    test('debug netmap [tailscale@1.102.5]: self, peers, relays, filter and DNS as the real one has them', async () => {
+      const [theirs, mine] = await Promise.all([real.run(['debug', 'netmap']), onOurs('debug', 'netmap')])
+      const parts = (text: string): unknown => {
+        const map = JSON.parse(text) as Readonly<Record<string, unknown>> & { readonly Peers: readonly Readonly<Record<string, unknown>>[] } // the shape of the program's own output
+        return { DERPMap: map['DERPMap'], DNS: map['DNS'], Domain: map['Domain'], PacketFilterRules: map['PacketFilterRules'], UserProfiles: map['UserProfiles'], peer: map.Peers.find((each) => each['Name'] === 'peer.lab.test.') }
+      }
+      expect(parts(mine.out)).toEqual(parts(theirs.out))
+    })
+
+    test('version --daemon [tailscale@1.102.5]', async () => {
+      const result = await onOurs('version', '--daemon')
+      expect([result.status, result.err, /^Daemon: (.*)$/m.exec(result.out)?.[1]]).toEqual([0, '', expect.stringContaining('meshwright') as string])
+    })
+
+    test('set [tailscale@1.102.5]: is kept, and what cannot be done is refused', async () => {
+      expect(await onOurs('set', '--shields-up', '--hostname=ours2', '--snat-subnet-routes=false')).toMatchObject({ status: 0, out: '', err: '' })
+      const prefs = JSON.parse((await onOurs('debug', 'prefs')).out) as Readonly<Record<string, unknown>>
+      expect(prefs).toMatchObject({ ShieldsUp: true, Hostname: 'ours2', NoSNAT: true })
+      expect(await onOurs('set', '--ssh')).toMatchObject({ status: 1, err: expect.stringContaining('SSH') as string })
+      expect(await onOurs('set', '--shields-up=false', '--hostname=ours', '--snat-subnet-routes')).toMatchObject({ status: 0 })
+    })
+
+    test('down and up [tailscale@1.102.5]', async () => {
+      await same('down')
+      await same('status')
+      await same('down')
+      const [theirs, mine] = await Promise.all(
+        [real, ours].map((node) => (node === real ? real.run(['up', '--login-server', control.url, '--hostname=real', '--accept-dns=false', '--accept-routes']) : onOurs('up', '--login-server', control.url, '--hostname=ours', '--accept-dns=false', '--accept-routes'))),
+      )
+      expect(mine).toMatchObject({ status: theirs?.status, out: theirs?.out, err: theirs?.err })
+      await lab.until('ours runs again', async () => (await ours.status()).BackendState === 'Running')
+    })
+
+    test('up --force-reauth [tailscale@1.102.5]: a new node key, the same address', async () => {
+      const before = [await ours.ip(), JSON.parse((await onOurs('status', '--json')).out) as { readonly Self: { readonly PublicKey: string } }] as const
+      const result = await onOurs('up', '--login-server', control.url, '--hostname=ours', '--accept-dns=false', '--accept-routes', '--force-reauth', '--accept-risk=all', '--auth-key', key, '--timeout', '15s')
+      expect([result.status, result.err]).toEqual([0, ''])
+      const after = JSON.parse((await onOurs('status', '--json')).out) as { readonly Self: { readonly PublicKey: string } }
+      expect(after.Self.PublicKey).not.toBe(before[1].Self.PublicKey)
+      expect(await ours.ip()).toBe(before[0])
+    })
+
+    test('the state file goes on in a real tailscaled, and back [tailscaled@1.102.5]', async () => {
+      const ip = await ours.ip()
+      const file = lab.at('ours', 'state.json')
+      expect(statSync(file).mode & 0o777).toBe(0o600)
+      expect(Object.keys(JSON.parse(readFileSync(file, 'utf8')) as object)).toEqual(expect.arrayContaining(['_machinekey', '_profiles', '_current-profile']))
+      await ours.stop()
+      const heir = new Tailscaled(lab, bin, 'heir', { state: file })
+      await heir.start()
+      await lab.until('the real daemon runs with our state', async () => (await heir.status()).BackendState === 'Running')
+      expect(await heir.ip()).toBe(ip)
+      await heir.stop()
+      await ours.start()
+      await lab.until('ours runs with the state that tailscaled left', async () => (await ours.status()).BackendState === 'Running')
+      expect(await ours.ip()).toBe(ip)
+    })
+
+    test('logout [tailscale@1.102.5]', async () => {
+      await same('logout')
+      await same('status')
+      await same('debug', 'netmap')
+    })
+  })
+})
