@@ -1,7 +1,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
-import https from 'node:https'
 import path from 'node:path'
+import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { build } from 'esbuild'
 import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
 
@@ -89,9 +89,12 @@ export interface ListedNode {
   readonly expiry: string | null
 }
 
-/** More lines for the configuration. */
+/** What is different from a plain server on loopback. */
 export interface OurControlOptions {
+  /** More lines for the configuration. */
   readonly lines?: readonly string[]
+  /** HTTPS at this address, with a certificate of its own making, and the embedded relay in the place of another. */
+  readonly tlsAddress?: string
 }
 
 /** Our control server and its command line. */
@@ -109,7 +112,12 @@ export class OurControl {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.#port}`
+    return this.#options.tlsAddress === undefined ? `http://127.0.0.1:${this.#port}` : `https://${this.#options.tlsAddress}:${this.#port}`
+  }
+
+  /** Its certificate, for those who must trust it. */
+  get certificateFile(): string {
+    return this.#lab.at('control.crt.pem')
   }
 
   get log(): string {
@@ -117,16 +125,16 @@ export class OurControl {
   }
 
   /** Starts it, or starts it again with its data. */
-  async start(relayMap: string): Promise<void> {
+  async start(relayMap?: string): Promise<void> {
     const { at, file } = { at: (name: string) => JSON.stringify(this.#lab.at(name)), file: this.#lab.at('control.yaml') }
     if (this.#port === 0) {
       this.#port = await freePort()
       const lines = [
         `server_url: ${this.url}`,
-        `listen_addr: 127.0.0.1:${this.#port}`,
+        `listen_addr: ${this.#options.tlsAddress ?? '127.0.0.1'}:${this.#port}`,
         `noise: {private_key_path: ${at('noise.key')}}`,
         'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}',
-        `derp: {server: {enabled: false}, urls: [], paths: [${JSON.stringify(relayMap)}], auto_update_enabled: false}`,
+        ...(await this.#relayLines(relayMap)),
         'disable_check_updates: true',
         `database: {type: sqlite, sqlite: {path: ${at('control.sqlite')}}}`,
         'log: {level: debug, format: text}',
@@ -145,6 +153,17 @@ export class OurControl {
       if (!started.alive) throw new Error(started.tail())
       return /\bready\b/.test(started.log)
     })
+  }
+
+  async #relayLines(relayMap: string | undefined): Promise<readonly string[]> {
+    const { tlsAddress } = this.#options
+    const paths = relayMap === undefined ? '[]' : JSON.stringify([relayMap])
+    if (tlsAddress === undefined) return [`derp: {server: {enabled: false}, urls: [], paths: ${paths}, auto_update_enabled: false}`]
+    const { cert, key } = selfSignedCertificate([tlsAddress])
+    writeFileSync(this.certificateFile, cert)
+    writeFileSync(this.#lab.at('control.key.pem'), key)
+    const server = `{enabled: true, region_id: 999, region_code: embedded, region_name: Embedded, verify_clients: true, stun_listen_addr: "${tlsAddress}:${await freePort()}", private_key_path: ${JSON.stringify(this.#lab.at('embedded.key'))}, ipv4: ${tlsAddress}}`
+    return [`tls_cert_path: ${JSON.stringify(this.certificateFile)}`, `tls_key_path: ${JSON.stringify(this.#lab.at('control.key.pem'))}`, `derp: {server: ${server}, urls: [], paths: ${paths}, auto_update_enabled: false}`]
   }
 
   async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
@@ -296,16 +315,4 @@ export class OurNode {
       request.end()
     })
   }
-}
-
-/** Reads an HTTPS page of a server with a certificate of its own making. */
-export function readPage(url: string, ca: Buffer): Promise<string> {
-  return new Promise((resolve, reject) => {
-    https.get(url, { ca, agent: false, timeout: 5_000 }, (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (more: string) => (text += more))
-      response.on('end', () => resolve(text))
-    }).on('error', reject)
-  })
 }
