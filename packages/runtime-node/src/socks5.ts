@@ -30,7 +30,7 @@ export type Socks5Dial = (host: string, port: number, signal: AbortSignal) => Pr
  * own programs into a mesh. Listen on loopback only: whoever reaches the port speaks with this node's rights.
  */
 export function createSocks5Server(dial: Socks5Dial): Server {
-  return createServer((socket) => {
+  return createServer({ allowHalfOpen: true }, (socket) => {
     serve(socket, dial).catch(() => socket.destroy())
   })
 }
