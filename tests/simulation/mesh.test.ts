@@ -15,20 +15,22 @@ const RELAXED = `{${GROUND} "acls": [
   { "action": "accept", "src": ["bob@"], "dst": ["tag:db:5432"] },
 ] }`
 
-/** The answer of the control server to a command that must succeed, as loose JSON. */
-function ask(net: Tailnet, command: Parameters<Tailnet['control']['admin']>[0]): Record<string, any> {
+/** One value in the answer of the control server to a command that must succeed. */
+function ask(net: Tailnet, command: Parameters<Tailnet['control']['admin']>[0], ...at: readonly string[]): string {
   const { status, body } = net.control.admin(command)
   expect({ command: command.command, status, body }).toMatchObject({ status: 200 })
-  return body as Record<string, any>
+  let value: unknown = body
+  for (const name of at) value = Object.entries(Object(value)).find(([key]) => key === name)?.[1]
+  return String(value)
 }
 
 function logIn(net: Tailnet): void {
   ask(net, { command: 'setPolicy', policy: STRICT })
-  const alice = Number(ask(net, { command: 'createUser', name: 'alice' })['user'].id)
-  const bob = Number(ask(net, { command: 'createUser', name: 'bob' })['user'].id)
-  net.laptop.up(ask(net, { command: 'createAuthKey', userId: alice })['preAuthKey'].key)
-  net.guest.up(ask(net, { command: 'createAuthKey', userId: bob })['preAuthKey'].key)
-  net.db.up(ask(net, { command: 'createAuthKey', tags: ['tag:db'] })['preAuthKey'].key)
+  const alice = Number(ask(net, { command: 'createUser', name: 'alice' }, 'user', 'id'))
+  const bob = Number(ask(net, { command: 'createUser', name: 'bob' }, 'user', 'id'))
+  net.laptop.up(ask(net, { command: 'createAuthKey', userId: alice }, 'preAuthKey', 'key'))
+  net.guest.up(ask(net, { command: 'createAuthKey', userId: bob }, 'preAuthKey', 'key'))
+  net.db.up(ask(net, { command: 'createAuthKey', tags: ['tag:db'] }, 'preAuthKey', 'key'))
 }
 
 /** The whole story in ten virtual minutes; every step asserts itself. */
