@@ -1,0 +1,149 @@
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { DNS_CLASS_IN, DNS_TYPE_A, decodeDns, encodeDns } from '@meshwright/magicdns'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { bundlePrograms } from './lab-ours.ts'
+import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
+
+const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
+const koffi = await import('koffi').then(() => true, () => false)
+const reason = ['tailscale', 'tailscaled'].some((name) => !existsSync(path.join(bin, name)))
+  ? 'tailscale and tailscaled are not in the folder that MESHWRIGHT_INTEROP_BIN names'
+  : process.platform !== 'linux' || process.getuid?.() !== 0 || !existsSync('/dev/net/tun')
+    ? 'network namespaces and TUN devices need Linux, root and /dev/net/tun'
+    : koffi
+      ? undefined
+      : 'the optional package koffi is not installed'
+if (reason !== undefined && process.env['REQUIRE_INTEROP'] === '1') throw new Error(reason)
+
+// Two computers on one wire: servers and a real node in userspace mode here, our node with a TUN device there.
+const ID = process.pid.toString(36)
+const HERE = `mwh${ID}`
+const THERE = `mwt${ID}`
+const SERVER = '10.97.1.1'
+const CONTROL = `http://${SERVER}:8080`
+const inside = (space: string, file: string, ...words: readonly string[]): readonly string[] => ['netns', 'exec', space, file, ...words]
+
+// A program for the other namespace: an HTTP server, an HTTP client, and a DNS query by UDP.
+const HELPER = `
+import http from 'node:http'
+import dgram from 'node:dgram'
+const [verb, ...args] = process.argv.slice(2)
+if (verb === 'serve') http.createServer((request, response) => response.end('hello from ' + args[2] + ' to ' + request.socket.remoteAddress)).listen(Number(args[1]), args[0], () => console.log('listening'))
+if (verb === 'get') http.get(args[0], { timeout: 10000 }, (answer) => answer.pipe(process.stdout)).on('error', (error) => { console.error(error.message); process.exit(1) })
+if (verb === 'dns') {
+  const socket = dgram.createSocket(args[0].includes(':') ? 'udp6' : 'udp4')
+  setTimeout(() => process.exit(1), 5000).unref()
+  socket.on('message', (bytes) => { console.log(bytes.toString('hex')); socket.close() })
+  socket.send(Buffer.from(args[1], 'hex'), 53, args[0])
+}
+`
+
+describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === undefined ? '' : ` (${reason})`}`, () => {
+  const lab = new Lab()
+  const socket = lab.at('ours.sock')
+  let daemon: LabProcess
+  let startDaemon: () => LabProcess
+  let ours = ''
+  let peer = ''
+
+  const tailscale = (name: string, ...words: readonly string[]): Promise<string> => runOk(path.join(bin, 'tailscale'), [`--socket=${lab.at(`${name}.sock`)}`, ...words])
+  const there = (...words: readonly string[]): Promise<string> => runOk('ip', inside(THERE, words[0] ?? '', ...words.slice(1)))
+  const helper = (...words: readonly string[]): Promise<string> => there(process.execPath, lab.at('helper.mjs'), ...words)
+
+  beforeAll(async () => {
+    const programs = await bundlePrograms(lab)
+    writeFileSync(lab.at('helper.mjs'), HELPER)
+    for (const space of [HERE, THERE]) {
+      await runOk('ip', ['netns', 'add', space])
+      lab.onStop(async () => void (await runProgram('ip', ['netns', 'del', space])))
+      await runOk('ip', ['-n', space, 'link', 'set', 'lo', 'up'])
+    }
+    await runOk('ip', ['link', 'add', 'wire0', 'netns', HERE, 'type', 'veth', 'peer', 'name', 'wire0', 'netns', THERE])
+    for (const [space, own, other] of [[HERE, SERVER, '10.97.1.2'], [THERE, '10.97.1.2', SERVER]] as const) {
+      await runOk('ip', ['-n', space, 'addr', 'add', `${own}/24`, 'dev', 'wire0'])
+      await runOk('ip', ['-n', space, 'link', 'set', 'wire0', 'up'])
+      await runOk('ip', ['-n', space, 'route', 'add', 'default', 'via', other])
+    }
+    const relay = lab.start('relay', 'ip', inside(HERE, process.execPath, programs.relay, '--key-file', lab.at('relay.key'), '--addr', `${SERVER}:3443`, '--stun-port', '3478', '--self-signed', '--cert', lab.at('relay.crt'), '--key', lab.at('relay.pem')))
+    const told = await lab.until('the relay is ready', () => /^for the DERP map: (.*)$/m.exec(relay.log)?.[1])
+    const node = Object.fromEntries(Object.entries(JSON.parse(told) as Record<string, unknown>).map(([name, value]) => [name.toLowerCase(), value])) // the relay's own words
+    writeFileSync(lab.at('relays.yaml'), JSON.stringify({ regions: { 900: { regionid: 900, regioncode: 'ours', regionname: 'Our relay', nodes: [{ ...node, regionid: 900 }] } } }))
+    writeFileSync(lab.at('policy.hujson'), '{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}')
+    const config = [`server_url: ${CONTROL}`, `listen_addr: ${SERVER}:8080`, `noise: {private_key_path: ${lab.at('noise.key')}}`, 'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}', `derp: {server: {enabled: false}, urls: [], paths: [${lab.at('relays.yaml')}], auto_update_enabled: false}`, `database: {type: sqlite, sqlite: {path: ${lab.at('control.sqlite')}}}`, `policy: {mode: file, path: ${lab.at('policy.hujson')}}`, 'dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}}', `unix_socket: ${lab.at('control.sock')}`]
+    writeFileSync(lab.at('control.yaml'), `${config.join('\n')}\n`)
+    const control = lab.start('control', 'ip', inside(HERE, process.execPath, programs.control, 'serve', '--config', lab.at('control.yaml')))
+    await lab.until('the control server is ready', () => /\bready\b/.test(control.log))
+    const command = (...words: readonly string[]): Promise<string> => runOk(process.execPath, [programs.control, '-c', lab.at('control.yaml'), ...words])
+    await command('users', 'create', 'alice')
+    const { key } = JSON.parse(await command('preauthkeys', 'create', '-u', '1', '--reusable', '-e', '1h', '-o', 'json')) as { readonly key: string } // headscale's form
+    mkdirSync(lab.at('peer'))
+    lab.start('tailscaled', 'ip', inside(HERE, path.join(bin, 'tailscaled'), '--no-logs-no-support', '--tun=userspace-networking', `--statedir=${lab.at('peer')}`, `--state=${lab.at('peer', 'state.json')}`, `--socket=${lab.at('peer.sock')}`, '--port=0'))
+    startDaemon = () => lab.start('meshwrightd', 'ip', inside(THERE, process.execPath, programs.daemon, '--state', lab.at('ours.json'), '--socket', socket, '--tun=mw0', '--verbose=1'))
+    daemon = startDaemon()
+    await lab.until('both daemons answer', () => existsSync(lab.at('peer.sock')) && / is ready: /.test(daemon.log))
+    for (const name of ['peer', 'ours']) await tailscale(name, 'up', '--login-server', CONTROL, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--timeout', '20s')
+    ;[ours, peer] = [(await tailscale('ours', 'ip', '-4')).trim(), (await tailscale('peer', 'ip', '-4')).trim()]
+    await lab.until('the route to the peer is there', async () => (await there('ip', 'route')).includes(`${peer} dev mw0`))
+    for (const [space, host, port, name] of [[HERE, '127.0.0.1', '8000', 'peer'], [THERE, '0.0.0.0', '8001', 'ours']] as const) {
+      const started = lab.start(`server ${name}`, 'ip', inside(space, process.execPath, lab.at('helper.mjs'), 'serve', host, port, name))
+      await lab.until(`the server of ${name} listens`, () => /listening/.test(started.log))
+    }
+  })
+
+  afterAll(() => lab.stop())
+
+  test('addresses, MTU and routes are set [tailscaled@1.102.5]', async () => {
+    const shown = await there('ip', 'addr', 'show', 'mw0')
+    expect(shown).toContain(`inet ${ours}/32`)
+    expect(shown).toMatch(/mtu 1280 .*[\s\S]*inet6 fd7a:115c:a1e0::/)
+    expect(await there('ip', 'route')).toMatch(/100\.100\.100\.100 dev mw0/)
+    expect(JSON.parse(await tailscale('ours', 'status', '--json'))).toMatchObject({ TUN: true, BackendState: 'Running' })
+  })
+
+  test('a program of this computer reaches the peer by TCP [tailscaled@1.102.5]', async () => {
+    expect(await helper('get', `http://${peer}:8000/`)).toBe('hello from peer to 127.0.0.1')
+  })
+
+  test('the peer reaches a program of this computer by TCP [tailscaled@1.102.5]', async () => {
+    const asked = await runProgram('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | "$0" --socket="$1" nc ${ours} 8001`, path.join(bin, 'tailscale'), lab.at('peer.sock')])
+    expect(asked.out).toContain(`hello from ours to ${peer}`)
+  })
+
+  test.each(['', '--tsmp', '--icmp'])('ping %s both ways [tailscaled@1.102.5]', async (kind) => {
+    const words = kind === '' ? [] : [kind]
+    expect(await tailscale('ours', 'ping', '--c', '5', ...words, peer)).toContain('pong from peer')
+    expect(await tailscale('peer', 'ping', '--c', '5', ...words, ours)).toContain('pong from ours')
+  })
+
+  test.each(['100.100.100.100', 'fd7a:115c:a1e0::53'])('the DNS service answers at %s [tailscaled@1.102.5]', async (service) => {
+    const query = encodeDns({ id: 4711, response: false, opcode: 0, recursionDesired: true, rcode: 0, questions: [{ name: 'peer.lab.test', type: DNS_TYPE_A, class: DNS_CLASS_IN }], answers: [], authorities: [], additionals: [] })
+    const answer = decodeDns(Buffer.from((await helper('dns', service, Buffer.from(query).toString('hex'))).trim(), 'hex'))
+    expect(answer).toMatchObject({ id: 4711, response: true, rcode: 0, answers: [{ name: 'peer.lab.test.' }] })
+  })
+
+  test('offering a route without IP forwarding is told in health, with the remedy [tailscaled@1.102.5]', async () => {
+    await there('sysctl', '-q', '-w', 'net.ipv4.ip_forward=0').catch(() => '') // off already where there is no sysctl
+    await tailscale('ours', 'set', '--advertise-routes=10.55.0.0/16')
+    expect(await tailscale('ours', 'status')).toContain('sysctl -w net.ipv4.ip_forward=1')
+    await tailscale('ours', 'set', '--advertise-routes=')
+  })
+
+  test('an exit node is refused, not half used [tailscaled@1.102.5]', async () => {
+    const refused = await runProgram(process.execPath, ['-e', `require('http').request({ socketPath: ${JSON.stringify(socket)}, method: 'PATCH', path: '/localapi/v0/prefs', headers: { Host: 'local-tailscaled.sock' } }, (answer) => { console.log(answer.statusCode); answer.pipe(process.stdout) }).end('{"ExitNodeIDSet":true,"ExitNodeID":"1"}')`])
+    expect(refused.out).toMatch(/^500\n.*exit node/)
+  })
+
+  test.each(['SIGTERM', 'SIGKILL'] as const)('after %s nothing is left on the system [tailscaled@1.102.5]', async (signal) => {
+    await daemon.stop(signal)
+    await lab.until('the device is gone', async () => !(await there('ip', 'link')).includes('mw0'))
+    expect(await there('ip', 'route')).not.toContain('100.64.')
+    daemon = startDaemon()
+    await lab.until('it is back', async () => (await there('ip', 'route').catch(() => '')).includes(`${peer} dev mw0`))
+  })
+
+  test('down takes addresses and routes back [tailscaled@1.102.5]', async () => {
+    await tailscale('ours', 'down')
+    await lab.until('they are gone', async () => !(await there('ip', 'route')).includes('mw0') && !(await there('ip', 'addr', 'show', 'mw0')).includes('100.64.'))
+  })
+})
