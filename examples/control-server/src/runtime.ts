@@ -1,3 +1,5 @@
-// One place that names the parts of the runtime that this server uses.
-export { acceptControl, attachDerpServer, drive, nodeCryptoProvider, startStunService, suspendAwareClock, systemRandom } from '@meshwright/runtime-node'
-export type { AcceptedControl, DerpService, Driver, StunService } from '@meshwright/runtime-node'
+// One place that names the parts of the runtime that this server uses: entries that load no mesh engine.
+export { acceptControl, drive, nodeCryptoProvider, suspendAwareClock, systemRandom } from '@meshwright/runtime-node/control'
+export type { AcceptedControl, Driver } from '@meshwright/runtime-node/control'
+export { attachDerpServer, startStunService } from '@meshwright/runtime-node/relay'
+export type { DerpService, StunService } from '@meshwright/runtime-node/relay'

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { parseHex } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
-import { selfSignedCertificate, systemRandom } from '@meshwright/runtime-node'
+import { selfSignedCertificate, systemRandom } from '@meshwright/runtime-node/relay'
 import { type RelayOptions, UsageError } from './options.ts'
 
 /** The relay's private key; made, with mode 0600, when the file is missing. A file that cannot be read is never replaced. */

@@ -5,7 +5,7 @@ import { isIP } from 'node:net'
 import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
 import {
   attachDerpServer, type DerpService, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
-} from '@meshwright/runtime-node'
+} from '@meshwright/runtime-node/relay'
 import { loadCertificate, loadMeshKey, loadPrivateKey } from './files.ts'
 import { type RelayOptions, UsageError } from './options.ts'
 
