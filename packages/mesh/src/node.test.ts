@@ -79,6 +79,16 @@ describe('the states of a node, from outside', () => {
     expect([bench.node.state, bench.node.status(bench.clock.now).nodeKey?.text]).toEqual(['running', key])
   })
 
+  test('down and up again at once, when the server has nothing new to tell', () => {
+    const bench = new Bench()
+    const first = { PacketFilters: { base: ALLOW_ALL }, Peers: [wireNode(2)] }
+    bench.running(first)
+    bench.act((now) => bench.node.down(now))
+    bench.act((now) => bench.node.up(now)).registered().frame({ Node: bench.self(), ...first })
+    expect(bench.node.state).toBe('running')
+    expect(bench.node.status(bench.clock.now).peers.length).toBe(1)
+  })
+
   test('an expired key ends the traffic and asks for a login; a renewed one gives it back', () => {
     const peer = wireNode(2, { Endpoints: ['192.0.2.2:41641'] })
     const bench = new Bench().running({ Peers: [peer] })

@@ -93,7 +93,6 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   get state(): MeshState {
     return this.#state
   }
-
   /** The network map in force. */
   get map(): NetworkMap | undefined {
     return this.#map
@@ -102,7 +101,6 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   /** Begins as the preferences say: takes part, or stays stopped. */
   start(now: Instant, how: LoginHow = {}): void {
     if (this.#prefs.wantRunning) this.up(now, how)
-    else this.#decide(now)
     this.#settle(now)
   }
 
@@ -448,7 +446,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#outbox.push({ type: 'loggedOut' })
         return
       case 'polling':
-        if (output.up) this.#lastError = undefined
+        if (output.up) this.#polls(now)
         this.#outbox.push({ type: 'changed' })
         return
       case 'problem':
@@ -459,6 +457,13 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       default:
         assertNever(output)
     }
+  }
+
+  // The client tells of maps that differ from the last: after `down` and `up` the same one comes again, and nothing is told.
+  #polls(now: Instant): void {
+    this.#lastError = undefined
+    const map = this.#map === undefined ? this.#control.status().map : undefined
+    if (map !== undefined) this.#fromControl(now, { type: 'netmap', map })
   }
 
   // The key has expired: no packet passes in either direction, while the poll goes on and may bring the key back.
