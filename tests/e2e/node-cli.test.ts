@@ -57,7 +57,7 @@ describe('flags and help', () => {
   test.each([
     [['--prot', '0'], '-prot (did you mean "port"?)'],
     [['--port', 'x'], 'invalid value "x" for flag -port'],
-    [['--tun=tun0'], 'use --tun=userspace-networking'],
+    [['--tun=averyveryverylongname'], 'not an interface name'],
     [['now'], `takes flags alone, not 'now'`],
   ])('meshwrightd %j ends with status 2 and says why', async (args, expected) => {
     const ended = await daemonOnce(...args)
