@@ -280,8 +280,8 @@ async function commanding(call: Call): Promise<boolean> {
       done()
       return true
     case 'POST meshwright/reauth': {
-      const authKey = query.get('authkey') ?? ''
-      node.up({ forceReauth: true, ...(authKey === '' ? {} : { authKey }) })
+      const { AuthKey: authKey } = await readJson(call.request)
+      node.up({ forceReauth: true, ...(typeof authKey === 'string' && authKey !== '' ? { authKey } : {}) })
       done()
       return true
     }

@@ -48,7 +48,7 @@ export const up: Command = {
     }
     const problems: string[] = []
     const waiting = waitUntilRunning(daemon, json, output, problems, abort)
-    if (flags.values['force-reauth'] === true && !moved) await daemon.call('POST', `meshwright/reauth${authKey === undefined ? '' : `?authkey=${encodeURIComponent(authKey)}`}`)
+    if (flags.values['force-reauth'] === true && !moved) await daemon.call('POST', 'meshwright/reauth', authKey === undefined ? {} : { AuthKey: authKey })
     else await daemon.call('POST', 'start', { UpdatePrefs: { ControlURL: controlUrl, WantRunning: true }, ...(authKey === undefined ? {} : { AuthKey: authKey }) })
     try {
       await waiting
