@@ -252,6 +252,10 @@ export class OurNode {
     return this.#socksPort
   }
 
+  get pid(): number | undefined {
+    return this.#process?.pid
+  }
+
   get #socket(): string {
     return this.#lab.at(`${this.name}.sock`)
   }

@@ -53,6 +53,10 @@ export class LabProcess {
     return this.#alive
   }
 
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
   get log(): string {
     return this.#log
   }

@@ -58,6 +58,10 @@ export class Tailscaled {
     return this.#socksPort
   }
 
+  get pid(): number | undefined {
+    return this.#process?.pid
+  }
+
   get socket(): string {
     return this.#lab.at(`${this.name}.sock`)
   }
