@@ -1,5 +1,4 @@
 import { MeshwrightError } from '@meshwright/core'
-import { Address4, Address6 } from 'ip-address'
 
 /** 4 for IPv4, 6 for IPv6. */
 export type IpFamily = 4 | 6
@@ -64,14 +63,14 @@ export class Ip {
   }
 }
 
-/** Reads an IPv4 dotted quad (no leading zeros) or an IPv6 text without zone and without prefix; `undefined` for anything else. */
+/**
+ * Reads an IPv4 dotted quad (no leading zeros) or an IPv6 text without zone and without prefix; `undefined` for anything else. It takes what
+ * Go's netip.ParseAddr takes (golang/go:src/net/netip/netip.go), zones apart: filters and policies must mean the same address to everyone.
+ */
 export function parseIp(text: string): Ip | undefined {
   if (text.length > 45) return undefined
-  if (!text.includes(':')) return parseIpv4(text)
-  if (!/^[0-9a-fA-F:.]+$/.test(text) || !Address6.isValid(text)) return undefined
-  const dotted = text.includes('.') ? text.slice(text.lastIndexOf(':') + 1) : undefined
-  if (dotted !== undefined && parseIpv4(dotted) === undefined) return undefined
-  return Ip.fromBytes(Uint8Array.from(padTo(new Address6(text).toUnsignedByteArray(), 16)))
+  const bytes = text.includes(':') ? readIpv6(text) : readIpv4(text)
+  return bytes && Ip.fromOwnedBytes(bytes)
 }
 
 /** The canonical text of an address. */
@@ -89,13 +88,38 @@ export function compareIps(a: Ip, b: Ip): number {
   return 0
 }
 
-function parseIpv4(text: string): Ip | undefined {
-  if (!/^(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$/.test(text) || !Address4.isValid(text)) return undefined
-  return Ip.fromBytes(Uint8Array.from(new Address4(text).toArray()))
+function readIpv4(text: string): Uint8Array | undefined {
+  if (!/^(?:(?:0|[1-9][0-9]{0,2})(?:\.|$)){4}$/.test(text) || text.endsWith('.')) return undefined
+  const numbers = text.split('.').map(Number)
+  return numbers.every((number) => number <= 255) ? Uint8Array.from(numbers) : undefined
 }
 
-function padTo(bytes: readonly number[], length: number): number[] {
-  return [...new Array<number>(Math.max(0, length - bytes.length)).fill(0), ...bytes]
+function readIpv6(text: string): Uint8Array | undefined {
+  const colon = text.lastIndexOf(':') + 1
+  const quad = text.includes('.', colon) ? readIpv4(text.slice(colon)) : undefined
+  // A dotted quad at the end stands for the last two groups.
+  const groups = quad === undefined ? text : `${text.slice(0, colon)}${hexPair(quad, 0)}:${hexPair(quad, 2)}`
+  const gap = groups.indexOf('::')
+  const head = gap < 0 ? groups : groups.slice(0, gap)
+  const tail = gap < 0 ? '' : groups.slice(gap + 2)
+  const before = head === '' ? [] : head.split(':')
+  const after = tail === '' ? [] : tail.split(':')
+  const count = before.length + after.length
+  // "::" stands for one group of zeros at least. A second one leaves an empty group, which is none.
+  if (gap < 0 ? count !== 8 : count > 7) return undefined
+  const bytes = new Uint8Array(16)
+  const put = (group: string, at: number): boolean => {
+    if (!/^[0-9a-fA-F]{1,4}$/.test(group)) return false
+    const value = Number.parseInt(group, 16)
+    bytes[at * 2] = value >> 8
+    bytes[at * 2 + 1] = value & 255
+    return true
+  }
+  return before.every(put) && after.every((group, i) => put(group, 8 - after.length + i)) ? bytes : undefined
+}
+
+function hexPair(bytes: Uint8Array, at: number): string {
+  return (((bytes[at] ?? 0) << 8) | (bytes[at + 1] ?? 0)).toString(16)
 }
 
 function formatBytes(bytes: Uint8Array): string {
