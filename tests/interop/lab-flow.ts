@@ -40,3 +40,8 @@ export function flows(peer: string, programs: readonly string[]): (flow: string,
     )
   }
 }
+
+/** The file of a program: of the version that is meant when nobody says which, or of that version: `programFile('tailscaled', '1.80.3')`. */
+export function programFile(name: string, version?: string): string {
+  return path.join(BIN, version === undefined ? name : `${name}@${version}`)
+}

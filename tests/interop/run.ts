@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { installAll, installSystem } from './programs.ts'
+import { installAll, installSystem, linkAll, programLabel } from './programs.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const RESULTS = path.join(ROOT, '.cache', 'results', 'interop.json')
@@ -46,12 +46,12 @@ async function main(): Promise<number> {
     process.stdout.write(USAGE)
     return 0
   }
-  const installed = installAll((line) => process.stderr.write(`${line}\n`))
-  for (const name of installSystem((line) => process.stderr.write(`${line}\n`))) process.stderr.write(`${name} is missing: flows that need it are skipped\n`)
+  const installed = await installAll((line) => process.stderr.write(`${line}\n`))
+  for (const { name } of await installSystem((line) => process.stderr.write(`${line}\n`))) process.stderr.write(`${name} is missing: flows that need it are skipped\n`)
   for (const { reason } of installed) if (reason !== undefined) process.stderr.write(`${reason}\n`)
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
   const bin = mkdtempSync(path.join(os.tmpdir(), 'meshwright-bin-'))
-  for (const { program, path: file } of installed) if (file !== undefined) symlinkSync(file, path.join(bin, program.name))
+  linkAll(installed, bin)
   mkdirSync(path.dirname(RESULTS), { recursive: true })
   rmSync(RESULTS, { force: true })
   const args = ['--no-install', 'vitest', 'run', '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${RESULTS}`]
@@ -65,7 +65,7 @@ async function main(): Promise<number> {
   const cells = readCells(JSON.parse(readFileSync(RESULTS, 'utf8')) as VitestReport, values.grep)
   if (values.json === true) process.stdout.write(`${JSON.stringify({ ok: run.status === 0, cells }, null, 2)}\n`)
   else process.stdout.write(`${matrix(cells)}\n`)
-  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(cells, installed.map(({ program }) => `${program.name} ${program.version}`)))
+  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(cells, installed.map(({ program }) => programLabel(program))))
   const required = process.env['REQUIRE_INTEROP'] === '1'
   const missing = required ? cells.filter((cell) => cell.outcome === 'skipped').length : 0
   return run.status === 0 && missing === 0 && cells.length > 0 ? 0 : 1
