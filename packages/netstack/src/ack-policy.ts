@@ -2,8 +2,14 @@ import { after, type Instant } from '@meshwright/core'
 
 /** So many segments are acknowledged at once at the start, while the sender's window is small. */
 const QUICK_ACKS = 8
+/** So many segments are acknowledged at once even while more of them wait to be taken in. */
+const MOST_SEGMENTS = 16
 
-/** When an acknowledgment is due: at once, every second segment, or after a short wait (RFC 9293 section 3.8.6.3). */
+/**
+ * When an acknowledgment is due: at once, with the second segment, or after a short wait (RFC 9293 section 3.8.6.3). What the second segment
+ * makes due leaves as soon as time passes, so segments that came together are answered together: one acknowledgment for what the network
+ * delivered in one go (as kernels with receive offload do; RFC 3449 section 5.2.3 on stretched acknowledgments).
+ */
 export class AckPolicy {
   /** One must leave with the next flush. */
   now = false
@@ -21,7 +27,8 @@ export class AckPolicy {
     if (this.#quick > 0) {
       this.#quick -= 1
       this.now = true
-    } else if (this.#segments >= 2) this.now = true
+    } else if (this.#segments >= MOST_SEGMENTS) this.now = true
+    else if (this.#segments >= 2) this.#due = now
     else this.#due ??= after(now, delayMs)
   }
 

@@ -19,6 +19,7 @@ export interface Driver<Input> {
  */
 export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () => Instant, perform: (output: Output) => void): Driver<Input> {
   let timer: NodeJS.Timeout | undefined
+  let immediate: NodeJS.Immediate | undefined
   let timerDue: Instant | undefined
   let draining = false
   let stopped = false
@@ -37,20 +38,32 @@ export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () 
 
   const schedule = (): void => {
     const due = stopped ? undefined : machine.pollTimeout()
-    if (due === timerDue && timer !== undefined) return
+    // A timer that fires too early is cheap, since deadlines mostly move away: one look, and a new wait. Setting it anew for each packet is not.
+    if (immediate !== undefined && due !== undefined) return
+    if (timer !== undefined && due !== undefined && timerDue !== undefined && timerDue <= due) return
     if (timer !== undefined) clearTimeout(timer)
+    if (immediate !== undefined) clearImmediate(immediate)
     timer = undefined
+    immediate = undefined
     timerDue = due
     if (due === undefined) return
-    // Rounded up: a timer that fires early finds nothing due and would spin.
-    timer = setTimeout(expire, Math.min(LONGEST_WAIT_MS, Math.max(0, Math.ceil(due - clock()))))
+    // Rounded up: a timer that fires a fraction early finds nothing due and would spin.
+    const wait = due - clock()
+    // What is due already waits for the events that are at hand, and no longer: `setTimeout` would wait a millisecond.
+    if (wait <= 0) immediate ??= setImmediate(expire)
+    else timer = setTimeout(expire, Math.min(LONGEST_WAIT_MS, Math.ceil(wait)))
   }
 
   const expire = (): void => {
+    if (timer !== undefined) clearTimeout(timer)
     timer = undefined
+    immediate = undefined
     timerDue = undefined
     if (stopped) return
-    machine.handleTimeout(clock())
+    const due = machine.pollTimeout()
+    const now = clock()
+    if (due !== undefined && due > now) return schedule()
+    machine.handleTimeout(now)
     settle()
   }
 

@@ -231,6 +231,8 @@ class Flow extends Duplex implements MeshSocket {
   readonly #door: StackDoor
   #waiting: { readonly bytes: Uint8Array; readonly done: (error?: Error | null) => void } | undefined
   #unread = 0
+  readonly #arrived: Uint8Array[] = []
+  #handOverSoon: NodeJS.Immediate | undefined
   #over = false
   #idleMs = 0
   #idle: NodeJS.Timeout | undefined
@@ -285,15 +287,26 @@ class Flow extends Duplex implements MeshSocket {
     else this.#idle.refresh()
   }
 
+  // Handed to the reader once for all packets that were waiting: a reader that writes it on makes a system call of each piece.
   received(bytes: Uint8Array): void {
     this.#stir()
-    const wantsMore = this.push(bytes)
-    if (wantsMore) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
-    else this.#unread += bytes.length
+    if (this.#arrived.push(bytes) === 1) this.#handOverSoon = setImmediate(() => this.#handOver())
   }
 
   ended(): void {
+    this.#handOver()
     this.push(null)
+  }
+
+  #handOver(): void {
+    const [first, ...more] = this.#arrived.splice(0)
+    if (this.#handOverSoon !== undefined) clearImmediate(this.#handOverSoon)
+    this.#handOverSoon = undefined
+    if (first === undefined || this.destroyed) return
+    const bytes = more.length === 0 ? first : Buffer.concat([first, ...more])
+    const wantsMore = this.push(bytes)
+    if (!wantsMore) this.#unread += bytes.length
+    else if (!this.#over) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
   }
 
   /** The stack has room again for what waits to be written. */
@@ -306,6 +319,7 @@ class Flow extends Duplex implements MeshSocket {
 
   finish(reason: CloseReason): void {
     this.#over = true
+    this.#handOver()
     if (!this.opened) {
       this.onRefused(reason)
       this.destroy()

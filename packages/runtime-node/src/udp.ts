@@ -1,12 +1,14 @@
 import dgram from 'node:dgram'
 import { MeshwrightError } from '@meshwright/core'
-import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
+import { type Endpoint, formatIp, type Ip, parseIp } from '@meshwright/ip'
 
 /** Bytes that may wait in Node for the kernel, for each family; more is dropped, as a full network card would. */
 const MAX_SEND_QUEUE_BYTES = 4 * 1024 * 1024
 /** Asked of the kernel, which may give less (net.core.rmem_max). */
 const KERNEL_BUFFER_BYTES = 2 * 1024 * 1024
 const ATTEMPTS_FOR_SAME_PORT = 10
+/** Addresses of senders that are remembered as parsed; more begin anew. */
+const MAX_KNOWN_SENDERS = 4096
 
 /** Why a UDP socket could not be had. */
 export type UdpErrorCode = 'UDP_PORT_TAKEN' | 'UDP_NOT_ALLOWED' | 'UDP_UNAVAILABLE'
@@ -110,6 +112,11 @@ class TwoSockets implements UdpSocket {
   #in = 0
   #out = 0
   #dropped = 0
+  readonly #senders: Map<string, Ip | undefined> = new Map()
+  // One for all sends: it is called for each datagram.
+  readonly #onSent = (error: Error | null): void => {
+    if (error && !this.#closed) this.#options.onError?.(error)
+  }
 
   constructor(four: dgram.Socket | undefined, six: dgram.Socket | undefined, options: UdpOptions) {
     this.#four = four
@@ -127,9 +134,7 @@ class TwoSockets implements UdpSocket {
       return false
     }
     this.#out += 1
-    socket.send(bytes, to.port, formatIp(to.ip), (error) => {
-      if (error && !this.#closed) this.#options.onError?.(error)
-    })
+    socket.send(bytes, to.port, formatIp(to.ip), this.#onSent)
     return true
   }
 
@@ -153,11 +158,21 @@ class TwoSockets implements UdpSocket {
     }
     socket.on('error', (error) => this.#options.onError?.(error))
     socket.on('message', (bytes: Uint8Array, remote) => {
-      // Link-local addresses come with a zone, which is of no use to peers elsewhere.
-      const ip = parseIp(remote.address.split('%', 1)[0] ?? '')
+      const ip = this.#sender(remote.address)
       if (ip === undefined || this.#closed) return
       this.#in += 1
       this.#options.onDatagram(bytes, { ip, port: remote.port })
     })
+  }
+
+  // Parsing an address costs more than decrypting what came from it, and it is the same one again and again.
+  #sender(address: string): Ip | undefined {
+    const known = this.#senders.get(address)
+    if (known !== undefined) return known
+    if (this.#senders.size >= MAX_KNOWN_SENDERS) this.#senders.clear()
+    // Link-local addresses come with a zone, which is of no use to peers elsewhere.
+    const ip = parseIp(address.split('%', 1)[0] ?? '')
+    this.#senders.set(address, ip)
+    return ip
   }
 }
