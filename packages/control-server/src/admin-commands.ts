@@ -31,6 +31,11 @@ export type AdminCommand =
   | { readonly command: 'registerLogin'; readonly authId: string; readonly user: string }
   | { readonly command: 'rejectLogin'; readonly authId: string }
   | { readonly command: 'getLogin'; readonly authId: string }
+  /** SSH sessions whose policy says `check`, that wait for approval. */
+  | { readonly command: 'listSshChecks' }
+  | { readonly command: 'getSshCheck'; readonly authId: string }
+  | { readonly command: 'approveSshCheck'; readonly authId: string }
+  | { readonly command: 'rejectSshCheck'; readonly authId: string }
   | { readonly command: 'getPolicy' }
   | { readonly command: 'setPolicy'; readonly policy: string }
   | { readonly command: 'clearPolicy' }

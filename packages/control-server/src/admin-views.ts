@@ -3,6 +3,7 @@ import { shownAuthKey } from './auth-keys.ts'
 import { isExitRoute, servedRoutes } from './host-facts.ts'
 import type { PrimaryRoutes } from './routes.ts'
 import type { AuthKeyRecord, NodeRecord, UserRecord } from './records.ts'
+import type { SshCheck } from './ssh-checks.ts'
 import type { State } from './state.ts'
 
 /** A user as headscale's API writes it. */
@@ -52,6 +53,30 @@ export interface AuthKeyView {
   readonly expiration: string
   readonly createdAt: string
   readonly aclTags: readonly string[]
+}
+
+/** An SSH session that waits for approval. */
+export interface SshCheckView {
+  readonly authId: string
+  /** The node that the session comes from. */
+  readonly source: { readonly id: string; readonly givenName: string; readonly user: string }
+  /** The node that it goes to. */
+  readonly destination: { readonly id: string; readonly givenName: string }
+  readonly localUser: string
+  readonly askedAt: string
+  readonly state: 'waiting' | 'approved' | 'rejected'
+}
+
+export function sshCheckView(state: State, check: SshCheck): SshCheckView {
+  const [source, destination] = [state.node(check.source), state.node(check.destination)]
+  return {
+    authId: check.id,
+    source: { id: String(check.source), givenName: source?.givenName ?? '', user: state.user(source?.userId)?.name ?? '' },
+    destination: { id: String(check.destination), givenName: destination?.givenName ?? '' },
+    localUser: check.localUser,
+    askedAt: formatTime(check.askedAt),
+    state: check.state,
+  }
 }
 
 export function userView(user: UserRecord): UserView {

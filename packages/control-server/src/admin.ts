@@ -1,6 +1,6 @@
 import { formatTime } from '@meshwright/control-protocol'
 import type { AdminCommand, AdminProblem } from './admin-commands.ts'
-import { authKeyView, nodeView, userView } from './admin-views.ts'
+import { authKeyView, nodeView, sshCheckView, userView } from './admin-views.ts'
 import { createAuthKey } from './auth-keys.ts'
 import type { Context } from './context.ts'
 import { canonicalRoutes, isExitRoute, withAutoApproval } from './host-facts.ts'
@@ -10,6 +10,7 @@ import { parsePrefix } from '@meshwright/ip'
 import type { NodeRecord, UserRecord } from './records.ts'
 import type { Registration } from './registration.ts'
 import type { PrimaryRoutes } from './routes.ts'
+import type { SshChecks } from './ssh-checks.ts'
 import type { TailnetPolicy } from './tailnet-policy.ts'
 
 const DEFAULT_AUTH_KEY_MS = 3_600_000
@@ -28,13 +29,15 @@ export class Admin {
   readonly #pending: PendingLogins
   readonly #primaries: PrimaryRoutes
   readonly #policy: TailnetPolicy
+  readonly #sshChecks: SshChecks
 
-  constructor(context: Context, registration: Registration, pending: PendingLogins, primaries: PrimaryRoutes, policy: TailnetPolicy) {
+  constructor(context: Context, registration: Registration, pending: PendingLogins, primaries: PrimaryRoutes, policy: TailnetPolicy, sshChecks: SshChecks) {
     this.#context = context
     this.#registration = registration
     this.#pending = pending
     this.#primaries = primaries
     this.#policy = policy
+    this.#sshChecks = sshChecks
   }
 
   /** Carries out one command and gives the answer, which the caller stages. */
@@ -54,6 +57,11 @@ export class Admin {
       case 'rejectLogin':
       case 'getLogin':
         return this.#login(command)
+      case 'listSshChecks':
+      case 'getSshCheck':
+      case 'approveSshCheck':
+      case 'rejectSshCheck':
+        return this.#sshCheck(command)
       case 'getPolicy':
       case 'setPolicy':
       case 'clearPolicy':
@@ -169,6 +177,24 @@ export class Admin {
     if (login.rejected) return refused(`login ${id} was rejected`, 'let the device ask again')
     const node = this.#registration.approve(login, user)
     return 'refused' in node ? refused(node.refused, 'check tagOwners in the policy') : ok({ node: this.#view(node) })
+  }
+
+  #sshCheck(command: Extract<AdminCommand, { command: 'listSshChecks' | 'getSshCheck' | 'approveSshCheck' | 'rejectSshCheck' }>): Answer {
+    const { state } = this.#context
+    if (command.command === 'listSshChecks') {
+      return ok({ sshChecks: [...this.#sshChecks.all()].filter((check) => check.state === 'waiting').map((check) => sshCheckView(state, check)) })
+    }
+    const id = loginIdIn(command.authId)
+    if (id === undefined) return refused(`"${command.authId}" is no auth id`, 'copy the whole id from the message of the session: hskey-authreq- and 24 characters')
+    const check = this.#sshChecks.find(id)
+    if (check === undefined) return missing(`SSH session ${id}`, 'ssh list shows those that wait; it may be over: let its user connect again')
+    if (command.command === 'rejectSshCheck') this.#sshChecks.reject(check)
+    else if (command.command === 'approveSshCheck') {
+      if (check.state === 'rejected') return refused(`SSH session ${id} was rejected`, 'let its user connect again')
+      const problem = this.#sshChecks.approve(check)
+      if (problem !== undefined) return refused(problem, 'check the ssh section of the policy')
+    }
+    return ok({ sshCheck: sshCheckView(state, check) })
   }
 
   #policyCommand(command: Extract<AdminCommand, { command: 'getPolicy' | 'setPolicy' | 'clearPolicy' | 'checkPolicy' }>): Answer {

@@ -48,6 +48,10 @@ export interface ControlServerConfig {
   readonly batchMs: number
   /** How long a node still counts as online after its last poll ended. */
   readonly offlineGraceMs: number
+  /** How often routers that share a prefix are asked for a sign of life; 0: never. */
+  readonly routeProbeMs: number
+  /** How long they have to answer before another takes over. */
+  readonly routeProbeTimeoutMs: number
 }
 
 /** The prefixes that Tailscale and headscale use (RFC 6598; a unique local prefix). */
@@ -72,6 +76,8 @@ export function controlServerConfig(given: Pick<ControlServerConfig, 'serverUrl'
     maxPendingPerSource: 64,
     batchMs: 50,
     offlineGraceMs: 10_000,
+    routeProbeMs: 10_000,
+    routeProbeTimeoutMs: 5_000,
     ...given,
   }
 }

@@ -72,6 +72,10 @@ export class Enrolment {
     if ((this.#v4 !== undefined && v4 === undefined) || (this.#v6 !== undefined && v6 === undefined)) {
       return { refused: 'this network has no free address left: ask its administrator to remove unused nodes' }
     }
+    // Clients leave out what they believe the server knows of their network, and a device that logs in anew believes so too: without this
+    // its peers would know no home relay for it until its next report.
+    const before = state.nodesOfMachine(admission.machineKey)[0] ?? state.deletedOfMachine(admission.machineKey)
+    const netInfo = before?.hostinfo.NetInfo
     const fresh: NodeRecord = {
       id: state.takeId('nextNodeId'),
       machineKey: admission.machineKey,
@@ -92,9 +96,9 @@ export class Enrolment {
       expiry: this.#expiry(admission),
       approvedRoutes: [],
       advertisedRoutes: [],
-      hostinfo: {},
+      hostinfo: netInfo === undefined ? {} : { NetInfo: netInfo },
       endpoints: [],
-      homeRelay: 0,
+      homeRelay: before?.homeRelay ?? 0,
       capVersion: admission.capVersion,
     }
     return withHostinfo(this.#context, fresh, admission.hostinfo)

@@ -3,7 +3,7 @@ export { controlServerConfig, DEFAULT_PREFIX_V4, DEFAULT_PREFIX_V6, type Control
 export { ControlServerError, type ControlServerErrorCode } from './errors.ts'
 export type { AdminCommand, AdminProblem } from './admin-commands.ts'
 export { decodeAdminCommand } from './admin-decode.ts'
-export type { AuthKeyView, NodeView, UserView } from './admin-views.ts'
+export type { AuthKeyView, NodeView, SshCheckView, UserView } from './admin-views.ts'
 export type { AuditEvent } from './audit.ts'
 export type { RequestId } from './context.ts'
 export type { Compressor } from './map-sessions.ts'

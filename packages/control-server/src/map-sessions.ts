@@ -1,4 +1,4 @@
-import { after, earlier, type Instant, type RandomSource } from '@meshwright/core'
+import { after, earlier, type Instant, type RandomSource, utf8Encode } from '@meshwright/core'
 import { encodeKeepAliveChunk, encodeMapChunk, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
 import type { RequestId } from './context.ts'
 import { Delivered, type Difference, type MapComposer, type Receiver } from './map-composer.ts'
@@ -191,6 +191,14 @@ export class MapSessions {
     this.#keepaliveDue = undefined
     for (const session of this.#sessions.values()) this.#keepaliveDue = earlier(this.#keepaliveDue, session.keepaliveDue)
     return stalled.map((session) => session.nodeId)
+  }
+
+  /** Asks a node for a sign of life, if it has a poll that takes bytes. The host of the URL means nothing: the answer comes inside Noise. */
+  ping(nodeId: number, url: string): void {
+    const session = this.#byNode.get(nodeId)
+    if (session === undefined || session.blocked) return
+    const frame = utf8Encode(JSON.stringify({ KeepAlive: true, PingRequest: { URL: url, URLIsNoise: true } }))
+    this.#sink.chunk(session.stream, encodeMapChunk(frame, session.compression))
   }
 
   // A storm of joins makes a frame for everybody in every tick: many receivers get longer ticks, so the frames of a second stay bounded.

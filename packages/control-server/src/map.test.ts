@@ -314,3 +314,21 @@ describe('ephemeral nodes', () => {
     expect(lab.store.state().nodes).toHaveLength(0)
   })
 })
+
+test('a device that was deleted and logs in anew keeps its home relay, which clients do not report again', () => {
+  const lab = open()
+  const a = lab.node('alice', 'a')
+  const b = lab.node('bob', 'b')
+  lite(lab, a, { Hostinfo: { Hostname: 'a', OS: 'linux', NetInfo: { PreferredDERP: 901, WorkingUDP: true } } })
+  lab.advance(1000)
+  lab.admin({ command: 'deleteNode', id: a.id })
+  lab.advance(1000)
+  const NodeKey = key('nodekey', 'again')
+  const AuthKey = lab.admin({ command: 'createAuthKey', userId: 1 }).body['preAuthKey'].key as string
+  const frames = told(lab, b, () => {
+    expect(lab.registered(lab.register(a.machine, { NodeKey, Auth: { AuthKey }, Hostinfo: { Hostname: 'a', OS: 'linux' } })).Error).toBe('')
+    lab.map(a.machine, { NodeKey, Stream: true, DiscoKey: key('discokey', 'a') })
+    lite(lab, { ...a, NodeKey })
+  })
+  expect(frames.flatMap((frame) => frame.PeersChanged ?? []).at(-1)).toMatchObject({ Key: NodeKey, HomeDERP: 901 })
+})

@@ -2,7 +2,8 @@ import { after, type Instant, type RandomSource, formatBase64 } from '@meshwrigh
 import type { Hostinfo } from '@meshwright/control-protocol'
 import type { RequestId } from './context.ts'
 
-const ID_PREFIX = 'hskey-authreq-'
+/** Ids of what waits for somebody's verdict begin so: clients and people know it from headscale. */
+export const AUTH_ID_PREFIX = 'hskey-authreq-'
 const ID_BYTES = 18 // 24 characters of base64
 
 /** What a device asked for that waits for somebody's verdict. */
@@ -72,7 +73,7 @@ export class PendingLogins {
       if (idle === undefined) return undefined
       this.remove(idle)
     }
-    const id = ID_PREFIX + formatBase64(this.#random(ID_BYTES)).replaceAll('+', '-').replaceAll('/', '_')
+    const id = AUTH_ID_PREFIX + formatBase64(this.#random(ID_BYTES)).replaceAll('+', '-').replaceAll('/', '_')
     const login: PendingLogin = { ...request, id, expiresAt: after(now, limits.lifetimeMs), waiters: new Set(), rejected: false }
     this.#byId.set(id, login)
     this.#bySource.set(request.source, (this.#bySource.get(request.source) ?? 0) + 1)
@@ -101,8 +102,8 @@ export class PendingLogins {
 
 /** The id in a login URL or in a command: the last `hskey-authreq-…` of the text; `undefined` when there is none. */
 export function loginIdIn(text: string): string | undefined {
-  const at = text.lastIndexOf(ID_PREFIX)
+  const at = text.lastIndexOf(AUTH_ID_PREFIX)
   if (at < 0) return undefined
-  const id = text.slice(at, at + ID_PREFIX.length + 24)
+  const id = text.slice(at, at + AUTH_ID_PREFIX.length + 24)
   return /^hskey-authreq-[A-Za-z0-9_-]{24}$/.test(id) && text.length === at + id.length ? id : undefined
 }

@@ -8,6 +8,12 @@ import type { NodeRecord } from './records.ts'
 export class PrimaryRoutes {
   #primaries = new Map<string, number>()
   #routesOf = new Map<number, readonly string[]>()
+  #rivals: ReadonlyMap<number, ReadonlySet<number>> = new Map()
+
+  /** Connected nodes that share a prefix with other connected nodes, and with whom. */
+  get rivals(): ReadonlyMap<number, ReadonlySet<number>> {
+    return this.#rivals
+  }
 
   /** The node that carries a prefix. */
   primaryOf(route: string): number | undefined {
@@ -20,21 +26,35 @@ export class PrimaryRoutes {
   }
 
   /**
-   * Chooses again: of those that are connected the node created first (what Tailscale does in all recorded cases); nobody when none is.
-   * Gives the nodes whose share changed.
+   * Chooses again: of those that are connected, and not known to be silent, the node created first (what Tailscale does in all recorded
+   * cases); nobody when none is. Gives the nodes whose share changed.
    */
-  update(nodes: Iterable<NodeRecord>, alive: (node: NodeRecord) => boolean): number[] {
-    const firsts = new Map<string, NodeRecord>()
+  update(nodes: Iterable<NodeRecord>, connected: (node: NodeRecord) => boolean, isSilent: (id: number) => boolean): number[] {
+    const servers = new Map<string, NodeRecord[]>()
     for (const node of nodes) {
-      if (node.advertisedRoutes.length === 0 || !alive(node)) continue
+      if (node.advertisedRoutes.length === 0 || !connected(node)) continue
       for (const route of servedRoutes(node)) {
-        const first = firsts.get(route)
-        if (!isExitRoute(route) && (first === undefined || node.createdAt < first.createdAt || (node.createdAt === first.createdAt && node.id < first.id))) {
-          firsts.set(route, node)
-        }
+        if (isExitRoute(route)) continue
+        const others = servers.get(route)
+        if (others === undefined) servers.set(route, [node])
+        else others.push(node)
       }
     }
-    return this.#swap(new Map([...firsts].map(([route, node]) => [route, node.id])))
+    const rivals = new Map<number, Set<number>>()
+    const primaries = new Map<string, number>()
+    for (const [route, candidates] of servers) {
+      const answering = candidates.filter((node) => !isSilent(node.id))
+      const [first] = answering.sort((a, b) => a.createdAt - b.createdAt || a.id - b.id)
+      if (first !== undefined) primaries.set(route, first.id)
+      if (candidates.length < 2) continue
+      for (const { id } of candidates) {
+        const known = rivals.get(id) ?? new Set()
+        for (const other of candidates) if (other.id !== id) known.add(other.id)
+        rivals.set(id, known)
+      }
+    }
+    this.#rivals = rivals
+    return this.#swap(primaries)
   }
 
   #swap(primaries: Map<string, number>): number[] {

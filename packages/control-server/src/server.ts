@@ -18,7 +18,9 @@ import { PendingLogins } from './pending-logins.ts'
 import { Presence } from './presence.ts'
 import type { Change, NodeRecord, ServerState } from './records.ts'
 import { isExpired, Registration } from './registration.ts'
+import { RouteProbes } from './route-probes.ts'
 import { PrimaryRoutes } from './routes.ts'
+import { type SshActionInput, SshChecks } from './ssh-checks.ts'
 import { State } from './state.ts'
 import { TailnetPolicy } from './tailnet-policy.ts'
 
@@ -27,6 +29,10 @@ export type ControlServerInput =
   | { readonly type: 'register'; readonly request: RequestId; readonly machineKey: string; readonly source: string; readonly body: RegisterRequest }
   | { readonly type: 'map'; readonly request: RequestId; readonly machineKey: string; readonly body: MapRequest }
   | { readonly type: 'admin'; readonly request: RequestId; readonly command: AdminCommand }
+  /** A node asks about an SSH session: `GET /machine/ssh/action/SOURCE/to/DESTINATION`, held while a person decides. */
+  | ({ readonly type: 'sshAction' } & SshActionInput)
+  /** A node answers a ping of the map stream: `HEAD /machine/ping-response?id=ID`. */
+  | { readonly type: 'pong'; readonly request: RequestId; readonly machineKey: string; readonly id: string }
   /** Nobody waits for the answer, or reads the stream, any more. */
   | { readonly type: 'closed'; readonly request: RequestId }
   /** The writer of a stream is full; later: it has drained. */
@@ -88,6 +94,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   readonly #context: Context
   readonly #presence = new Presence()
   readonly #primaries = new PrimaryRoutes()
+  readonly #probes: RouteProbes
+  readonly #sshChecks: SshChecks
   readonly #pending: PendingLogins
   readonly #policy: TailnetPolicy
   readonly #registration: Registration
@@ -118,9 +126,10 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     this.#allowLoopback = options.allowLoopbackEndpoints ?? false
     this.#state = new State(options.state)
     this.#pending = new PendingLogins(options.random)
+    this.#probes = new RouteProbes(options.random, () => ({ intervalMs: this.#config.routeProbeMs, timeoutMs: this.#config.routeProbeTimeoutMs }))
     this.#policy = new TailnetPolicy(this.#state, {
       wallNow: () => this.#wallClock(),
-      isOnline: (id) => this.#presence.isOnline(id),
+      isOnline: (id) => this.#presence.isOnline(id) && !this.#probes.isSilent(id),
       serverUrl: () => this.#config.serverUrl,
     })
     this.#context = this.#makeContext(options)
@@ -133,7 +142,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       }
     }
     this.#registration = new Registration(this.#context, new Enrolment(this.#context, v4, v6), this.#pending)
-    this.#admin = new Admin(this.#context, this.#registration, this.#pending, this.#primaries, this.#policy)
+    this.#sshChecks = new SshChecks(this.#context, this.#policy)
+    this.#admin = new Admin(this.#context, this.#registration, this.#pending, this.#primaries, this.#policy, this.#sshChecks)
     const composer = new MapComposer({
       state: this.#state,
       policyActive: () => this.#policy.active,
@@ -154,7 +164,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       if (connected) this.#presence.assume(now, node.id, RECONNECT_MS)
       this.#lifetimes.watch(node, connected)
     }
-    this.#updatePrimaries()
+    this.#updateRouters()
   }
 
   /** `idle` or `committing`: see the table above. */
@@ -163,12 +173,13 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   }
 
   /** How much it holds: for metrics. */
-  get figures(): { readonly nodes: number; readonly online: number; readonly polls: number; readonly pendingLogins: number; readonly waiting: number } {
+  get figures(): { readonly nodes: number; readonly online: number; readonly polls: number; readonly pendingLogins: number; readonly sshChecks: number; readonly waiting: number } {
     return {
       nodes: this.#state.nodeCount,
       online: this.#presence.size,
       polls: this.#sessions.size,
       pendingLogins: this.#pending.size,
+      sshChecks: this.#sshChecks.size,
       waiting: this.#waiting.length,
     }
   }
@@ -228,7 +239,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   pollTimeout(): Instant | undefined {
     const keepalive = this.#sessions.keepaliveDue
     if (this.#committing !== undefined) return keepalive
-    return earlier(earlier(keepalive, this.#sessions.tickDue), earlier(earlier(this.#presence.due, this.#pending.due), this.#lifetimes.due))
+    return this.#stateDues().reduce(earlier, earlier(keepalive, this.#sessions.tickDue))
   }
 
   #tick(): void {
@@ -239,7 +250,11 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   }
 
   #stateDue(now: Instant): boolean {
-    return [this.#presence.due, this.#pending.due, this.#lifetimes.due].some((due) => due !== undefined && now >= due)
+    return this.#stateDues().some((due) => due !== undefined && now >= due)
+  }
+
+  #stateDues(): readonly (Instant | undefined)[] {
+    return [this.#presence.due, this.#pending.due, this.#lifetimes.due, this.#sshChecks.due, this.#probes.due]
   }
 
   #batch(inputs: readonly ControlServerInput[]): void {
@@ -256,6 +271,10 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   /** What falls due by time alone. Part of every batch, so that no batch sees yesterday's world. */
   #passTime(): void {
     this.#registration.expireLogins()
+    this.#sshChecks.expire()
+    const { ask, silent } = this.#probes.expire(this.#now)
+    for (const { nodeId, id } of ask) this.#sessions.ping(nodeId, `${this.#config.serverUrl}/machine/ping-response?id=${id}`)
+    for (const id of silent) this.#context.audit('server', 'route.silent', `node:${id}`, `${this.#state.node(id)?.givenName ?? 'a router'} does not answer: another router takes its routes`)
     const gone = this.#presence.expire(this.#now)
     for (const id of gone) {
       const node = this.#state.node(id)
@@ -263,7 +282,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     }
     const expired = this.#lifetimes.expire()
     // Presence and time are not stored: these changes hold whatever becomes of the commit. Frames wait for it all the same.
-    if (gone.length + expired.length > 0) this.#changed([...gone, ...expired])
+    if (gone.length + expired.length + silent.length > 0) this.#changed([...gone, ...expired, ...silent])
   }
 
   #finish(commit: number, failure: string | undefined): void {
@@ -314,15 +333,21 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
 
   /** Nodes look different now: whoever sees them is told, and what the policy makes of them is made anew. */
   #changed(ids: Iterable<number>): void {
-    const all = [...new Set(ids)]
+    const all = new Set(ids)
+    const routers = this.#updateRouters()
+    for (const id of routers) all.add(id)
     this.#policy.nodesChanged(all)
-    this.#sessions.changed(this.#now, [...all, ...this.#updatePrimaries()], this.#config.batchMs)
+    this.#sessions.changed(this.#now, all, this.#config.batchMs)
   }
 
-  #updatePrimaries(): number[] {
+  /** Chooses anew who carries which route; gives the nodes that this may concern. */
+  #updateRouters(): number[] {
     const wallNow = this.#wallClock()
-    const changed = this.#primaries.update(this.#state.nodes(), (node) => this.#presence.isOnline(node.id) && (node.expiry === undefined || wallNow < node.expiry))
-    return changed
+    const connected = (node: NodeRecord): boolean => this.#presence.isOnline(node.id) && !isExpired(node, wallNow)
+    const choose = (): number[] => this.#primaries.update(this.#state.nodes(), connected, (id) => this.#probes.isSilent(id))
+    const changed = choose()
+    const revived = this.#probes.watch(this.#now, this.#primaries.rivals)
+    return revived.length === 0 ? changed : [...changed, ...revived, ...choose()]
   }
 
   #dispatch(input: ControlServerInput): void {
@@ -337,14 +362,28 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
         const { status, body } = this.#admin.execute(input.command)
         return this.#context.respond(input.request, status, body)
       }
+      case 'sshAction':
+        return this.#sshChecks.ask(input)
+      case 'pong': {
+        const nodeId = this.#probes.askedWith(input.id)
+        if (nodeId === undefined || this.#state.node(nodeId)?.machineKey !== input.machineKey) return this.#context.respond(input.request, 404, 'not found')
+        if (this.#probes.connected(this.#now, nodeId)) this.#answersAgain(nodeId)
+        return this.#context.respond(input.request, 200)
+      }
       case 'closed': {
         this.#pending.release(input.request)
+        this.#sshChecks.release(input.request)
         const nodeId = this.#sessions.close(input.request)
         if (nodeId !== undefined) this.#pollEnded(nodeId)
         return
       }
       default:
     }
+  }
+
+  #answersAgain(nodeId: number): void {
+    this.#context.audit('server', 'route.answers', `node:${nodeId}`, `${this.#state.node(nodeId)?.givenName ?? 'a router'} answers again`)
+    this.#changed([nodeId])
   }
 
   #pollEnded(nodeId: number): void {
@@ -374,6 +413,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     this.#context.afterCommit(() => {
       if (this.#state.node(node.id) === undefined) return void this.#outbox.push({ type: 'endMap', request })
       const appeared = this.#presence.opened(node.id)
+      if (this.#probes.connected(this.#now, node.id)) this.#changed([node.id])
       this.#lifetimes.watch(this.#state.node(node.id) ?? node, true)
       if (appeared) this.#changed([node.id])
       const ended = this.#sessions.open(this.#now, request, node.id, body.Version, zstd)

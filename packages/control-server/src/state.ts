@@ -1,5 +1,8 @@
 import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from './records.ts'
 
+/** Deleted nodes that are remembered. */
+const MAX_DELETED = 1024
+
 /**
  * The server's memory: all records with the indexes that requests need, and a journal of what changed since the last commit, so that a
  * failed commit can be undone. Nothing here knows protocols.
@@ -12,6 +15,7 @@ export class State {
   readonly #nodesByMachine = new Map<string, Set<number>>()
   readonly #nodesByName = new Map<string, number>()
   readonly #addresses = new Map<string, number>()
+  readonly #deletedOfMachine = new Map<string, NodeRecord>()
   readonly #authKeys = new Map<number, AuthKeyRecord>()
   readonly #authKeysByPrefix = new Map<string, AuthKeyRecord>()
   #policy: PolicyRecord | undefined
@@ -68,6 +72,11 @@ export class State {
     return id === undefined ? undefined : this.#nodes.get(id)
   }
 
+  /** The node that a device held last and that was deleted while this process ran; the oldest of these are forgotten. */
+  deletedOfMachine(machineKey: string): NodeRecord | undefined {
+    return this.#deletedOfMachine.get(machineKey)
+  }
+
   users(): IterableIterator<UserRecord> {
     return this.#users.values()
   }
@@ -113,6 +122,7 @@ export class State {
 
   deleteNode(id: number): void {
     const before = this.#nodes.get(id)
+    if (before !== undefined) this.#rememberDeleted(before)
     this.#setNode(id, undefined)
     this.#note(`node ${id}`, { type: 'deleteNode', id }, () => this.#setNode(id, before))
     this.#touched.add(id)
@@ -187,6 +197,13 @@ export class State {
       policy: this.#policy,
       counters: this.#counters,
     }
+  }
+
+  #rememberDeleted(node: NodeRecord): void {
+    this.#deletedOfMachine.delete(node.machineKey)
+    this.#deletedOfMachine.set(node.machineKey, node)
+    const [oldest] = this.#deletedOfMachine.keys()
+    if (this.#deletedOfMachine.size > MAX_DELETED && oldest !== undefined) this.#deletedOfMachine.delete(oldest)
   }
 
   #note(key: string, change: Change, undo: () => void): void {

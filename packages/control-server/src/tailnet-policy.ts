@@ -1,6 +1,7 @@
 import type { UnixMillis } from '@meshwright/core'
 import { formatPrefix, type Ip, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
-import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type Policy, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
+import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type Policy, type SshRuleView, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
+import type { SSHAction } from '@meshwright/control-protocol'
 import { DENIED, type NodeAccess, PLAIN_PEER, type VisiblePeer } from './access.ts'
 import type { AdminProblem } from './admin-commands.ts'
 import type { RegistrationRules } from './context.ts'
@@ -12,9 +13,18 @@ import type { State } from './state.ts'
 /** A problem of a policy, with its place where that is known. */
 export type PolicyProblem = NonNullable<AdminProblem['diagnostics']>[number]
 
+/** What the policy says of an SSH session. */
+export interface SshVerdict {
+  /** The action that lets the session in, with its recording. */
+  readonly accept: SSHAction
+  /** How long the approval of a person holds, 0: for this session; undefined when none is needed. */
+  readonly checkMs: number | undefined
+}
+
 /** What the policy needs to know beside the stored state. */
 export interface PolicySurroundings {
   wallNow(): UnixMillis
+  /** Whether the node is connected and, where it shares routes with others, answers. */
   isOnline(nodeId: number): boolean
   serverUrl(): string
 }
@@ -96,6 +106,26 @@ export class TailnetPolicy implements RegistrationRules {
       this.#answers.set(nodeId, answer)
     }
     return answer
+  }
+
+  /** What the rules say now of a session from one node to another as a local user; `undefined`: not allowed. */
+  sshVerdict(source: NodeRecord, destination: NodeRecord, localUser: string): SshVerdict | undefined {
+    this.#refresh()
+    const wallNow = this.#around.wallNow()
+    const [policy, compiled] = [this.#policy, this.#compiled]
+    if (policy === undefined || compiled === undefined || isExpired(source, wallNow) || isExpired(destination, wallNow)) return undefined
+    const addresses = [source.ipv4, source.ipv6]
+    const matching = (rules: readonly SshRuleView[]): SshRuleView | undefined =>
+      rules.find((rule) => rule.principals.some(({ nodeIP }) => addresses.includes(nodeIP)) && mapsTo(rule.sshUsers, localUser))
+    const rule = matching(compiled.sshFor(destination.id, wallNow))
+    if (rule === undefined) return undefined
+    const { holdAndDelegate, ...rest } = rule.action
+    const accept = { ...rest, accept: true, allowAgentForwarding: true, allowLocalPortForwarding: true, allowRemotePortForwarding: true }
+    if (holdAndDelegate === undefined) return { accept, checkMs: undefined }
+    // Rules do not carry the period to the wire: the first of the file that demands the check alone says it.
+    const demanding = policy.ssh.find((one) => one.action === 'check' && matching(compilePolicy({ ...policy, ssh: [one] }, this.#view()).sshFor(destination.id, wallNow)) !== undefined)
+    const period = demanding?.checkPeriodMs ?? 0
+    return { accept, checkMs: period === 'always' ? 0 : period }
   }
 
   mayUseTag(user: UserRecord, tag: string): boolean {
@@ -216,6 +246,12 @@ function answerFor(compiled: CompiledPolicy, nodeId: number, ownAddresses: numbe
     attrs: Object.fromEntries([...compiled.attrsFor(nodeId)].map(([name, values]) => [name, values ?? []])),
     ipv6Only: compiled.addressesFor(nodeId).length < ownAddresses,
   }
+}
+
+/** Whether some requested name leads to the local user: `=` is the same name, but never root. */
+function mapsTo(sshUsers: Readonly<Record<string, string>>, localUser: string): boolean {
+  if (localUser === '') return false
+  return Object.entries(sshUsers).some(([asked, local]) => local === localUser || (local === '=' && localUser !== 'root' && (asked === '*' || asked === localUser)))
 }
 
 function ips(text: string | undefined): readonly Ip[] {
