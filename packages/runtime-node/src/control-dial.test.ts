@@ -189,3 +189,18 @@ test('a control client registers, gets its map and follows a change over a real 
   expect(seen.map((output) => output.type)).toEqual(['saveState', 'saveState', 'loginFinished', 'netmap', 'polling', 'netmap'])
   expect(client.status()).toMatchObject({ state: 'running', polling: true })
 })
+
+test.each([0, 50])('a connection that is closed in the very turn in which its ping is due ends quietly (%i ms old)', async (ageMs) => {
+  const url = await serve(() => {})
+  const connection = await dialControl({ url, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, pingEveryMs: 5 })
+  const thrown: unknown[] = []
+  const onThrown = (error: unknown): void => void thrown.push(error)
+  process.on('uncaughtException', onThrown)
+  cleanups.push(() => process.off('uncaughtException', onThrown))
+  if (ageMs > 0) await new Promise((resolve) => setTimeout(resolve, ageMs))
+  connection.close()
+  for (const until = performance.now() + 20; performance.now() < until; ); // the turn takes longer than the ping waits
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(thrown).toEqual([])
+  expect(connection.usable).toBe(false)
+})

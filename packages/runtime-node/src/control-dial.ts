@@ -1,7 +1,9 @@
 import http from 'node:http'
 import http2 from 'node:http2'
 import https from 'node:https'
+import { isIP } from 'node:net'
 import { Duplex } from 'node:stream'
+import tls from 'node:tls'
 import {
   CAPABILITY_VERSION,
   decodeDocument,
@@ -17,6 +19,7 @@ import {
 import type { ControlClientOutput, ControlResponseInput } from '@meshwright/control-client'
 import { instant, type Machine, MeshwrightError, type RandomSource } from '@meshwright/core'
 import { type CryptoProvider, type MachinePrivateKey, MachinePublicKey, nobleProvider } from '@meshwright/crypto'
+import type { Outside } from './outside.ts'
 
 /** Codes of the errors of dialling and accepting control connections. */
 export type ControlConnectionErrorCode =
@@ -46,6 +49,8 @@ export interface ControlDialOptions {
   readonly ca?: string
   /** How often the connection is tried by an HTTP/2 ping; one that is not answered until the next is dead. Default 30 s. */
   readonly pingEveryMs?: number
+  /** How connections are opened; default: the system's way. */
+  readonly outside?: Outside
 }
 
 /** One request inside the channel. */
@@ -85,7 +90,7 @@ const WINDOW_BYTES = 4_194_304
  * Asks for a server's Noise key: `GET /key`.
  * @throws RUNTIME_CONTROL_URL, RUNTIME_CONTROL_UNREACHABLE, RUNTIME_CONTROL_KEY
  */
-export async function fetchControlKey(options: Pick<ControlDialOptions, 'url' | 'version' | 'timeoutMs' | 'ca'>): Promise<MachinePublicKey> {
+export async function fetchControlKey(options: Pick<ControlDialOptions, 'url' | 'version' | 'timeoutMs' | 'ca' | 'outside'>): Promise<MachinePublicKey> {
   const base = parseBase(options.url)
   const request = start(base, `/key?v=${options.version ?? CAPABILITY_VERSION}`, 'GET', {}, options)
   const body = await new Promise<Uint8Array>((resolve, reject) => {
@@ -156,7 +161,9 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
   }
   const session = http2.connect(base.origin, { createConnection: () => stream, settings: { enablePush: false, initialWindowSize: WINDOW_BYTES } })
   session.on('error', () => {}) // told to every request by its own 'error' or 'close'
-  session.once('connect', () => session.setLocalWindowSize(WINDOW_BYTES))
+  session.once('connect', () => {
+    if (!session.destroyed) session.setLocalWindowSize(WINDOW_BYTES)
+  })
   watch(session, options.pingEveryMs ?? PING_EVERY_MS)
   return {
     serverKey,
@@ -344,11 +351,25 @@ function unreachable(base: URL, cause: Error): ControlConnectionError {
   return new ControlConnectionError('RUNTIME_CONTROL_UNREACHABLE', `cannot reach ${base.origin}: ${cause.message === '' ? 'connection refused' : cause.message}`, { cause })
 }
 
-function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca'>): http.ClientRequest {
-  const settings = { method, headers, agent: false as const, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS) }
+function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca' | 'outside'>): http.ClientRequest {
+  const settings = { method, headers, agent: false as const, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS), ...(options.outside !== undefined && { createConnection: connector(base, options.outside, options.ca) }) }
   const url = new URL(path, base)
   if (base.protocol === 'http:') return http.request(url, settings)
   return https.request(url, { ...settings, ...(options.ca !== undefined && { ca: options.ca }) })
+}
+
+type Connector = NonNullable<http.RequestOptions['createConnection']>
+
+function connector(base: URL, outside: Outside, ca: string | undefined): Connector {
+  const secure = base.protocol === 'https:'
+  const host = base.hostname.replace(/^\[|\]$/g, '')
+  return (_options, done) => {
+    outside.connect(host, base.port === '' ? (secure ? 443 : 80) : Number(base.port)).then(
+      (socket) => done(null, secure ? tls.connect({ socket, ...(isIP(host) === 0 && { servername: host }), ...(ca !== undefined && { ca }) }) : socket),
+      (error: unknown) => done(error instanceof Error ? error : new Error(String(error)), new Duplex()),
+    )
+    return undefined
+  }
 }
 
 async function upgrade(base: URL, initiation: Uint8Array, options: ControlDialOptions): Promise<{ stream: Duplex; head: Uint8Array }> {
@@ -377,6 +398,8 @@ async function upgrade(base: URL, initiation: Uint8Array, options: ControlDialOp
 function watch(session: http2.ClientHttp2Session, everyMs: number): void {
   let pending = false
   const timer = setInterval(() => {
+    // In the turn in which it is destroyed, and until it has told so, a session throws when it is asked for a ping.
+    if (session.destroyed) return
     if (pending) return session.destroy(new Error('the control server does not answer pings'))
     pending = session.ping(() => {
       pending = false
