@@ -1,0 +1,72 @@
+import type { ControlFigures } from './control.ts'
+
+/** One line of the table: a figure, what it must be, and what is aimed at. */
+export interface Row {
+  readonly figure: string
+  readonly unit: string
+  readonly must: number
+  readonly aim: number
+  readonly of: (figures: ControlFigures) => number | undefined
+}
+
+/** What a server of 300 nodes must do, and what it should. */
+export const ROWS_300: readonly Row[] = [
+  { figure: 'join: server CPU until quiet', unit: 's', must: 8, aim: 4, of: (each) => each.joinCpu },
+  { figure: 'endpoint change seen, p50', unit: 's', must: 0.15, aim: 0.1, of: (each) => each.endpointP50 },
+  { figure: 'endpoint change seen, p99', unit: 's', must: 0.4, aim: 0.25, of: (each) => each.endpointP99 },
+  { figure: 'node added, p99', unit: 's', must: 0.7, aim: 0.5, of: (each) => each.addedP99 },
+  { figure: 'node added, bytes per client', unit: 'B', must: 3_000, aim: 1_000, of: (each) => each.addedBytes },
+  { figure: 'reconnect of all, complete', unit: 's', must: 2, aim: 1, of: (each) => each.reconnectSeconds },
+  { figure: 'reconnect of all, server CPU', unit: 's', must: 5, aim: 2, of: (each) => each.reconnectCpu },
+]
+
+/** What a server of 1,000 nodes must do. */
+export const ROWS_1000: readonly Row[] = [
+  { figure: 'join and settle', unit: 's', must: 60, aim: 20, of: (each) => each.settleSeconds },
+  { figure: 'reconnect of all, complete', unit: 's', must: 60, aim: 20, of: (each) => each.reconnectSeconds },
+]
+
+/** The rows that a measurement answers. */
+export function rowsFor(figures: ControlFigures): readonly Row[] {
+  return figures.clients >= 1_000 ? ROWS_1000 : ROWS_300
+}
+
+/** Figures side by side: a table of text for each policy and number of clients. */
+export function formatTables(all: readonly ControlFigures[]): string {
+  const groups = new Map<string, ControlFigures[]>()
+  for (const figures of all) {
+    const title = `${figures.clients} nodes, ${figures.policy === 'allow-all' ? 'allow-all' : '20 groups and 100 rules'}`
+    groups.set(title, [...(groups.get(title) ?? []), figures])
+  }
+  return [...groups].map(([title, group]) => formatTable(title, group)).join('\n')
+}
+
+function formatTable(title: string, group: readonly ControlFigures[]): string {
+  const [first] = group
+  if (first === undefined) return ''
+  const ours = group.find((each) => each.server === 'ours')
+  const lines = [
+    ['figure', ...group.map((each) => each.server), 'must', 'aim', ''],
+    ...rowsFor(first).map((row) => [row.figure, ...group.map((each) => show(row.of(each), row.unit)), show(row.must, row.unit), show(row.aim, row.unit), ours === undefined ? '' : verdict(row, ours)]),
+    ['memory of the server, most', ...group.map((each) => `${each.peakRssMegabytes} MB`), '', '', ''],
+  ]
+  return `${title}\n${columns(lines)}\n`
+}
+
+/** Whether ours reaches what it must. */
+export function verdict(row: Row, ours: ControlFigures): 'aim' | 'must' | 'MISSED' {
+  const value = row.of(ours)
+  if (value === undefined || value > row.must) return 'MISSED'
+  return value <= row.aim ? 'aim' : 'must'
+}
+
+/** Rows of text in columns as wide as they must be. */
+export function columns(lines: readonly (readonly string[])[]): string {
+  const widths = (lines[0] ?? []).map((_, i) => Math.max(...lines.map((line) => line[i]?.length ?? 0)))
+  return lines.map((line) => `  ${line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  ').trimEnd()}`).join('\n')
+}
+
+function show(value: number | undefined, unit: string): string {
+  if (value === undefined) return 'never'
+  return unit === 'B' ? `${Math.round(value)} B` : `${value.toFixed(value < 1 ? 3 : 2)} s`
+}

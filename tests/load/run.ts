@@ -1,0 +1,71 @@
+import os from 'node:os'
+import { parseArgs } from 'node:util'
+import { type ControlFigures, measureControl } from './control.ts'
+import type { PolicyKind } from './policies.ts'
+import { formatTables, rowsFor, verdict } from './report.ts'
+import { missing, type ServerKind } from './servers.ts'
+
+const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
+
+Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
+how fast changes are seen, what a mass reconnection takes. Linux only.
+  --clients N   how many clients; 300 unless told, and 1,000 or more ask for joining and reconnecting alone
+  --policy P    allow-all, groups (20 groups and 100 rules), or both (unless told)
+  --server S    ours, headscale, or both (unless told); headscale is left out where it is not installed
+  --json        print {machine, figures} alone on standard output
+
+Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
+`
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+  })
+  if (values.help === true) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  const clients = Number(values.clients ?? 300)
+  const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
+  const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
+  if (!Number.isSafeInteger(clients) || clients < 2 || servers === undefined || policies === undefined) {
+    process.stderr.write(USAGE)
+    return 2
+  }
+  const figures: ControlFigures[] = []
+  for (const policy of policies) {
+    for (const server of servers) {
+      const absent = missing(server)
+      if (absent !== undefined) {
+        process.stderr.write(`load: ${server} is left out: ${absent}\n`)
+        continue
+      }
+      process.stderr.write(`load: ${server}, ${clients} clients, ${policy}\n`)
+      figures.push(await measureControl({ server, policy, clients, short: clients >= 1_000, tell: (line) => process.stderr.write(`  ${line}\n`) }))
+    }
+  }
+  if (values.json === true) process.stdout.write(`${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n`)
+  else process.stdout.write(`${machineName()}\n\n${formatTables(figures)}`)
+  const missed = figures.some((each) => each.server === 'ours' && rowsFor(each).some((row) => verdict(row, each) === 'MISSED'))
+  return missed ? 1 : 0
+}
+
+function machineName(): string {
+  return `${os.cpus()[0]?.model ?? 'unknown'}, ${os.cpus().length} cores, ${process.platform} ${process.arch}, Node ${process.versions.node}`
+}
+
+function choice<T extends string>(given: string | undefined, all: readonly T[]): readonly T[] | undefined {
+  if (given === undefined || given === 'both') return all
+  const chosen = all.filter((each) => each === given)
+  return chosen.length === 0 ? undefined : chosen
+}
+
+main().then(
+  (status) => {
+    process.exit(status)
+  },
+  (error: unknown) => {
+    process.stderr.write(`load: ${error instanceof Error ? error.message : String(error)}\n`)
+    process.exit(2)
+  },
+)

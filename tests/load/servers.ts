@@ -1,0 +1,121 @@
+import { execFile } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { build } from 'esbuild'
+import { freePort } from '../interop/lab-process.ts'
+import { Measured, pause } from './process.ts'
+
+const ROOT = path.resolve(import.meta.dirname, '../..')
+const HEADSCALE = path.join(os.homedir(), '.cache', 'meshwright-interop', 'headscale@v0.29.3', 'headscale')
+const READY_MS = 20_000
+const run = promisify(execFile)
+
+/** The control servers that can be measured. */
+export type ServerKind = 'ours' | 'headscale'
+
+/** A control server as a process, with users and a policy. */
+export interface LoadServer {
+  readonly url: string
+  readonly process: Measured
+  /** A reusable key of a user; users are named u0, u1 and so on. */
+  authKey(user: number): string
+  stop(): Promise<void>
+}
+
+/** A policy to measure under: its text, and how many users it names. */
+export interface LoadPolicy {
+  readonly users: number
+  readonly text: string
+}
+
+/** Why a server cannot be measured here, or `undefined` when it can. */
+export function missing(kind: ServerKind): string | undefined {
+  return kind === 'headscale' && !existsSync(HEADSCALE) ? `no headscale at ${HEADSCALE}: "npm run test:interop" installs it` : undefined
+}
+
+/** Bundles a program of ours from source, as an installed one would start. Gives the file and what removes it again. */
+export async function bundleProgram(entry: string, name: string): Promise<{ readonly file: string; readonly remove: () => void }> {
+  // Inside the repository, because packages from the registry are left as imports.
+  const folder = path.join(ROOT, '.cache', 'load', `${process.pid}-${name}`)
+  const file = path.join(folder, `${name}.mjs`)
+  await build({
+    entryPoints: [path.join(ROOT, entry)],
+    outfile: file,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    conditions: ['@meshwright/source'],
+    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', 'ip-address', '@noble/*'],
+    logLevel: 'error',
+  })
+  return { file, remove: () => rmSync(folder, { recursive: true, force: true }) }
+}
+
+/** Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs. */
+export async function startServer(kind: ServerKind, policy: LoadPolicy): Promise<LoadServer> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-load-'))
+  const at = (name: string): string => JSON.stringify(path.join(folder, name))
+  const [port, metrics] = [await freePort(), await freePort()]
+  const url = `http://127.0.0.1:${port}`
+  const config = path.join(folder, 'config.yaml')
+  writeFileSync(path.join(folder, 'policy.hujson'), policy.text)
+  // Clients must be told of a relay; nobody connects to it.
+  const node = { name: '900a', regionid: 900, hostname: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', stunport: -1, derpport: 1 }
+  writeFileSync(path.join(folder, 'derp.yaml'), `regions:\n  900: ${JSON.stringify({ regionid: 900, regioncode: 'none', regionname: 'None', nodes: [node] })}\n`)
+  const lines = [
+    `server_url: ${url}`,
+    `listen_addr: 127.0.0.1:${port}`,
+    `noise: {private_key_path: ${at('noise.key')}}`,
+    'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}',
+    `derp: {server: {enabled: false}, urls: [], paths: [${at('derp.yaml')}], auto_update_enabled: false}`,
+    'disable_check_updates: true',
+    `database: {type: sqlite, sqlite: {path: ${at('db.sqlite')}}}`,
+    'log: {level: warn, format: text}',
+    'dns: {magic_dns: true, base_domain: load.test, override_local_dns: false, nameservers: {global: []}}',
+    `unix_socket: ${at('control.sock')}`,
+    'unix_socket_permission: "0700"',
+    'logtail: {enabled: false}',
+    `policy: {mode: file, path: ${at('policy.hujson')}}`,
+    ...(kind === 'headscale' ? [`metrics_listen_addr: 127.0.0.1:${metrics}`] : []),
+  ]
+  writeFileSync(config, `${lines.join('\n')}\n`)
+  const bundled = kind === 'ours' ? await bundleProgram('examples/control-server/src/main.ts', 'control') : undefined
+  const [file, before] = bundled === undefined ? [HEADSCALE, []] : [process.execPath, [bundled.file]]
+  const server = new Measured(kind, file, [...before, 'serve', bundled === undefined ? '-c' : '--config', config])
+  const stop = async (): Promise<void> => {
+    await server.stop()
+    bundled?.remove()
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
+  }
+  const cli = async (...words: readonly string[]): Promise<string> => (await run(file, [...before, '-c', config, ...words], { timeout: READY_MS })).stdout
+  try {
+    await ready(server, url)
+    const keys: string[] = []
+    for (let user = 0; user < policy.users; user += 1) {
+      const { id } = JSON.parse(await cli('users', 'create', `u${user}`, '-o', 'json')) as { readonly id: string | number }
+      const { key } = JSON.parse(await cli('preauthkeys', 'create', '-u', String(id), '--reusable', '-e', '24h', '-o', 'json')) as { readonly key: string }
+      keys.push(key)
+    }
+    return { url, process: server, authKey: (user) => keys[user % keys.length] ?? '', stop }
+  } catch (error) {
+    await stop()
+    throw new Error(`${kind} does not start: ${error instanceof Error ? error.message : String(error)}\n${server.log}`, { cause: error })
+  }
+}
+
+async function ready(server: Measured, url: string): Promise<void> {
+  const deadline = performance.now() + READY_MS
+  for (;;) {
+    if (!server.alive) throw new Error('it ended')
+    const healthy = await fetch(`${url}/health`).then(
+      (answer) => answer.ok,
+      () => false, // not listening yet
+    )
+    if (healthy) return
+    if (performance.now() > deadline) throw new Error('it is not ready in time')
+    await pause(50)
+  }
+}
