@@ -14,7 +14,7 @@ export interface Reply {
   end?(): void
 }
 
-type NewRequest = Extract<ControlServerInput, { type: 'register' | 'map' | 'admin' }> extends infer Input ? (Input extends unknown ? Omit<Input, 'request'> : never) : never
+type NewRequest = Extract<ControlServerInput, { type: 'register' | 'map' | 'sshAction' | 'pong' | 'admin' }> extends infer Input ? (Input extends unknown ? Omit<Input, 'request'> : never) : never
 
 /** The state machine, driven in real time: requests in, answers out, commits to the store. */
 export class ControlService {

@@ -3,13 +3,14 @@ import type { ControlService } from './control-service.ts'
 
 /** What the server counts, in the text form of Prometheus. */
 export function formatMetrics(service: ControlService, relay: DerpServerStats | undefined): string {
-  const { nodes, online, polls, pendingLogins, waiting } = service.machine.figures
+  const { nodes, online, polls, pendingLogins, sshChecks, waiting } = service.machine.figures
   const memory = process.memoryUsage()
   const gauges: readonly (readonly [name: string, help: string, value: number])[] = [
     ['meshwright_nodes', 'Nodes that are registered', nodes],
     ['meshwright_nodes_online', 'Nodes that are connected', online],
     ['meshwright_map_streams', 'Open map streams', polls],
     ['meshwright_pending_logins', 'Logins that wait for approval', pendingLogins],
+    ['meshwright_ssh_checks', 'SSH sessions that wait for approval', sshChecks],
     ['meshwright_waiting_requests', 'Requests that wait for the disk', waiting],
     ['process_resident_memory_bytes', 'Resident memory', memory.rss],
     ['process_heap_bytes', 'Heap in use', memory.heapUsed],

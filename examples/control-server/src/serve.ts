@@ -6,10 +6,12 @@ import type { Duplex } from 'node:stream'
 import { MachinePrivateKey, NodePrivateKey } from '@meshwright/crypto'
 import type { AdminProblem } from '@meshwright/control-server'
 import { DerpServer } from '@meshwright/derp'
+import type { Prefix } from '@meshwright/ip'
 import { loadSettings, type ServerSettings } from './config/load.ts'
 import { ControlService } from './control-service.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { serveAdminSocket } from './http/admin-socket.ts'
+import { clientAddress } from './http/client-address.ts'
 import { frontHandler } from './http/front.ts'
 import { NodeApi } from './http/node-api.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
@@ -54,7 +56,7 @@ export async function startServer(configFile: string, options: { readonly allowL
     const relay = startRelay(settings, service, web, clock, log)
     if (relay !== undefined) closers.push(() => relay.service.close())
     web.on('request', frontHandler({ service, store, serverUrl: settings.serverUrl, publicKey: machineKey.publicKey().text, relay: relay && ((request, response) => relay.service.handleRequest(request, response)) }))
-    web.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => upgrade(request, socket, head, { machineKey, service, log, relay: relay !== undefined }))
+    web.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => upgrade(request, socket, head, { machineKey, service, log, relay: relay !== undefined, trustedProxies: settings.trustedProxies }))
     web.on('clientError', (_error, socket) => socket.destroy())
     closers.push(await listen(web, settings.listenAddr, 'listen_addr'))
     if (settings.relay !== undefined && settings.relay.stunListenAddr !== '') closers.push(await startStun(settings.relay.stunListenAddr))
@@ -125,13 +127,14 @@ interface UpgradeOptions {
   readonly service: ControlService
   readonly log: Log
   readonly relay: boolean
+  readonly trustedProxies: readonly Prefix[]
 }
 
 function upgrade(request: http.IncomingMessage, socket: Duplex, head: Buffer, options: UpgradeOptions): void {
   const path = (request.url ?? '').split('?')[0]
   if (path === '/derp' && options.relay) return // the relay's own listener takes it
   if (path !== '/ts2021') return void socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
-  const source = request.socket.remoteAddress ?? 'unknown'
+  const source = clientAddress(request, options.trustedProxies)
   const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS)
   acceptControl(request, socket, head, { machineKey: options.machineKey, random: systemRandom, provider: nodeCryptoProvider })
     .then((connection) => new NodeApi(options.service, options.log).serve(connection, source))

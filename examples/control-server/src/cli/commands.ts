@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
-import type { AuthKeyView, NodeView, UserView } from '@meshwright/control-server'
+import type { AuthKeyView, NodeView, SshCheckView, UserView } from '@meshwright/control-server'
 import { parseDuration } from '../config/duration.ts'
 import { Failure, reasonOf } from '../failure.ts'
 import { type Arguments, type Flag, wrong } from './arguments.ts'
@@ -239,17 +239,41 @@ const auth: Group = {
       names: ['register'],
       help: 'let a waiting device in',
       flags: [AUTH_ID, { name: 'user', short: 'u', kind: 'text', value: 'NAME', help: 'the owner' }],
-      run: (run) => registerLogin(run, run.args.text('auth-id') ?? fail(run, '--auth-id is missing')),
+      run: (run) => registerLogin(run, authId(run)),
     },
     {
       names: ['reject'],
       help: 'turn a waiting device away',
       flags: [AUTH_ID],
       async run(run) {
-        const answer = await ask(run.socket, { command: 'rejectLogin', authId: run.args.text('auth-id') ?? fail(run, '--auth-id is missing') })
+        const answer = await ask(run.socket, { command: 'rejectLogin', authId: authId(run) })
         write(run.form, answer, () => 'The device was turned away.')
       },
     },
+    { names: ['approve'], help: 'let an SSH session begin (as ssh approve)', flags: [AUTH_ID], run: (run) => decideSsh(run, 'approveSshCheck') },
+  ],
+}
+
+const SSH_ID: Flag = { name: 'auth-id', kind: 'text', value: 'ID', help: 'id from the message of the session, or the whole URL' }
+
+const ssh: Group = {
+  names: ['ssh'],
+  help: 'SSH sessions that wait for approval, because the policy says "check"',
+  commands: [
+    {
+      names: ['list', 'ls', 'show'],
+      help: 'show sessions that wait',
+      flags: [],
+      async run(run) {
+        const { sshChecks } = await ask(run.socket, { command: 'listSshChecks' })
+        const list = sshChecks as SshCheckView[]
+        write(run.form, list, () =>
+          table(['ID', 'From', 'Owner', 'To', 'As', 'Asked'], list.map((check) => [check.authId, check.source.givenName, check.source.user || '-', check.destination.givenName, check.localUser, shortTime(check.askedAt)])),
+        )
+      },
+    },
+    { names: ['approve'], help: 'let a session begin; the approval holds for the checkPeriod of the rule', flags: [SSH_ID], run: (run) => decideSsh(run, 'approveSshCheck') },
+    { names: ['reject'], help: 'refuse a session', flags: [SSH_ID], run: (run) => decideSsh(run, 'rejectSshCheck') },
   ],
 }
 
@@ -284,12 +308,22 @@ const policy: Group = {
 }
 
 /** All groups of commands. */
-export const GROUPS: readonly Group[] = [users, nodes, preauthkeys, auth, policy]
+export const GROUPS: readonly Group[] = [users, nodes, preauthkeys, auth, ssh, policy]
 
 /** Says on standard error that nothing can reach anything. */
 export async function warnWithoutPolicy(run: Pick<Run, 'socket'>): Promise<void> {
   const { policy: state } = await ask(run.socket, { command: 'health' })
   if (typeof state === 'string' && !state.startsWith('set')) process.stderr.write(`note: policy: ${state}\n`)
+}
+
+function authId(run: Run): string {
+  return run.args.text('auth-id') ?? fail(run, '--auth-id is missing')
+}
+
+async function decideSsh(run: Run, command: 'approveSshCheck' | 'rejectSshCheck'): Promise<void> {
+  const { sshCheck } = await ask(run.socket, { command, authId: authId(run) })
+  const { source, destination, localUser } = sshCheck as SshCheckView
+  write(run.form, sshCheck, () => `SSH from ${source.givenName} to ${destination.givenName} as ${localUser} was ${command === 'approveSshCheck' ? 'approved' : 'refused'}.`)
 }
 
 async function registerLogin(run: Run, authId: string): Promise<void> {

@@ -45,6 +45,8 @@ const prefix =
     if (parsed?.ip.family !== family) return `expected an IPv${family} prefix`
     return parsed.ip.bits - parsed.bits < 2 ? 'expected a prefix with room for at least two addresses' : undefined
   }
+const prefixes: Check = (value) =>
+  Array.isArray(value) && value.every((item) => typeof item === 'string' && parsePrefix(item) !== undefined) ? undefined : 'expected a list of prefixes or addresses such as 10.0.0.1/32'
 const mode: Check = (value) => (/^0?[0-7]{3}$/.test(String(value)) ? undefined : 'expected file permissions such as "0770"')
 const domain: Check = (value) =>
   typeof value === 'string' && /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/i.test(value) ? undefined : 'expected a domain such as mesh.example.com'
@@ -71,7 +73,7 @@ export const KEYS: ReadonlyMap<string, KeyRule> = new Map<string, KeyRule>([
   ['grpc_allow_insecure', unbuilt('there is no gRPC: the command line uses the Unix socket', false)],
   ['unix_socket', value(text)],
   ['unix_socket_permission', value(mode)],
-  ['trusted_proxies', unbuilt('addresses of clients are those of their connections', [])],
+  ['trusted_proxies', value(prefixes)],
   ['noise.private_key_path', value(text)],
   ['prefixes.v4', value(prefix(4))],
   ['prefixes.v6', value(prefix(6))],
@@ -94,8 +96,8 @@ export const KEYS: ReadonlyMap<string, KeyRule> = new Map<string, KeyRule>([
   ['node.expiry', value(duration)],
   ['node.ephemeral.inactivity_timeout', value(duration)],
   ['ephemeral_node_inactivity_timeout', { kind: 'renamed', to: 'node.ephemeral.inactivity_timeout' }],
-  ['node.routes.ha.probe_interval', unbuilt('routers fail over when their connection ends')],
-  ['node.routes.ha.probe_timeout', unbuilt('routers fail over when their connection ends')],
+  ['node.routes.ha.probe_interval', value(duration)],
+  ['node.routes.ha.probe_timeout', value(duration)],
   ['preauth_keys.revoked_retention', unbuilt('expired keys stay until they are deleted')],
   ['database.type', value(oneOf('sqlite', 'sqlite3'))],
   ['database.debug', unbuilt('queries are not logged', false)],

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { parsePrefix } from '@meshwright/ip'
+import { parsePrefix, type Prefix } from '@meshwright/ip'
 import { type ControlServerConfig, controlServerConfig } from '@meshwright/control-server'
 import type { DERPMap } from '@meshwright/control-protocol'
 import { isMap, isPair, isScalar, LineCounter, type Node, parseDocument } from 'yaml'
@@ -22,6 +22,8 @@ export interface ServerSettings {
   readonly walAutocheckpoint: number
   readonly tls: { readonly certPath: string; readonly keyPath: string } | undefined
   readonly policy: { readonly mode: 'file' | 'database'; readonly path: string }
+  /** Whose word counts for where a client comes from. */
+  readonly trustedProxies: readonly Prefix[]
   readonly relayMapPaths: readonly string[]
   readonly relay: RelaySettings | undefined
   readonly log: { readonly level: string; readonly format: string }
@@ -76,6 +78,10 @@ export function loadSettings(file: string): ServerSettings {
   if (ephemeral < 65_000) {
     throw new Failure(`${file}: node.ephemeral.inactivity_timeout must be at least 65s: a node may be quiet that long between two polls`, { status: 2 })
   }
+  const [routeProbeMs, routeProbeTimeoutMs] = [duration('node.routes.ha.probe_interval', '10s'), duration('node.routes.ha.probe_timeout', '5s')]
+  if (routeProbeMs > 0 && (routeProbeMs < 1_000 || routeProbeTimeoutMs < 500 || routeProbeTimeoutMs > routeProbeMs)) {
+    throw new Failure(`${file}: node.routes.ha.probe_timeout must lie between 500ms and probe_interval, and that be 1s or more`, { remedy: 'probe_interval: 0 turns probes off', status: 2 })
+  }
   const relay = get('derp.server.enabled', false)
     ? {
         regionId: get('derp.server.region_id', 999),
@@ -103,6 +109,7 @@ export function loadSettings(file: string): ServerSettings {
     walAutocheckpoint: get('database.sqlite.wal_autocheckpoint', 1000),
     tls: certPath === '' ? undefined : { certPath, keyPath },
     policy: { mode: get<string>('policy.mode', 'file') === 'database' ? 'database' : 'file', path: get('policy.path', '') },
+    trustedProxies: get<readonly string[]>('trusted_proxies', []).flatMap((text) => parsePrefix(text) ?? []),
     relayMapPaths: get<readonly string[]>('derp.paths', []),
     relay,
     log: { level: get('log.level', 'info'), format: get('log.format', 'text') },
@@ -127,6 +134,8 @@ export function loadSettings(file: string): ServerSettings {
         taildrop: get('taildrop.enabled', true),
         logtail: get('logtail.enabled', false),
         autoUpdate: get('auto_update.enabled', false),
+        routeProbeMs,
+        routeProbeTimeoutMs,
         batchMs: duration('tuning.batch_change_delay', '50ms'),
         pendingLoginMs: duration('tuning.register_cache_expiration', '15m'),
         maxPendingLogins: get('tuning.register_cache_max_entries', 1024),

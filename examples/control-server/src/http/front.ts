@@ -1,11 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { NodePublicKey } from '@meshwright/crypto'
-import { loginIdIn } from '@meshwright/control-server'
+import { loginIdIn, type SshCheckView } from '@meshwright/control-server'
 import type { ControlService } from '../control-service.ts'
 import type { SqliteStore } from '../store-sqlite.ts'
 import { VERSION } from '../version.ts'
 import { readBody } from './body.ts'
-import { frontPage, loginPage, PAGE_HEADERS, unknownLoginPage, type WaitingDevice } from './pages.ts'
+import { frontPage, loginPage, PAGE_HEADERS, sshCheckPage, unknownLoginPage, type WaitingDevice } from './pages.ts'
 
 const MAX_VERIFY_BYTES = 4096
 /** Clients below this version spoke another protocol and ask for nothing here. */
@@ -55,7 +55,8 @@ async function route(options: FrontOptions, request: IncomingMessage, response: 
     case '/generate_204':
       return void response.writeHead(204, { 'Cache-Control': 'no-store' }).end()
     default:
-      return url.pathname.startsWith('/register/') ? login(options, url.pathname, response) : text(response, 404, 'not found\n')
+      if (url.pathname.startsWith('/register/')) return login(options, url.pathname, response)
+      return url.pathname.startsWith('/auth/') ? sshCheck(options, url.pathname, response) : text(response, 404, 'not found\n')
   }
 }
 
@@ -88,6 +89,13 @@ async function login(options: FrontOptions, path: string, response: ServerRespon
   const { status, body } = id === undefined ? { status: 404, body: undefined } : await options.service.command({ command: 'getLogin', authId: id })
   if (status !== 200) return html(response, 404, unknownLoginPage())
   html(response, 200, loginPage(body as WaitingDevice)) // sound: the machine's answer to getLogin
+}
+
+async function sshCheck(options: FrontOptions, path: string, response: ServerResponse): Promise<void> {
+  const id = loginIdIn(path)
+  const { status, body } = id === undefined ? { status: 404, body: undefined } : await options.service.command({ command: 'getSshCheck', authId: id })
+  if (status !== 200) return html(response, 404, unknownLoginPage())
+  html(response, 200, sshCheckPage((body as { sshCheck: SshCheckView }).sshCheck)) // sound: the machine's answer to getSshCheck
 }
 
 function html(response: ServerResponse, status: number, page: string): void {

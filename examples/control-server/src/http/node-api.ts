@@ -7,6 +7,9 @@ import type { AcceptedControl } from '../runtime.ts'
 import { readBody } from './body.ts'
 
 const MAX_BODY_BYTES = 1_048_576
+/** From which node to which: numbers below 2^53. */
+const SSH_ACTION = /^\/machine\/ssh\/action\/([0-9]{1,15})\/to\/([0-9]{1,15})$/
+const MAX_USER_NAME = 256
 
 /** One request of a node, its body still unread. */
 interface Call {
@@ -30,14 +33,18 @@ export class NodeApi {
     const machineKey = connection.machineKey.text
     connection.session.on('stream', (stream, headers) => {
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
-      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', (headers[':path'] ?? '/').split('?')[0] ?? '/').catch((error: unknown) => {
+      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
       })
     })
   }
 
-  async #route(call: Call, method: string, path: string): Promise<void> {
+  async #route(call: Call, method: string, target: string): Promise<void> {
+    const [path = '/', query = ''] = target.split('?', 2)
+    const ssh = SSH_ACTION.exec(path)
+    if (ssh !== null) return method === 'GET' ? this.#sshAction(call, ssh, new URLSearchParams(query)) : send(call.stream, 405, 'only GET is supported\n')
+    if (path === '/machine/ping-response') return this.#hold(call, { type: 'pong', machineKey: call.machineKey, id: new URLSearchParams(query).get('id') ?? '' })
     if (path === '/machine/register') return this.#register(call, method)
     if (path === '/machine/map') return this.#map(call, method)
     if (path === '/machine/feature/query') return this.#feature(call)
@@ -52,10 +59,19 @@ export class NodeApi {
   async #register(call: Call, method: string): Promise<void> {
     const body = await this.#body(call, method, 'POST', decodeRegisterRequest)
     if (body === undefined) return
-    const request = this.#service.request(
-      { type: 'register', machineKey: call.machineKey, source: call.source, body },
-      { respond: (status, answer, retryAfter) => send(call.stream, status, answer, retryAfter), end: () => call.stream.close() },
-    )
+    this.#hold(call, { type: 'register', machineKey: call.machineKey, source: call.source, body })
+  }
+
+  #sshAction(call: Call, [, source, destination]: RegExpExecArray, query: URLSearchParams): void {
+    const [localUser, authId] = [query.get('local_user') ?? '', query.get('auth_id') ?? undefined]
+    // It is shown to administrators, on terminals too.
+    if (localUser.length > MAX_USER_NAME || /\p{C}/u.test(localUser)) return send(call.stream, 400, 'the user name is too long, or holds control characters\n')
+    this.#hold(call, { type: 'sshAction', machineKey: call.machineKey, source: Number(source), destination: Number(destination), localUser, authId })
+  }
+
+  /** Puts a request to the server that is answered once, perhaps much later. */
+  #hold(call: Call, input: Parameters<ControlService['request']>[0]): void {
+    const request = this.#service.request(input, { respond: (status, answer, retryAfter) => send(call.stream, status, answer, retryAfter), end: () => call.stream.close() })
     call.stream.once('close', () => this.#service.closed(request))
     if (call.stream.closed) this.#service.closed(request)
   }
@@ -118,7 +134,6 @@ const NOT_HERE: readonly (readonly [path: string, name: string])[] = [
   ['/machine/set-device-attr', 'setting device attributes'],
   ['/machine/tka', 'tailnet lock'],
   ['/machine/webclient', 'the web client'],
-  ['/machine/ssh/action', 'SSH check mode'],
 ]
 
 function send(stream: http2.ServerHttp2Stream, status: number, body: unknown, retryAfterSeconds?: number): void {

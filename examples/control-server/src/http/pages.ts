@@ -1,3 +1,5 @@
+import type { SshCheckView } from '@meshwright/control-server'
+
 /** What the login page shows of a device that waits. */
 export interface WaitingDevice {
   readonly authId: string
@@ -27,6 +29,20 @@ export function loginPage(device: WaitingDevice): string {
 <p>If this is your device, run this on the control server, with the name of the owner in place of <code>USER</code>:</p>
 <pre><code>${escape(command)}</code></pre>
 <p class="quiet">The device joins as soon as the command is done; you may close this page. Not your device? Ignore it, or run <code>auth reject --auth-id …</code>.</p>`,
+  )
+}
+
+/** The page of an SSH session that waits for approval. */
+export function sshCheckPage(check: SshCheckView): string {
+  if (check.state === 'rejected') return page('Session refused', '<p>An administrator refused this session. If that was a mistake, connect again.</p>')
+  if (check.state === 'approved') return page('Session approved', '<p>This session was approved; it goes on where it was begun.</p>')
+  const user = check.source.user === '' ? '' : ` of ${check.source.user}`
+  return page(
+    'An SSH session waits for approval',
+    `<dl><dt>From</dt><dd>${escape(check.source.givenName + user)}</dd><dt>To</dt><dd>${escape(check.destination.givenName)}</dd><dt>As</dt><dd>${escape(check.localUser)}</dd><dt>Asked</dt><dd>${escape(check.askedAt)}</dd></dl>
+<p>An administrator who knows of this session runs on the control server:</p>
+<pre><code>meshwright-control ssh approve --auth-id ${escape(check.authId)}</code></pre>
+<p class="quiet">The session goes on as soon as the command is done. Nobody knows of it? Run <code>ssh reject --auth-id …</code>.</p>`,
   )
 }
 
