@@ -5,7 +5,7 @@ const MAX_HOPS = 16
 
 /** A request, as far as it tells where it comes from. */
 export interface Arrival {
-  readonly headers: { readonly 'x-forwarded-for'?: string | readonly string[] | undefined }
+  readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>
   readonly socket: { readonly remoteAddress?: string | undefined }
 }
 
