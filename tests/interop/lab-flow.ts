@@ -33,7 +33,11 @@ export function flows(peer: string, programs: readonly string[]): (flow: string,
       `${flow} [${peer}]`,
       async (context) => {
         if (reason !== undefined && REQUIRED) throw new Error(reason)
-        if (reason !== undefined) context.skip(reason)
+        if (reason !== undefined) {
+          // The reporter leaves out the reason itself.
+          Object.assign(context.task.meta, { skipReason: reason })
+          context.skip(reason)
+        }
         await body()
       },
       timeoutMs,

@@ -1,8 +1,10 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
+import type { AdminCommand } from '@meshwright/control-server'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { build } from 'esbuild'
+import { ask } from '../../examples/control-server/src/cli/client.ts'
 import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
@@ -39,41 +41,74 @@ export async function bundlePrograms(lab: Lab): Promise<OurPrograms> {
   return { control: at('control'), relay: at('relay'), daemon: at('daemon'), cli: at('cli') }
 }
 
-/** Our relay: TLS with a certificate that it makes itself and that the relay map pins. */
+/** What is different from a relay with a certificate of its own making that the relay map pins. */
+export interface OurRelayOptions {
+  readonly region?: number
+  readonly code?: string
+  /** A certificate and key that all sides trust, for clients before 1.82: they know no pins. */
+  readonly certificate?: { readonly cert: string; readonly key: string }
+  /** More flags for the program. */
+  readonly flags?: readonly string[]
+}
+
+/** Our relay, with STUN. */
 export class OurRelay {
   readonly #lab: Lab
   readonly #programs: OurPrograms
+  readonly #options: OurRelayOptions
   #process: LabProcess | undefined
-
   #port = 0
   #stunPort = 0
+  #region: Readonly<Record<string, unknown>> | undefined
 
-  constructor(lab: Lab, programs: OurPrograms) {
+  constructor(lab: Lab, programs: OurPrograms, options: OurRelayOptions = {}) {
     this.#lab = lab
     this.#programs = programs
+    this.#options = options
   }
 
-  /** The file for `derp.paths`, ours and headscale's. */
+  /** The file for `derp.paths`, ours and headscale's, with this relay alone. */
   get mapFile(): string {
     return this.#lab.at('relays.yaml')
   }
 
+  get stunPort(): number {
+    return this.#stunPort
+  }
+
+  get log(): string {
+    return this.#process?.log ?? ''
+  }
+
+  /** Its region in the form of a relay map file. */
+  get region(): Readonly<Record<string, unknown>> {
+    if (this.#region === undefined) throw new Error('the relay has not been started')
+    return this.#region
+  }
+
   async start(address: string): Promise<void> {
+    const { region = REGION, code = 'ours', certificate, flags = [] } = this.#options
     const first = this.#port === 0
     if (first) [this.#port, this.#stunPort] = [await freePort(), await freePort()]
     const { lab, port, stunPort } = { lab: this.#lab, port: this.#port, stunPort: this.#stunPort }
-    this.#process = lab.start('our relay', process.execPath, [
-      this.#programs.relay, '--key-file', lab.at('relay.key'), '--addr', `${address}:${port}`, '--stun-port', String(stunPort), '--self-signed', '--cert', lab.at('relay.crt.pem'), '--key', lab.at('relay.key.pem'),
-    ])
+    const own = certificate === undefined ? ['--self-signed', '--cert', lab.at(`relay-${region}.crt.pem`), '--key', lab.at(`relay-${region}.key.pem`)] : ['--cert', certificate.cert, '--key', certificate.key]
+    this.#process = lab.start(`our relay ${code}`, process.execPath, [this.#programs.relay, '--key-file', lab.at(`relay-${region}.key`), '--addr', `${address}:${port}`, '--stun-port', String(stunPort), ...own, ...flags])
     const text = await lab.until('our relay is ready', () => /^for the DERP map: (.*)$/m.exec(this.#process?.log ?? '')?.[1])
-    const node = JSON.parse(text) as Readonly<Record<string, string | number>>
-    const lowerCase = Object.fromEntries(Object.entries(node).map(([name, value]) => [name.toLowerCase(), value]))
-    if (first) writeFileSync(this.mapFile, JSON.stringify({ regions: { [REGION]: { regionid: REGION, regioncode: 'ours', regionname: 'Our relay', nodes: [{ ...lowerCase, regionid: REGION }] } } })) // JSON is YAML
+    if (!first) return
+    const told = JSON.parse(text) as Readonly<Record<string, string | number>> // the relay's own words
+    const node = Object.fromEntries(Object.entries(told).map(([name, value]) => [name.toLowerCase(), value]).filter(([name]) => certificate === undefined || name !== 'certname'))
+    this.#region = { regionid: region, regioncode: code, regionname: `Our relay ${code}`, nodes: [{ ...node, name: `${region}a`, regionid: region }] }
+    writeRelayMap(this.mapFile, [this])
   }
 
   async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
     await this.#process?.stop(signal)
   }
+}
+
+/** Writes a file for `derp.paths` with the regions of several relays. */
+export function writeRelayMap(file: string, relays: readonly OurRelay[]): void {
+  writeFileSync(file, JSON.stringify({ regions: Object.fromEntries(relays.map(({ region }) => [String(region['regionid']), region])) })) // JSON is YAML
 }
 
 /** A node in the words of `nodes list -o json`. */
@@ -95,6 +130,8 @@ export interface OurControlOptions {
   readonly lines?: readonly string[]
   /** HTTPS at this address, with a certificate of its own making, and the embedded relay in the place of another. */
   readonly tlsAddress?: string
+  /** In the place of plain MagicDNS: a line of the configuration that begins with `dns:`. */
+  readonly dns?: string
 }
 
 /** Our control server and its command line. */
@@ -139,7 +176,7 @@ export class OurControl {
         `database: {type: sqlite, sqlite: {path: ${at('control.sqlite')}}}`,
         'log: {level: debug, format: text}',
         'policy: {mode: database}',
-        'dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}}',
+        this.#options.dns ?? 'dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}}',
         `unix_socket: ${at('control.sock')}`,
         'unix_socket_permission: "0700"',
         'logtail: {enabled: false}',
@@ -174,6 +211,11 @@ export class OurControl {
     return runProgram(process.execPath, [this.#programs.control, '-c', this.#lab.at('control.yaml'), ...words], { timeoutMs: COMMAND_MS })
   }
 
+  /** A command of an administrator over the socket, without the start of a program: for what is timed. @throws Failure */
+  ask(command: AdminCommand): Promise<Record<string, unknown>> {
+    return ask(this.#lab.at('control.sock'), command)
+  }
+
   /** A command that must succeed. */
   cli(...words: readonly string[]): Promise<string> {
     return runOk(process.execPath, [this.#programs.control, '-c', this.#lab.at('control.yaml'), ...words], { timeoutMs: COMMAND_MS })
@@ -191,8 +233,8 @@ export class OurControl {
     return (await this.json<{ readonly key: string }>('preauthkeys', 'create', '-e', '1h', ...flags)).key
   }
 
-  nodes(): Promise<readonly ListedNode[]> {
-    return this.json('nodes', 'list')
+  async nodes(): Promise<readonly ListedNode[]> {
+    return (await this.ask({ command: 'listNodes' }))['nodes'] as readonly ListedNode[] // what `nodes list -o json` prints
   }
 
   async node(name: string): Promise<ListedNode | undefined> {
@@ -200,9 +242,7 @@ export class OurControl {
   }
 
   async setPolicy(policy: unknown): Promise<void> {
-    const file = this.#lab.at('policy.hujson')
-    writeFileSync(file, JSON.stringify(policy))
-    await this.cli('policy', 'set', '-f', file)
+    await this.ask({ command: 'setPolicy', policy: JSON.stringify(policy) })
   }
 }
 

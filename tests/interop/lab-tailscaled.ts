@@ -1,4 +1,5 @@
-import { mkdirSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
 import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
 
 /** A peer as `tailscale status --json` shows it. */
@@ -36,13 +37,22 @@ export interface TailscaledOptions {
   readonly env?: Readonly<Record<string, string>>
   /** `mem:` for a node that leaves nothing behind. */
   readonly state?: string
+  /** `1.80.3`; the newest when absent. */
+  readonly version?: string
+  /** With a kernel TUN device in this network namespace, and with an /etc of its own there, instead of userspace mode. */
+  readonly netns?: string
+  /** What /etc/resolv.conf holds there at first. */
+  readonly resolvConf?: string
+  /** The port of WireGuard; 0: any. */
+  readonly port?: number
 }
 
-/** A real tailscaled in userspace mode, with the real command line. */
+/** A real tailscaled, with the real command line of the same version. */
 export class Tailscaled {
   readonly name: string
   readonly #lab: Lab
   readonly #bin: string
+  readonly #suffix: string
   readonly #options: TailscaledOptions
   #process: LabProcess | undefined
   #socksPort = 0
@@ -50,6 +60,7 @@ export class Tailscaled {
   constructor(lab: Lab, bin: string, name: string, options: TailscaledOptions = {}) {
     this.#lab = lab
     this.#bin = bin
+    this.#suffix = options.version === undefined ? '' : `@${options.version}`
     this.name = name
     this.#options = options
   }
@@ -66,15 +77,38 @@ export class Tailscaled {
     return this.#lab.at(`${this.name}.sock`)
   }
 
-  /** Starts the daemon, or starts it again with its state. */
-  async start(): Promise<void> {
+  get #program(): string {
+    return `${this.#bin}/tailscale${this.#suffix}`
+  }
+
+  /** Starts the daemon, or starts it again with its state; other environment variables count from then on. */
+  async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
+    const { netns, relayOnly, state, port = 0 } = this.#options
     const folder = this.#lab.at(this.name)
     mkdirSync(folder, { recursive: true })
-    this.#socksPort = await freePort()
-    const args = ['--no-logs-no-support', '--tun=userspace-networking', `--statedir=${folder}`, `--state=${this.#options.state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, `--socks5-server=localhost:${this.#socksPort}`, '--port=0', '--verbose=1']
-    const env = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(this.#options.relayOnly === true && { TS_DEBUG_NEVER_DIRECT_UDP: '1' }), ...this.#options.env }
-    this.#process = this.#lab.start(`tailscaled ${this.name}`, `${this.#bin}/tailscaled`, args, { env })
+    const socks = netns === undefined ? [`--socks5-server=localhost:${(this.#socksPort = await freePort())}`] : []
+    const args = ['--no-logs-no-support', `--tun=${netns === undefined ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
+    const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { TS_DEBUG_NEVER_DIRECT_UDP: '1' }), ...this.#options.env, ...env }
+    const daemon = `${this.#bin}/tailscaled${this.#suffix}`
+    this.#process = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : this.#startInside(netns, daemon, args, given)
     await this.#lab.until(`${this.name} answers on its socket`, async () => (await this.status()).BackendState !== 'NoState')
+  }
+
+  // `ip netns exec` gives a mount namespace of its own: /etc in it is a small copy, which the daemon may write to.
+  #startInside(netns: string, daemon: string, args: readonly string[], env: Readonly<Record<string, string>>): LabProcess {
+    const etc = this.#lab.at(this.name, 'etc')
+    if (!existsSync(etc)) {
+      mkdirSync(etc)
+      for (const name of ['passwd', 'group', 'shells', 'ssl', 'hosts', 'nsswitch.conf', 'alternatives']) if (existsSync(`/etc/${name}`)) cpSync(`/etc/${name}`, path.join(etc, name), { recursive: true, verbatimSymlinks: true })
+      writeFileSync(path.join(etc, 'resolv.conf'), this.#options.resolvConf ?? '')
+    }
+    const script = `mount --bind ${etc} /etc && exec "$0" "$@"`
+    return this.#lab.start(`tailscaled ${this.name}`, 'ip', ['netns', 'exec', netns, 'sh', '-c', script, daemon, ...args], { env })
+  }
+
+  /** Runs a program where a node with a TUN device lives: its network, its /etc. */
+  inside(file: string, args: readonly string[], timeoutMs: number = 30_000): Promise<RunResult> {
+    return runProgram('nsenter', ['-t', String(this.#process?.pid ?? 0), '-m', '-n', file, ...args], { timeoutMs })
   }
 
   /** Ends the daemon, keeping its state. */
@@ -87,13 +121,13 @@ export class Tailscaled {
   }
 
   run(args: readonly string[], timeoutMs?: number): Promise<RunResult> {
-    return runProgram(`${this.#bin}/tailscale`, [`--socket=${this.socket}`, ...args], timeoutMs === undefined ? {} : { timeoutMs })
+    return runProgram(this.#program, [`--socket=${this.socket}`, ...args], { ...(timeoutMs !== undefined && { timeoutMs }), ...(this.#options.env !== undefined && { env: this.#options.env }) })
   }
 
   /** A command that must succeed. */
   async cli(...args: readonly string[]): Promise<string> {
     try {
-      return await runOk(`${this.#bin}/tailscale`, [`--socket=${this.socket}`, ...args])
+      return await runOk(this.#program, [`--socket=${this.socket}`, ...args])
     } catch (error) {
       throw new Error(`${this.name}: ${error instanceof Error ? error.message : String(error)}\n${this.#process?.tail() ?? ''}`, { cause: error })
     }
@@ -109,7 +143,7 @@ export class Tailscaled {
   }
 
   async status(): Promise<TailscaleStatus> {
-    return JSON.parse(await runOk(`${this.#bin}/tailscale`, [`--socket=${this.socket}`, 'status', '--json'], { timeoutMs: 10_000 })) as TailscaleStatus // the shape of the program's own documentation
+    return JSON.parse(await runOk(this.#program, [`--socket=${this.socket}`, 'status', '--json'], { timeoutMs: 10_000 })) as TailscaleStatus // the shape of the program's own documentation
   }
 
   async peer(name: string): Promise<TailscalePeer | undefined> {

@@ -3,105 +3,104 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { installAll, installSystem, linkAll, programLabel } from './programs.ts'
+import { type Cell, document, matrix, readCells, type VitestReport } from './matrix.ts'
+import { type Installed, installAll, installSystem, linkAll, programLabel } from './programs.ts'
+import { Traces } from './traces.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
-const RESULTS = path.join(ROOT, '.cache', 'results', 'interop.json')
+const REPORT = path.join(ROOT, '.cache', 'results', 'interop.json')
+const CELLS = path.join(ROOT, '.cache', 'results', 'interop-matrix.json')
 
-const USAGE = `usage: npm run test:interop [-- --grep FLOW] [--json] [--install-only] [--write-docs]
+const USAGE = `usage: npm run test:interop [-- OPTIONS]
 
-Meets real programs: tailscaled, tailscale, derper, headscale, wireguard-go. What is missing is installed by name (needs Go), into
+Meets real programs: tailscaled and tailscale in their newest and oldest release, derper, headscale, wireguard-go, boringtun and others.
+What is missing is installed by name (needs Go; Rust for boringtun; apt for programs of the system), into
 ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_INTEROP_CACHE.
-  --grep FLOW     only flows whose name holds FLOW
-  --json          print {ok, cells: [{flow, peer, outcome, ms, reason}]} alone on standard output
-  --install-only  install, then stop
-  --write-docs    write the matrix to docs/interop.md
+  --grep FLOW      only flows whose group or name holds FLOW
+  --peer PEER      only cells of this peer: tailscaled@1.80.3, tailscaled, headscale...
+  --all            also tailscaled 1.84, 1.88, 1.92, 1.96, 1.98 and 1.100
+  --json           print {ok, seconds, cells: [{group, flow, peer, outcome, ms, reason}]} alone on standard output
+  --install-only   install, then stop
+  --write-docs     write the matrix to docs/interop.md
 
-A cell without its program or rights is skipped, with the reason; with REQUIRE_INTEROP=1 it is a failure.
-Exit status: 0 all cells ok or skipped, 1 a cell failed, 2 wrong usage.
+The cells are also written to .cache/results/interop-matrix.json. A cell without its program or rights is skipped, with the reason; with
+REQUIRE_INTEROP=1 it is a failure. Processes, network namespaces and files that are left behind are a failure always.
+Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage.
 `
-
-/** One flow with one peer. */
-interface Cell {
-  readonly flow: string
-  readonly peer: string
-  readonly outcome: 'ok' | 'FAILED' | 'skipped'
-  readonly ms: number
-  readonly reason: string
-}
-
-interface VitestReport {
-  readonly testResults: readonly {
-    readonly name: string
-    readonly message?: string
-    readonly assertionResults: readonly { readonly ancestorTitles: readonly string[]; readonly title: string; readonly status: string; readonly duration?: number | null; readonly failureMessages?: readonly string[] | null; readonly meta?: { readonly skipReason?: string } }[]
-  }[]
-}
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { grep: { type: 'string' }, json: { type: 'boolean' }, 'install-only': { type: 'boolean' }, 'write-docs': { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: {
+      grep: { type: 'string' },
+      peer: { type: 'string' },
+      all: { type: 'boolean' },
+      json: { type: 'boolean' },
+      'install-only': { type: 'boolean' },
+      'write-docs': { type: 'boolean' },
+      help: { type: 'boolean', short: 'h' },
+    },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
-  const installed = await installAll((line) => process.stderr.write(`${line}\n`))
-  for (const { name } of await installSystem((line) => process.stderr.write(`${line}\n`))) process.stderr.write(`${name} is missing: flows that need it are skipped\n`)
-  for (const { reason } of installed) if (reason !== undefined) process.stderr.write(`${reason}\n`)
+  const installed = await installEverything(values.all === true)
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
-  const bin = mkdtempSync(path.join(os.tmpdir(), 'meshwright-bin-'))
+
+  const begun = performance.now()
+  const traces = new Traces()
+  // Short: the paths of sockets in it may have 107 bytes.
+  const temp = mkdtempSync(path.join(os.tmpdir(), 'mwi-'))
+  const bin = path.join(temp, 'bin')
+  mkdirSync(bin)
   linkAll(installed, bin)
-  mkdirSync(path.dirname(RESULTS), { recursive: true })
-  rmSync(RESULTS, { force: true })
-  const args = ['--no-install', 'vitest', 'run', '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${RESULTS}`]
-  if (values.grep !== undefined) args.push('-t', values.grep)
-  const run = spawnSync('npx', args, { cwd: ROOT, stdio: ['ignore', 2, 2], env: { ...process.env, MESHWRIGHT_INTEROP_BIN: bin } })
+  mkdirSync(path.dirname(REPORT), { recursive: true })
+  rmSync(REPORT, { force: true })
+  const run = spawnSync('npx', vitestArguments(values.grep, values.peer), {
+    cwd: ROOT,
+    stdio: ['ignore', 2, 2],
+    env: {
+      ...process.env,
+      ...traces.environment,
+      TMPDIR: temp,
+      MESHWRIGHT_INTEROP_BIN: bin,
+      ...(values.peer !== undefined && { MESHWRIGHT_INTEROP_PEER: values.peer }),
+      ...(values.all === true && { MESHWRIGHT_INTEROP_ALL: '1' }),
+    },
+  })
   rmSync(bin, { recursive: true, force: true })
-  if (!existsSync(RESULTS)) {
+  const left = await traces.left(temp)
+  rmSync(temp, { recursive: true, force: true })
+  if (!existsSync(REPORT)) {
     process.stderr.write('interop: the suites did not run\n')
     return 1
   }
-  const cells = readCells(JSON.parse(readFileSync(RESULTS, 'utf8')) as VitestReport, values.grep)
-  if (values.json === true) process.stdout.write(`${JSON.stringify({ ok: run.status === 0, cells }, null, 2)}\n`)
-  else process.stdout.write(`${matrix(cells)}\n`)
-  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(cells, installed.map(({ program }) => programLabel(program))))
+
+  const cells: Cell[] = [...readCells(JSON.parse(readFileSync(REPORT, 'utf8')) as VitestReport, { grep: values.grep, peer: values.peer })]
+  cells.push({ group: 'the run itself', flow: 'no process, namespace or file is left behind', peer: 'this computer', outcome: left.length === 0 ? 'ok' : 'FAILED', ms: 0, reason: left.join('; ') })
   const required = process.env['REQUIRE_INTEROP'] === '1'
-  const missing = required ? cells.filter((cell) => cell.outcome === 'skipped').length : 0
-  return run.status === 0 && missing === 0 && cells.length > 0 ? 0 : 1
+  const ok = run.status === 0 && left.length === 0 && cells.length > 1 && !(required && cells.some((cell) => cell.outcome === 'skipped'))
+  const result = `${JSON.stringify({ ok, seconds: Math.round((performance.now() - begun) / 1000), cells }, null, 2)}\n`
+  writeFileSync(CELLS, result)
+  process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
+  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(cells, installed.map(({ program }) => programLabel(program))))
+  return ok ? 0 : 1
 }
 
-// A test is named "flow [peer]"; the suites around it say which program it is when the test does not.
-function readCells(report: VitestReport, grep: string | undefined): readonly Cell[] {
-  return report.testResults.flatMap((file) => {
-    if (file.assertionResults.length === 0 && file.message !== undefined && file.message !== '') {
-      return [{ flow: path.basename(file.name, '.interop.test.ts'), peer: '', outcome: 'FAILED' as const, ms: 0, reason: file.message.split('\n')[0] ?? '' }]
-    }
-    return file.assertionResults
-      .filter((test) => grep === undefined || `${test.ancestorTitles.join(' ')} ${test.title}`.includes(grep))
-      .map((test): Cell => {
-        const match = /^(.*?)\s*\[([^\]]+)\]$/.exec(test.title)
-        return {
-          flow: match?.[1] ?? test.title,
-          peer: match?.[2] ?? test.ancestorTitles[0] ?? path.basename(file.name, '.interop.test.ts'),
-          outcome: test.status === 'passed' ? 'ok' : test.status === 'failed' ? 'FAILED' : 'skipped',
-          ms: Math.round(test.duration ?? 0),
-          reason: test.failureMessages?.[0]?.split('\n')[0] ?? '',
-        }
-      })
-  })
+async function installEverything(all: boolean): Promise<readonly Installed[]> {
+  const say = (line: string): void => void process.stderr.write(`${line}\n`)
+  for (const { name } of await installSystem(say)) say(`${name} is missing: flows that need it are skipped`)
+  const installed = await installAll(say, all)
+  for (const { reason } of installed) if (reason !== undefined) say(reason)
+  return installed
 }
 
-function matrix(cells: readonly Cell[]): string {
-  const width = Math.max(...cells.map((cell) => cell.flow.length), 4)
-  const lines = cells.map((cell) => `${cell.flow.padEnd(width)}  ${cell.peer.padEnd(28)} ${cell.outcome.padEnd(8)} ${(cell.ms / 1000).toFixed(1).padStart(6)} s ${cell.reason}`)
-  const count = (outcome: Cell['outcome']): number => cells.filter((cell) => cell.outcome === outcome).length
-  return `${lines.join('\n')}\n${count('ok')} ok, ${count('FAILED')} failed, ${count('skipped')} skipped`
-}
-
-function document(cells: readonly Cell[], programs: readonly string[]): string {
-  const rows = cells.map((cell) => `| ${cell.flow} | ${cell.peer} | ${cell.outcome}${cell.reason === '' ? '' : `: ${cell.reason}`} |`)
-  return `# Interoperability\n\nWhat real programs did, by \`npm run test:interop -- --write-docs\`. Programs: ${programs.join(', ')}.\n\n| flow | peer | outcome |\n|---|---|---|\n${rows.join('\n')}\n`
+// The name of a test holds its group, its flow and its peer in brackets.
+function vitestArguments(grep: string | undefined, peer: string | undefined): readonly string[] {
+  const args = ['--no-install', 'vitest', 'run', '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${REPORT}`]
+  const literal = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
+  if (grep !== undefined || peer !== undefined) args.push('-t', `^${grep === undefined ? '' : `(?=.*${literal(grep)})`}${peer === undefined ? '' : `(?=.*\\[[^\\]]*${literal(peer)})`}`)
+  return args
 }
 
 main().then(

@@ -9,6 +9,7 @@ export default defineConfig({
   test: {
     include: ['tests/interop/**/*.interop.test.ts'],
     testTimeout: 180_000,
+    maxConcurrency: 4,
     hookTimeout: 120_000,
     pool: 'forks',
     fileParallelism: false,

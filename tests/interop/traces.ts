@@ -1,0 +1,72 @@
+import { randomBytes } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
+
+const MARK = 'MESHWRIGHT_INTEROP_RUN'
+const PATIENCE_MS = 5_000
+
+/**
+ * Finds what a run leaves behind: processes by a mark in their environment, which all descendants inherit; network namespaces that were
+ * not there before; files in the folder for temporary files that the run has for itself.
+ */
+export class Traces {
+  readonly #id = randomBytes(8).toString('hex')
+  readonly #before = namespaces()
+
+  /** For the environment of the run. */
+  get environment(): Readonly<Record<string, string>> {
+    return { [MARK]: this.#id }
+  }
+
+  /** Ends what still runs and tells of all that was left. */
+  async left(temp: string): Promise<readonly string[]> {
+    // The last ones may be on their way out.
+    for (const deadline = performance.now() + PATIENCE_MS; performance.now() < deadline && this.#processes().length > 0; ) await pause(100)
+    const processes = this.#processes()
+    for (const { pid } of processes) process.kill(pid, 'SIGKILL')
+    // Namespaces of others that run beside carry the ids of processes that live.
+    const spaces = [...namespaces()].filter((name) => !this.#before.has(name) && !ownedByTheLiving(name))
+    return [
+      ...processes.map(({ pid, command }) => `process ${pid} (${command})`),
+      ...spaces.map((name) => `network namespace ${name}`),
+      ...readdirSync(temp).map((name) => `temporary file ${name}`),
+    ]
+  }
+
+  #processes(): readonly { readonly pid: number; readonly command: string }[] {
+    return numbers('/proc').flatMap((pid) => {
+      const environment = readOr(`/proc/${pid}/environ`)
+      if (pid === process.pid || !environment.includes(`${MARK}=${this.#id}`)) return []
+      return [{ pid, command: readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() }]
+    })
+  }
+}
+
+function namespaces(): ReadonlySet<string> {
+  try {
+    return new Set(readdirSync('/run/netns'))
+  } catch {
+    return new Set() // none was ever made, or this is no Linux
+  }
+}
+
+// Suites put their process id, in base 36, into the names of namespaces.
+function ownedByTheLiving(name: string): boolean {
+  return numbers('/proc').some((pid) => name.includes(pid.toString(36)) && readOr(`/proc/${pid}/cmdline`).includes('node'))
+}
+
+function numbers(folder: string): readonly number[] {
+  try {
+    return readdirSync(folder).filter((name) => /^\d+$/.test(name)).map(Number)
+  } catch {
+    return []
+  }
+}
+
+function readOr(file: string): string {
+  try {
+    return readFileSync(file, 'latin1')
+  } catch {
+    return '' // it ended meanwhile, or belongs to somebody else
+  }
+}
