@@ -6,6 +6,7 @@ import { MeshwrightError, type RelayNode } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { decodeMetacert, encodeUpgradeRequest, UpgradeResponseReader } from '@meshwright/derp'
 import { BatchedWriter } from './derp-stream.ts'
+import { type Outside, systemOutside } from './outside.ts'
 
 const DIAL_TIMEOUT_MS = 10_000
 /** How long IPv4 is held back when IPv6 is known to work (tailscale/tailscale:derp/derphttp/derphttp_client.go). */
@@ -40,6 +41,8 @@ export interface DerpDialOptions {
   readonly idealNode?: string
   /** Gives up when aborted. */
   readonly signal?: AbortSignal
+  /** How connections are opened; default: the system's way. */
+  readonly outside?: Outside
 }
 
 /** What a connection tells. */
@@ -124,7 +127,7 @@ async function connectTcp(options: DerpDialOptions, signal: AbortSignal, name: s
     const address = await addressOf(options.node, family)
     if (address === undefined) throw new DerpDialError('DERP_DIAL_UNREACHABLE', `relay ${name} has no IPv${family} address`)
     if (family === 4 && options.preferIpv6 === true) await wait(IPV4_DELAY_MS, losers.signal)
-    return connectTo(address, portOf(options), AbortSignal.any([signal, losers.signal]))
+    return connectTo(options.outside ?? systemOutside, address, portOf(options), AbortSignal.any([signal, losers.signal]))
   }
   const attempts = [attempt(4), attempt(6)]
   // A race that is lost after the other one was won must not leave a socket behind.
@@ -148,9 +151,9 @@ async function connectTcp(options: DerpDialOptions, signal: AbortSignal, name: s
   }
 }
 
-function connectTo(host: string, port: number, signal: AbortSignal): Promise<net.Socket> {
+async function connectTo(outside: Outside, host: string, port: number, signal: AbortSignal): Promise<net.Socket> {
+  const socket = (await outside.connect(host, port)).setNoDelay(true).setKeepAlive(true, TCP_KEEPALIVE_MS)
   return new Promise((resolve, reject) => {
-    const socket = net.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: TCP_KEEPALIVE_MS })
     const onAbort = (): void => fail(new Error('given up'))
     const settle = (): void => {
       signal.removeEventListener('abort', onAbort)

@@ -1,7 +1,8 @@
-import dgram from 'node:dgram'
-import net from 'node:net'
+import type dgram from 'node:dgram'
+import type net from 'node:net'
 import type { DnsTransport } from '@meshwright/magicdns'
 import { formatIp, parseEndpoint, parseIp } from '@meshwright/ip'
+import { type Outside, systemOutside } from './outside.ts'
 
 const DNS_PORT = 53
 /** A query is given up after this time (tailscale/tailscale:net/dns/resolver/forwarder.go); the resolver itself may give up before. */
@@ -20,10 +21,12 @@ export interface DnsUpstreamAnswer {
 /** Asks DNS servers by UDP and TCP, for the resolver of a node. Whoever answers is checked by address; what is answered is the resolver's to check. */
 export class DnsUpstreams {
   readonly #onAnswer: (answer: DnsUpstreamAnswer) => void
+  readonly #outside: Outside
   readonly #questions: Map<number, Set<() => void>> = new Map()
 
-  constructor(onAnswer: (answer: DnsUpstreamAnswer) => void) {
+  constructor(onAnswer: (answer: DnsUpstreamAnswer) => void, outside: Outside = systemOutside) {
     this.#onAnswer = onAnswer
+    this.#outside = outside
   }
 
   /** Asks each of the servers: addresses, with or without a port. */
@@ -34,7 +37,7 @@ export class DnsUpstreams {
       const tell = (answer: Uint8Array | undefined): void => this.#onAnswer({ token, upstream, transport, bytes: answer })
       // Names and URLs of servers are not asked; a full table says no rather than growing.
       if (to === undefined || this.#size() >= MAX_QUESTIONS) queueMicrotask(() => tell(undefined))
-      else this.#track(token, transport === 'udp' ? askUdp(to.ip.family, formatIp(to.ip), to.port, bytes, tell) : askTcp(formatIp(to.ip), to.port, bytes, tell))
+      else this.#track(token, transport === 'udp' ? askUdp(this.#outside, to.ip.family, formatIp(to.ip), to.port, bytes, tell) : askTcp(this.#outside, formatIp(to.ip), to.port, bytes, tell))
     }
   }
 
@@ -93,33 +96,49 @@ function question(close: () => void, tell: (bytes: Uint8Array | undefined) => vo
   return { stop, over, end }
 }
 
-function askUdp(family: 4 | 6, address: string, port: number, bytes: Uint8Array, tell: (bytes: Uint8Array | undefined) => void): Question {
-  const socket = dgram.createSocket(family === 4 ? 'udp4' : 'udp6')
-  const asked = question(() => socket.close(), tell)
-  socket.on('error', () => asked.end(undefined))
-  // Connected: the kernel hands over nothing of anybody else, and tells of a closed port.
-  socket.on('message', (answer: Uint8Array) => asked.end(answer))
-  let closed = false
-  socket.on('close', () => (closed = true))
-  socket.connect(port, address, () => {
-    if (!closed) socket.send(bytes)
-  })
+function askUdp(outside: Outside, family: 4 | 6, address: string, port: number, bytes: Uint8Array, tell: (bytes: Uint8Array | undefined) => void): Question {
+  let socket: dgram.Socket | undefined
+  const asked = question(() => socket?.close(), tell)
+  let isOver = false
+  void asked.over.then(() => (isOver = true))
+  outside.bindUdp(family === 4 ? 'udp4' : 'udp6', 0, undefined).then(
+    (opened) => {
+      if (isOver) return void opened.close()
+      socket = opened
+      opened.on('error', () => asked.end(undefined))
+      // Connected: the kernel hands over nothing of anybody else, and tells of a closed port.
+      opened.on('message', (answer: Uint8Array) => asked.end(answer))
+      opened.connect(port, address, () => {
+        if (!isOver) opened.send(bytes)
+      })
+    },
+    () => asked.end(undefined),
+  )
   return asked
 }
 
-function askTcp(address: string, port: number, bytes: Uint8Array, tell: (bytes: Uint8Array | undefined) => void): Question {
-  const socket = net.connect({ host: address, port })
-  const asked = question(() => socket.destroy(), tell)
+function askTcp(outside: Outside, address: string, port: number, bytes: Uint8Array, tell: (bytes: Uint8Array | undefined) => void): Question {
+  let socket: net.Socket | undefined
+  const asked = question(() => socket?.destroy(), tell)
+  let isOver = false
+  void asked.over.then(() => (isOver = true))
   const prefix = Buffer.alloc(LENGTH_BYTES)
   prefix.writeUInt16BE(bytes.length)
   let received: Buffer = Buffer.alloc(0)
-  socket.on('connect', () => socket.write(Buffer.concat([prefix, bytes])))
-  socket.on('error', () => asked.end(undefined))
-  socket.on('close', () => asked.end(undefined))
-  socket.on('data', (more: Buffer) => {
-    received = Buffer.concat([received, more])
-    const length = received.length < LENGTH_BYTES ? undefined : received.readUInt16BE(0)
-    if (length !== undefined && received.length >= LENGTH_BYTES + length) asked.end(received.subarray(LENGTH_BYTES, LENGTH_BYTES + length))
-  })
+  outside.connect(address, port).then(
+    (opened) => {
+      opened.on('error', () => asked.end(undefined))
+      if (isOver) return void opened.destroy()
+      socket = opened
+      opened.on('connect', () => opened.write(Buffer.concat([prefix, bytes])))
+      opened.on('close', () => asked.end(undefined))
+      opened.on('data', (more: Buffer) => {
+        received = Buffer.concat([received, more])
+        const length = received.length < LENGTH_BYTES ? undefined : received.readUInt16BE(0)
+        if (length !== undefined && received.length >= LENGTH_BYTES + length) asked.end(received.subarray(LENGTH_BYTES, LENGTH_BYTES + length))
+      })
+    },
+    () => asked.end(undefined),
+  )
   return asked
 }

@@ -2,6 +2,7 @@ import { createServer, type Server } from 'node:net'
 import type { RelayNode, RelayRegion } from '@meshwright/core'
 import type { RelayLinksInput } from '@meshwright/mesh'
 import { expect, test } from 'vitest'
+import { systemOutside } from './outside.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
 
 async function listening(): Promise<{ readonly server: Server; readonly port: number }> {
@@ -23,10 +24,10 @@ const region = (...nodes: readonly RelayNode[]): RelayRegion => ({ id: 1, code: 
 
 test('a relay that takes connections has a latency, one that refuses them or is none has not', async () => {
   const { server, port } = await listening()
-  expect(await measureRelay(region(relay(port)))).toBeGreaterThan(0)
+  expect(await measureRelay(region(relay(port)), systemOutside)).toBeGreaterThan(0)
   await new Promise((resolve) => server.close(resolve))
-  expect(await measureRelay(region(relay(port)))).toBeUndefined()
-  expect(await measureRelay(region({ ...relay(port), stunOnly: true }))).toBeUndefined()
+  expect(await measureRelay(region(relay(port)), systemOutside)).toBeUndefined()
+  expect(await measureRelay(region({ ...relay(port), stunOnly: true }), systemOutside)).toBeUndefined()
 })
 
 test('a dial that fails is told as closed, with its reason, once', async () => {
@@ -44,7 +45,7 @@ test('a dial that fails is told as closed, with its reason, once', async () => {
 
 test('after close nothing is told any more', async () => {
   const inputs: RelayLinksInput[] = []
-  const driver = new RelayDriver((input) => inputs.push(input), true)
+  const driver = new RelayDriver((input) => inputs.push(input), true, systemOutside)
   const port = await deadPort()
   driver.perform({ type: 'relayDial', link: 1, region: region(relay(port)), node: relay(port) })
   driver.close()

@@ -1,20 +1,22 @@
-import { connect } from 'node:net'
 import type { RelayNode, RelayRegion } from '@meshwright/core'
 import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
 import { type DerpConnection, dialDerp } from './derp-dial.ts'
+import type { Outside } from './outside.ts'
 
 /** Carries a node's connections with relays over real sockets. */
 export class RelayDriver {
   readonly #feed: (input: RelayLinksInput) => void
   readonly #plainHttp: boolean
+  readonly #outside: Outside
   readonly #dials: Map<number, AbortController> = new Map()
   readonly #connections: Map<number, DerpConnection> = new Map()
   #closed = false
 
-  /** @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development */
-  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean) {
+  /** @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development; @param outside opens connections */
+  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside) {
     this.#feed = feed
     this.#plainHttp = plainHttp
+    this.#outside = outside
   }
 
   perform(output: Extract<MeshOutput, { readonly type: 'relayDial' | 'relayWrite' | 'relayClose' }>): void {
@@ -43,7 +45,7 @@ export class RelayDriver {
   #dial(link: number, node: RelayNode): void {
     const abort = new AbortController()
     this.#dials.set(link, abort)
-    dialDerp({ node, signal: abort.signal, plainHttp: this.#plainHttp || isLoopbackPlain(node) }).then(
+    dialDerp({ node, signal: abort.signal, outside: this.#outside, plainHttp: this.#plainHttp || isLoopbackPlain(node) }).then(
       (connection) => {
         this.#dials.delete(link)
         if (this.#closed || abort.signal.aborted) {
@@ -81,13 +83,14 @@ function isLoopbackPlain(node: RelayNode): boolean {
 const MEASURE_TIMEOUT_MS = 3_000
 
 /** How long a TCP connection with a relay of the region takes, in milliseconds; `undefined` when none answers. */
-export function measureRelay(region: RelayRegion): Promise<number | undefined> {
+export async function measureRelay(region: RelayRegion, outside: Outside): Promise<number | undefined> {
   const node = region.nodes.find((each) => each.stunOnly !== true)
-  if (node === undefined) return Promise.resolve(undefined)
+  if (node === undefined) return undefined
+  const host = node.ipv4 !== undefined && node.ipv4 !== '' && node.ipv4 !== 'none' ? node.ipv4 : node.hostName
+  const started = performance.now()
+  const socket = await outside.connect(host, node.derpPort ?? 443).catch(() => undefined) // a name without an address: no measure
+  if (socket === undefined) return undefined
   return new Promise((resolve) => {
-    const started = performance.now()
-    const host = node.ipv4 !== undefined && node.ipv4 !== '' && node.ipv4 !== 'none' ? node.ipv4 : node.hostName
-    const socket = connect({ host, port: node.derpPort ?? 443 })
     const finish = (latencyMs: number | undefined): void => {
       socket.destroy()
       resolve(latencyMs)

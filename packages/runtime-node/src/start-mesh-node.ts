@@ -2,7 +2,7 @@ import type http from 'node:http'
 import os from 'node:os'
 import { lookup } from 'node:dns/promises'
 import type { ControlClientInput, NetworkMap } from '@meshwright/control-client'
-import { MeshwrightError, type RelayRegion } from '@meshwright/core'
+import type { RelayRegion } from '@meshwright/core'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
@@ -13,11 +13,13 @@ import { type Driver, drive } from './drive.ts'
 import type { JsonObject } from './go-prefs.ts'
 import { localEndpoints } from './local-endpoints.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
-import { type ForwardUnclaimed, MeshFlows } from './mesh-socket.ts'
+import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
+import { MeshFlows } from './mesh-socket.ts'
 import { nodeCryptoProvider } from './node-crypto.ts'
+import { type Outside, systemOutside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
-import type { HasRemote, LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+import type { HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { forwardingHints, planFor, TunLink } from './tun-link.ts'
 import { openUdp, type UdpSocket } from './udp.ts'
@@ -25,24 +27,6 @@ import { openUdp, type UdpSocket } from './udp.ts'
 const ADDRESS_CHECK_MS = 5_000
 const DIAL_TIMEOUT_MS = 60_000
 const LOGOUT_TIMEOUT_MS = 10_000
-
-/** Codes of the errors of {@link startMeshNode} and of the node it gives. */
-export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
-
-/** A node that cannot do what it is asked. */
-export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}
-
-/** Options for programs that are more than an embedded node. */
-export interface MeshDaemonOptions extends MeshNodeOptions {
-  /** Where connections go that no listener of the node claims: a daemon hands them to programs on this computer. */
-  readonly forwardUnclaimed?: ForwardUnclaimed
-  /** Relays speak plain HTTP: development. */
-  readonly relayPlainHttp?: boolean
-  /** Version text, told to the control server. */
-  readonly version?: string
-  /** A TUN device of this name instead of the node's own TCP/IP stack: Linux, root, and the optional package `koffi`. */
-  readonly tun?: string
-}
 
 /**
  * Starts a mesh node in this process: UDP socket, control connection, relays, TCP/IP stack. Needs no root. Resolves once it runs its
@@ -71,6 +55,7 @@ class Runner implements RunningNode {
   readonly #dns: DnsUpstreams
   readonly #systemName: string = os.hostname().split('.')[0] || 'node'
   #tun: TunLink | undefined
+  readonly #outside: Outside = systemOutside
   #plannedFor: unknown
   #agent: http.Agent | undefined
   #endpoints: MeshStatus['peers'][number]['endpoints'] = []
@@ -103,7 +88,7 @@ class Runner implements RunningNode {
       ...(options.shieldsUp === undefined ? {} : { shieldsUp: options.shieldsUp }),
     }
     this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), options.forwardUnclaimed)
-    this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }))
+    this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }), this.#outside)
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
     const made = this.#make(sameServer ? stored.control : undefined, this.#firstPrefs, options.blockUdp === true)
@@ -350,7 +335,7 @@ class Runner implements RunningNode {
     const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: nodeCryptoProvider }, (input: ControlClientInput) =>
       this.#driver.feed({ type: 'control', input }),
     )
-    const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true)
+    const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true, this.#outside)
     // What the machine owes from its construction is performed after the fields are set.
     const driver = drive(node, this.#clock, (output) => this.#perform(output, transport, relays))
     return { node, driver, transport, relays }
@@ -446,7 +431,7 @@ class Runner implements RunningNode {
   }
 
   async #measureRelay(region: RelayRegion): Promise<void> {
-    this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region) })
+    this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region, this.#outside) })
   }
 
   #checkAddresses(): void {

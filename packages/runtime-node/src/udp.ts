@@ -1,6 +1,7 @@
-import dgram from 'node:dgram'
+import type dgram from 'node:dgram'
 import { MeshwrightError } from '@meshwright/core'
 import { type Endpoint, formatIp, type Ip, parseIp } from '@meshwright/ip'
+import { type Outside, systemOutside } from './outside.ts'
 
 /** Bytes that may wait in Node for the kernel, for each family; more is dropped, as a full network card would. */
 const MAX_SEND_QUEUE_BYTES = 4 * 1024 * 1024
@@ -28,6 +29,8 @@ export interface UdpOptions {
   readonly onDatagram: (bytes: Uint8Array, from: Endpoint) => void
   /** An asynchronous error of a socket, which stays open: an unreachable network, for example. */
   readonly onError?: (error: Error) => void
+  /** How sockets are opened; default: the system's way. */
+  readonly outside?: Outside
 }
 
 /** What went through a UDP socket. */
@@ -58,10 +61,10 @@ export interface UdpSocket {
 export async function openUdp(options: UdpOptions): Promise<UdpSocket> {
   const wanted = options.port ?? 0
   for (let attempt = 1; ; attempt += 1) {
-    const four = options.ipv4 === false ? undefined : await bind('udp4', wanted, options.ipv4)
+    const four = options.ipv4 === false ? undefined : await bind(options.outside, 'udp4', wanted, options.ipv4)
     if (four instanceof UdpError && four.code !== 'UDP_UNAVAILABLE') throw four
     const port = four instanceof UdpError ? wanted : (four?.address().port ?? wanted)
-    const six = options.ipv6 === false ? undefined : await bind('udp6', port, options.ipv6)
+    const six = options.ipv6 === false ? undefined : await bind(options.outside, 'udp6', port, options.ipv6)
     if (six instanceof UdpError && six.code !== 'UDP_UNAVAILABLE') {
       if (!(four instanceof UdpError)) four?.close()
       if (wanted !== 0 || attempt === ATTEMPTS_FOR_SAME_PORT) throw six
@@ -75,20 +78,8 @@ export async function openUdp(options: UdpOptions): Promise<UdpSocket> {
   }
 }
 
-function bind(type: 'udp4' | 'udp6', port: number, address: string | undefined): Promise<dgram.Socket | UdpError> {
-  return new Promise((resolve) => {
-    // Addresses are literals always: Node's own look-up would cost a turn of the event loop for each datagram.
-    const literal = (host: string, _options: unknown, done: (error: null, address: string, family: number) => void): void => done(null, host, type === 'udp4' ? 4 : 6)
-    const socket = dgram.createSocket({ type, ipv6Only: type === 'udp6', lookup: literal })
-    socket.once('error', (error: NodeJS.ErrnoException) => {
-      socket.close()
-      resolve(bindError(type, port, address, error))
-    })
-    socket.bind({ port, ...(address !== undefined && { address }) }, () => {
-      socket.removeAllListeners('error')
-      resolve(socket)
-    })
-  })
+function bind(outside: Outside | undefined, type: 'udp4' | 'udp6', port: number, address: string | undefined): Promise<dgram.Socket | UdpError> {
+  return (outside ?? systemOutside).bindUdp(type, port, address).catch((error: NodeJS.ErrnoException) => bindError(type, port, address, error))
 }
 
 function bindError(type: string, port: number, address: string | undefined, error: NodeJS.ErrnoException): UdpError {

@@ -1,0 +1,21 @@
+import { MeshwrightError } from '@meshwright/core'
+import type { ForwardUnclaimed } from './mesh-socket.ts'
+import type { MeshNodeOptions } from './running-node.ts'
+
+/** Codes of the errors of {@link startMeshNode} and of the node it gives. */
+export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
+
+/** A node that cannot do what it is asked. */
+export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}
+
+/** Options for programs that are more than an embedded node. */
+export interface MeshDaemonOptions extends MeshNodeOptions {
+  /** Where connections go that no listener of the node claims: a daemon hands them to programs on this computer. */
+  readonly forwardUnclaimed?: ForwardUnclaimed
+  /** Relays speak plain HTTP: development. */
+  readonly relayPlainHttp?: boolean
+  /** Version text, told to the control server. */
+  readonly version?: string
+  /** A TUN device of this name instead of the node's own TCP/IP stack: Linux, root, and the optional package `koffi`. */
+  readonly tun?: string
+}
