@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module'
-import { type PacketCipher, type PacketCiphers, WASM_KEY, WASM_NATIVE, WASM_NONCE, WASM_STREAM, WASM_TAG, WASM_ZEROS, type WasmProvider, wasmProviderWith } from '@meshwright/crypto/wasm'
+import { type PacketCiphers, WASM_KEY, WASM_NATIVE, WASM_NONCE, WASM_OPENED, WASM_RECEIVED_TAG, WASM_STAGED, WASM_TAG, type WasmProvider, wasmProviderWith } from '@meshwright/crypto/wasm'
 
 const TAG_BYTES = 16
 const BLOCK_BYTES = 64
@@ -46,10 +46,10 @@ export function opensslFfiProvider(wasm: WasmProvider, options: OpensslFfiOption
     try {
       const native = functions === 'primitives' ? bindPrimitives(koffi, wasm) : bindEvp(koffi, wasm)
       // Everything by OpenSSL first: the known answers must not come from WASM.
-      wasmProviderWith(wasm, 'openssl-ffi', from(0, native, wasm))
+      wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: 0 })
       const breakEvenBytes = options.breakEvenBytes ?? breakEven(native, wasm)
       if (breakEvenBytes === undefined) continue
-      const provider = wasmProviderWith(wasm, 'openssl-ffi', from(breakEvenBytes, native, wasm))
+      const provider = wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: breakEvenBytes })
       return Object.assign(provider, { functions, breakEvenBytes })
     } catch {
       continue // these symbols are no public interface: whatever is wrong with them, there are other ways
@@ -97,7 +97,9 @@ function addressOf(koffi: unknown, memory: Uint8Array): number {
 
 /**
  * `ChaCha20_ctr32(out, in, length, key, counter)`, `Poly1305_Init(context, key)`, `_Update(context, data, length)` and
- * `_Final(context, tag)`: OpenSSL's own parts, exported by the official builds of Node. No context to fetch, no allocation.
+ * `_Final(context, tag)`: OpenSSL's own parts, exported by the official builds of Node. No context to fetch, no allocation. One call of
+ * ChaCha20 gives the key of Poly1305 (64 zero bytes before the packet, block 0) and the packet. Every address is a number that was
+ * boxed once: an argument that is new costs the engine an allocation, and `koffi` more to read.
  */
 function bindPrimitives(koffi: unknown, { instance }: WasmProvider): PacketCiphers {
   const chacha20 = declare(koffi, 'ChaCha20_ctr32', 5, 'void')
@@ -105,49 +107,32 @@ function bindPrimitives(koffi: unknown, { instance }: WasmProvider): PacketCiphe
   const polyUpdate = declare(koffi, 'Poly1305_Update', 3, 'void')
   const polyFinal = declare(koffi, 'Poly1305_Final', 2, 'void')
   const base = addressOf(koffi, instance.memory)
-  const { words } = instance
-  const [key, counter, stream, context, tag, zeros] = [base + WASM_KEY, base + WASM_NONCE, base + WASM_STREAM, base + CONTEXT, base + WASM_TAG, base + WASM_ZEROS]
-  const start = (n0: number, n1: number, n2: number): void => {
-    const at = WASM_NONCE / 4
-    words[at] = 0
-    words[at + 1] = n0
-    words[at + 2] = n1
-    words[at + 3] = n2
-    chacha20(stream, zeros, BLOCK_BYTES, key, counter)
-    words[at] = 1
-  }
-  const authenticate = (address: number, length: number): void => {
-    polyInit(context, stream)
-    instance.lengthen(address, length)
-    polyUpdate(context, base + address, (length + 31) & ~15)
-    polyFinal(context, tag)
-    instance.shorten(address, length)
-  }
+  const [key, counter, context, tag] = [base + WASM_KEY, base + WASM_NONCE, base + CONTEXT, base + WASM_TAG]
+  const [staged, zeros, polyKey] = [base + WASM_STAGED, base + WASM_STAGED - BLOCK_BYTES, base + WASM_OPENED - BLOCK_BYTES]
   return {
     seal(source, target, length, n0, n1, n2): number {
-      start(n0, n1, n2)
-      chacha20(base + target, base + source, length, key, counter)
-      authenticate(target, length)
-      const at = target + length
-      instance.memory.copyWithin(at, WASM_TAG, WASM_TAG + TAG_BYTES)
+      instance.stage(source, length, n0, n1, n2)
+      chacha20(zeros, zeros, length + BLOCK_BYTES, key, counter)
+      polyInit(context, zeros)
+      polyUpdate(context, staged, (length + 31) & ~15)
+      polyFinal(context, tag)
+      instance.sealed(target, length)
       return 1
     },
     open(source, target, length, n0, n1, n2): number {
-      start(n0, n1, n2)
-      authenticate(source, length)
-      if (instance.isTag(source + length) !== 1) {
-        instance.wipeStream()
-        return 0
-      }
-      chacha20(base + target, base + source, length, key, counter)
-      return 1
+      instance.stage(source, length, n0, n1, n2)
+      chacha20(polyKey, zeros, length + BLOCK_BYTES, key, counter)
+      polyInit(context, polyKey)
+      polyUpdate(context, staged, (length + 31) & ~15)
+      polyFinal(context, tag)
+      return instance.opened(target, length)
     },
   }
 }
 
 /** The public functions of libcrypto, with one context that is kept: four calls a packet. */
 function bindEvp(koffi: unknown, { instance }: WasmProvider): PacketCiphers {
-  const cipher = declare(koffi, 'EVP_chacha20_poly1305', 0, 'int64_t')()
+  const cipher = Number(declare(koffi, 'EVP_chacha20_poly1305', 0, 'int64_t')())
   const contextNew = declare(koffi, 'EVP_CIPHER_CTX_new', 0, 'int64_t')
   const init = declare(koffi, 'EVP_CipherInit_ex', 6, 'int')
   const update = declare(koffi, 'EVP_CipherUpdate', 5, 'int')
@@ -156,48 +141,32 @@ function bindEvp(koffi: unknown, { instance }: WasmProvider): PacketCiphers {
   const base = addressOf(koffi, instance.memory)
   const context = Number(contextNew())
   if (context === 0) throw new RangeError('OpenSSL makes no cipher context')
-  const { words } = instance
   const [key, nonce, outLength, tag] = [base + WASM_KEY, base + WASM_NONCE + 16 - NONCE_BYTES, base + CONTEXT, base + WASM_TAG]
-  const start = (n0: number, n1: number, n2: number, encrypt: 0 | 1): boolean => {
-    const at = WASM_NONCE / 4
-    words[at + 1] = n0
-    words[at + 2] = n1
-    words[at + 3] = n2
-    return init(context, Number(cipher), 0, key, nonce, encrypt) === 1
-  }
+  const [staged, opened, received] = [base + WASM_STAGED, base + WASM_OPENED, base + WASM_RECEIVED_TAG]
   return {
     seal(source, target, length, n0, n1, n2): number {
+      instance.stage(source, length, n0, n1, n2)
       const isDone =
-        start(n0, n1, n2, 1) &&
-        update(context, base + target, outLength, base + source, length) === 1 &&
-        final(context, base + target + length, outLength) === 1 &&
+        init(context, cipher, 0, key, nonce, 1) === 1 &&
+        update(context, staged, outLength, staged, length) === 1 &&
+        final(context, opened, outLength) === 1 &&
         control(context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, tag) === 1
       if (!isDone) throw new Error('OpenSSL refuses to seal')
-      instance.memory.copyWithin(target + length, WASM_TAG, WASM_TAG + TAG_BYTES)
+      instance.sealed(target, length)
       return 1
     },
     open(source, target, length, n0, n1, n2): number {
-      instance.memory.copyWithin(WASM_TAG, source + length, source + length + TAG_BYTES)
+      instance.stage(source, length, n0, n1, n2)
       const isAuthentic =
-        start(n0, n1, n2, 0) &&
-        control(context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, tag) === 1 &&
-        update(context, base + target, outLength, base + source, length) === 1 &&
-        final(context, base + target + length, outLength) === 1
-      if (!isAuthentic) instance.memory.fill(0, target, target + length)
+        init(context, cipher, 0, key, nonce, 0) === 1 &&
+        control(context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, received) === 1 &&
+        update(context, opened, outLength, staged, length) === 1 &&
+        final(context, tag, outLength) === 1
+      if (isAuthentic) instance.memory.copyWithin(target, WASM_OPENED, WASM_OPENED + length)
+      else instance.memory.fill(0, WASM_OPENED, WASM_OPENED + length)
       return isAuthentic ? 1 : 0
     },
   }
-}
-
-/** OpenSSL from a length on; WASM for shorter packets, and for what OpenSSL is not asked to do here. */
-function from(breakEvenBytes: number, native: PacketCiphers, { instance }: WasmProvider): PacketCiphers {
-  const choose =
-    (ours: PacketCipher, theirs: PacketCipher): PacketCipher =>
-    (source, target, length, n0, n1, n2, additional) => {
-      const isFit = length >= breakEvenBytes && length > 0 && additional === 0 && (source === target || Math.abs(source - target) >= length + TAG_BYTES)
-      return isFit ? ours(source, target, length, n0, n1, n2, additional) : theirs(source, target, length, n0, n1, n2, additional)
-    }
-  return { seal: choose(native.seal, instance.seal), open: choose(native.open, instance.open) }
 }
 
 /** From which length on OpenSSL is faster, by the best of short bursts of each; `undefined` when it is not. Takes some milliseconds. */

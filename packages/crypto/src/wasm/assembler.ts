@@ -228,8 +228,18 @@ export class Body {
     this.#code.push(to.code, from.code, length.code, 0xfc, 0x0a, 0, 0)
   }
 
+  /** Sets bytes to one value. */
+  fillMemory(at: Expr<'i32'>, value: Expr<'i32'>, length: Expr<'i32'>): void {
+    this.#code.push(at.code, value.code, length.code, 0xfc, 0x0b, 0)
+  }
+
   call(index: number, ...args: readonly Expr<ValueType>[]): void {
     this.#code.push(args.map((arg) => arg.code), 0x10, unsigned(index))
+  }
+
+  /** The value that a function gives; it is called where the value is used. */
+  callFor(index: number, ...args: readonly Expr<ValueType>[]): Expr<'i32'> {
+    return { type: 'i32', code: [args.map((arg) => arg.code), 0x10, unsigned(index)] }
   }
 
   if(condition: Expr<'i32'>, then: () => void): void {

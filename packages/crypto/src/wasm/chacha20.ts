@@ -1,17 +1,23 @@
-import { type Body, type Expr, i32, load128, type Local, type ModuleBuilder, select, shuffleBytes, shuffleWords, vec, vecShift, w32, words } from './assembler.ts'
-import { KEY, MASKS, NONCE, STREAM } from './layout.ts'
+import { type Body, type Expr, i32, isZero, load128, type Local, type ModuleBuilder, select, shuffleBytes, shuffleWords, vec, vecShift, w32, withLane, words } from './assembler.ts'
+import { ENTRY_BYTES, KEY, MASKS, NONCE, STREAM, STREAMS } from './layout.ts'
 
 const { add32, xor, or } = vec
 const SIGMA = words(0x61707865, 0x3320646e, 0x79622d32, 0x6b206574) // "expand 32-byte k"
 const BLOCKS = 3
 const GROUP_BYTES = 64 * BLOCKS
+/** Packets up to this length need two blocks, with the one that the key of Poly1305 comes from. */
+export const SHORT_BYTES = 64
 
 /** The functions that this file adds to a module. */
 export interface ChaCha20Functions {
-  /** Three blocks of key stream to `STREAM`; counts on. */
-  readonly stream: number
-  /** (source, target, length): the packet's bytes after block 0, whose blocks 1 and 2 stand in `STREAM` already. */
+  /** (length): the first blocks of key stream to `STREAM`, three or, for packets up to `SHORT_BYTES`, two; counts on. */
+  readonly start: number
+  /** (source, target, length): the packet's bytes after block 0, whose first blocks stand in `STREAM` already. */
   readonly crypt: number
+  /** (entry, block): the block of that number for each of the packets of three entries, to `STREAMS + 128 i + 64 block`. */
+  readonly streams: number
+  /** (source, target, length, key stream): a packet of up to `SHORT_BYTES`, or the next bytes of one. */
+  readonly cryptRows: number
 }
 
 /**
@@ -20,11 +26,21 @@ export interface ChaCha20Functions {
  */
 export function addChaCha20(module: ModuleBuilder): ChaCha20Functions {
   const stream = module.func(undefined, 0, false, (f) => {
-    nextBlocks(f).forEach((row, i) => f.store128(i32(STREAM), 16 * i, row))
+    nextBlocks(f, BLOCKS).forEach((row, i) => f.store128(i32(STREAM), 16 * i, row))
+  })
+  const start = module.func(undefined, 1, false, (f, length) => {
+    const isLong = f.let(w32.gtU(length, i32(SHORT_BYTES)))
+    f.if(isLong, () => f.call(stream))
+    f.if(isZero(isLong), () => nextBlocks(f, 2).forEach((row, i) => f.store128(i32(STREAM), 16 * i, row)))
+  })
+  const streams = module.func(undefined, 2, false, (f, entry, block) => {
+    const to = f.let(w32.add(i32(STREAMS), w32.shl(block, i32(6))))
+    const rows = blocksOf(f, Array.from({ length: BLOCKS }, (_, i) => withLane(load128(entry, ENTRY_BYTES * i + 16), 0, block)))
+    rows.forEach((row, i) => f.store128(to, 128 * (i >> 2) + 16 * (i & 3), row))
   })
   const cryptGroups = module.func(undefined, 3, false, (f, source, target, groups) => {
     f.while(groups, () => {
-      nextBlocks(f).forEach((row, i) => f.store128(target, 16 * i, xor(load128(source, 16 * i), row)))
+      nextBlocks(f, BLOCKS).forEach((row, i) => f.store128(target, 16 * i, xor(load128(source, 16 * i), row)))
       f.set(source, w32.add(source, i32(GROUP_BYTES)))
       f.set(target, w32.add(target, i32(GROUP_BYTES)))
       f.set(groups, w32.sub(groups, i32(1)))
@@ -62,18 +78,20 @@ export function addChaCha20(module: ModuleBuilder): ChaCha20Functions {
       })
     })
   })
-  return { stream, crypt }
+  return { start, crypt, streams, cryptRows }
 }
 
-/** Code for the next three blocks; gives their twelve rows. */
-function nextBlocks(f: Body): Local<'v128'>[] {
-  const nonce = f.let(load128(i32(NONCE)))
-  const blocks = Array.from({ length: BLOCKS }, (_, i) => ({
-    a: f.let(SIGMA),
-    b: f.let(load128(i32(KEY))),
-    c: f.let(load128(i32(KEY + 16))),
-    d: f.let(i === 0 ? nonce : add32(nonce, words(i, 0, 0, 0))),
-  }))
+/** Code for the next blocks of the packet at hand; gives their rows. */
+function nextBlocks(f: Body, count: number): Local<'v128'>[] {
+  const nonce = load128(i32(NONCE))
+  const rows = blocksOf(f, Array.from({ length: count }, (_, i) => (i === 0 ? nonce : add32(nonce, words(i, 0, 0, 0)))))
+  f.store128(i32(NONCE), 0, add32(nonce, words(count, 0, 0, 0)))
+  return rows
+}
+
+/** Code for the blocks with these counters and nonces; gives their rows, four for each. */
+function blocksOf(f: Body, nonces: readonly Expr<'v128'>[]): Local<'v128'>[] {
+  const blocks = nonces.map((nonce) => ({ a: f.let(SIGMA), b: f.let(load128(i32(KEY))), c: f.let(load128(i32(KEY + 16))), d: f.let(nonce) }))
   const each = (step: (block: (typeof blocks)[number]) => void): void => blocks.forEach(step)
   // One quarter round on all four columns, an operation at a time across the blocks, so that none waits for its own result.
   const columns = (): void => {
@@ -105,14 +123,12 @@ function nextBlocks(f: Body): Local<'v128'>[] {
     turn([1, 2, 3, 0], [3, 0, 1, 2])
     f.set(rounds, w32.sub(rounds, i32(1)))
   })
-  const start = load128(i32(NONCE))
   blocks.forEach(({ a, b, c, d }, i) => {
     f.set(a, add32(a, SIGMA))
     f.set(b, add32(b, load128(i32(KEY))))
     f.set(c, add32(c, load128(i32(KEY + 16))))
-    f.set(d, add32(d, add32(start, words(i, 0, 0, 0))))
+    f.set(d, add32(d, nonces[i] ?? SIGMA))
   })
-  f.store128(i32(NONCE), 0, add32(start, words(BLOCKS, 0, 0, 0)))
   return blocks.flatMap(({ a, b, c, d }) => [a, b, c, d])
 }
 

@@ -1,4 +1,7 @@
-export { type PacketCipher, type PacketCiphers, WasmCryptoError, type WasmCryptoErrorCode, type WasmExports, type WasmInstance, type WasmKey } from './instance.ts'
-export { KEY as WASM_KEY, NATIVE as WASM_NATIVE, NONCE as WASM_NONCE, STREAM as WASM_STREAM, TAG as WASM_TAG, ZEROS as WASM_ZEROS } from './layout.ts'
+export { type NativeCiphers, type PacketCipher, type PacketCiphers, WasmCryptoError, type WasmCryptoErrorCode, type WasmExports, type WasmInstance, type WasmKey } from './instance.ts'
+export {
+  KEY as WASM_KEY, MAX_STAGED_BYTES as WASM_MAX_STAGED_BYTES, NATIVE as WASM_NATIVE, NONCE as WASM_NONCE, OPENED as WASM_OPENED, RECEIVED_TAG as WASM_RECEIVED_TAG, STAGED as WASM_STAGED,
+  TAG as WASM_TAG,
+} from './layout.ts'
 export { DEFAULT_MEMORY_BYTES, wasmModuleBytes } from './module.ts'
-export { type WasmProvider, wasmProvider, wasmProviderWith } from './wasm-provider.ts'
+export { type KeyExchange, type WasmProvider, wasmProvider, wasmProviderWith } from './wasm-provider.ts'

@@ -14,10 +14,12 @@
  * | 432 | 16 | Poly1305 key, the half that is added at the end |
  * | 448 | 32 | BLAKE2s result |
  * | 512 | 4096 | input of BLAKE2s, and additional data of single calls |
- * | 4608 | 64 | zeros |
- * | 4672 | 32 | what stood behind a packet, while other code uses the place |
+ * | 4608 | 16 | the tag that came with a packet, while native code opens it |
  * | 4736 | 1024 | for native code that works on this memory |
- * | 5760 | 66048 | one packet from foreign memory, with room around it |
+ * | 5760 | 1088 | packets of a batch: see `addBatches` |
+ * | 6848 | 384 | two blocks of key stream for each of three short packets |
+ * | 7232 | 66048 | one packet from foreign memory or for native code, with 64 bytes before and behind it |
+ * | 73280 | 66048 | the plaintext of a packet that native code opens, until its tag has turned out right; 64 bytes before and behind it |
  */
 export const MASKS = 0
 export const KEY = 32
@@ -31,12 +33,20 @@ export const ADDEND = 432
 export const DIGEST = 448
 export const INPUT = 512
 export const INPUT_BYTES = 4096
-export const ZEROS = 4608
-export const BEHIND = 4672
+export const RECEIVED_TAG = 4608
 export const NATIVE = 4736
-export const STAGING = 5760
+export const TABLE = 5760
+export const TABLE_ENTRIES = 32
+export const ENTRY_BYTES = 32
+export const STREAMS = 6848
+export const STREAMS_BYTES = 384
+export const STAGING = 7232
 export const STAGING_BYTES = 66_048
+/** Where a staged packet begins, and how long it may be, tag included. */
+export const STAGED: number = STAGING + 64
+export const MAX_STAGED_BYTES: number = STAGING_BYTES - 128
+export const OPENED: number = STAGED + STAGING_BYTES
 /** Where the memory that belongs to callers begins. */
-export const USER = 72_704
+export const USER: number = STAGING + 2 * STAGING_BYTES
 /** Rows are read whole: so many bytes at the end of the memory belong to nobody. */
 export const SLACK_BYTES = 64

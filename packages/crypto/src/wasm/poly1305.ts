@@ -1,11 +1,11 @@
 import { type Expr, extend, i32, i64, load32, load128, type Local, type ModuleBuilder, vec, w32, w64, words, wrap } from './assembler.ts'
-import { ACCUMULATOR, ADDEND, LAST, MASKS, MULTIPLIER, STREAM, TAG } from './layout.ts'
+import { ACCUMULATOR, ADDEND, LAST, MASKS, MULTIPLIER, TAG } from './layout.ts'
 import { at, carry, carryInto, LIMB, LIMB_BITS, type Limbs, loadLimbs, multiply, storeLimbs } from './limbs.ts'
 import { addPoly1305Groups, MIN_GROUPS } from './poly1305-groups.ts'
 
 /** The functions that this file adds to a module. */
 export interface Poly1305Functions {
-  /** (): takes the one-time key from the first 32 bytes of `STREAM` and clears the accumulator. */
+  /** (key): takes the one-time key, 32 bytes, and clears the accumulator. */
   readonly begin: number
   /** (address, length): adds bytes, the last block padded with zeros, as RFC 8439 section 2.8 pads. */
   readonly absorb: number
@@ -18,13 +18,13 @@ export interface Poly1305Functions {
  * time (`poly1305-groups.ts`). No branch and no address depends on a secret.
  */
 export function addPoly1305(module: ModuleBuilder): Poly1305Functions {
-  const begin = module.func(undefined, 0, false, (f) => {
-    const t = [0, 4, 8, 12].map((offset) => f.let(load32(i32(STREAM), offset)))
+  const begin = module.func(undefined, 1, false, (f, key) => {
+    const t = [0, 4, 8, 12].map((offset) => f.let(load32(key, offset)))
     const clamped = [LIMB, 0x3ff_ff03, 0x3ff_c0ff, 0x3f0_3fff, 0x00f_ffff]
     limbsOf(t).forEach((limb, i) => f.store32(i32(MULTIPLIER), 4 * i, w32.and(limb, i32(clamped[i] ?? 0))))
     f.store128(i32(ACCUMULATOR), 0, words(0, 0, 0, 0))
     f.store32(i32(ACCUMULATOR), 16, i32(0))
-    f.store128(i32(ADDEND), 0, load128(i32(STREAM + 16)))
+    f.store128(i32(ADDEND), 0, load128(key, 16))
   })
   const absorbBlocks = module.func(undefined, 2, false, (f, address, blocks) => {
     const h = loadLimbs(f, ACCUMULATOR)

@@ -1,8 +1,8 @@
 import { DONE, DROPPED, HEADROOM_BYTES, PacketBatch, PENDING } from '@meshwright/core'
 import { nobleProvider } from '../noble-provider.ts'
 import type { CryptoProvider, KeySlot } from '../provider.ts'
-import { type PacketCiphers, WasmCryptoError, type WasmExports, WasmInstance, WasmKey } from './instance.ts'
-import { DIGEST, INPUT, INPUT_BYTES, STAGING, STAGING_BYTES, USER } from './layout.ts'
+import { type NativeCiphers, WasmCryptoError, type WasmExports, WasmInstance, WasmKey } from './instance.ts'
+import { DIGEST, INPUT, INPUT_BYTES, MAX_STAGED_BYTES, STAGED, TABLE_ENTRIES, USER } from './layout.ts'
 import { selfTest } from './self-test.ts'
 
 const TAG_BYTES = 16
@@ -11,8 +11,7 @@ const NONCE_BYTES = 12
 const BLOCK_BYTES = 64
 const DIGEST_BYTES = 32
 const MAC_BYTES = 16
-const MAX_STAGED_BYTES: number = STAGING_BYTES - 2 * HEADROOM_BYTES
-const STAGED: number = STAGING + HEADROOM_BYTES
+const MAX_PLAIN_BYTES: number = MAX_STAGED_BYTES - TAG_BYTES
 
 /** A provider over an instance of the module; its batches are fastest where they lie in the instance's memory. */
 export interface WasmProvider extends CryptoProvider {
@@ -25,6 +24,9 @@ export interface WasmProvider extends CryptoProvider {
   readonly instance: WasmInstance
 }
 
+/** X25519 by whoever is fastest at it. */
+export type KeyExchange = Pick<CryptoProvider, 'publicKey' | 'sharedSecret'>
+
 /**
  * ChaCha20-Poly1305 and BLAKE2s by WebAssembly with SIMD; all else by `fallback`. Batches whose memory lies in the instance are worked
  * on where they are; other packets of up to 65 920 bytes are copied in and out, longer ones go to the fallback.
@@ -33,17 +35,17 @@ export interface WasmProvider extends CryptoProvider {
  * @throws CRYPTO_WASM_INSTANCE, or CRYPTO_WASM_SELF_TEST when it does not give the known answers
  */
 export function wasmProvider(exports: WasmExports, fallback: CryptoProvider = nobleProvider): WasmProvider {
-  const instance = new WasmInstance(exports)
-  return tested(new InstanceProvider('wasm', instance, instance, fallback))
+  return tested(new InstanceProvider('wasm', new WasmInstance(exports), undefined, fallback, fallback))
 }
 
 /**
- * The same provider with other ciphers on the same memory: for native code that works on it.
- * @param ciphers what they cannot do they hand to `provider.instance`
+ * The same provider with native code on the same memory.
+ * @param native packets of batches from its `fromBytes` on, as far as they fit into the staging area
+ * @param exchange X25519 (default: the provider's)
  * @throws CRYPTO_WASM_SELF_TEST when they do not give the known answers
  */
-export function wasmProviderWith(provider: WasmProvider, name: string, ciphers: PacketCiphers): WasmProvider {
-  return tested(new InstanceProvider(name, provider.instance, ciphers, provider))
+export function wasmProviderWith(provider: WasmProvider, name: string, native: NativeCiphers, exchange: KeyExchange = provider): WasmProvider {
+  return tested(new InstanceProvider(name, provider.instance, native, provider, exchange))
 }
 
 function tested(provider: WasmProvider): WasmProvider {
@@ -55,20 +57,25 @@ function tested(provider: WasmProvider): WasmProvider {
 class InstanceProvider implements WasmProvider {
   readonly name: string
   readonly instance: WasmInstance
-  readonly #ciphers: PacketCiphers
   readonly publicKey: CryptoProvider['publicKey']
   readonly sharedSecret: CryptoProvider['sharedSecret']
   readonly xaeadSeal: CryptoProvider['xaeadSeal']
   readonly xaeadOpen: CryptoProvider['xaeadOpen']
+  readonly #native: NativeCiphers
+  /** Native code takes packets from this length on. */
+  readonly #nativeFrom: number
   readonly #fallback: CryptoProvider
+  /** Slots of the packets that stand in the instance's table. */
+  readonly #listed: Int32Array = new Int32Array(TABLE_ENTRIES)
 
-  constructor(name: string, instance: WasmInstance, ciphers: PacketCiphers, fallback: CryptoProvider) {
+  constructor(name: string, instance: WasmInstance, native: NativeCiphers | undefined, fallback: CryptoProvider, exchange: KeyExchange) {
     this.name = name
     this.instance = instance
-    this.#ciphers = ciphers
+    this.#native = native ?? { seal: instance.seal, open: instance.open, fromBytes: Infinity }
+    this.#nativeFrom = native?.fromBytes ?? Infinity
     this.#fallback = fallback
-    this.publicKey = (privateKey) => fallback.publicKey(privateKey)
-    this.sharedSecret = (privateKey, publicKey) => fallback.sharedSecret(privateKey, publicKey)
+    this.publicKey = (privateKey) => exchange.publicKey(privateKey)
+    this.sharedSecret = (privateKey, publicKey) => exchange.sharedSecret(privateKey, publicKey)
     this.xaeadSeal = (key, nonce, plaintext, additionalData) => fallback.xaeadSeal(key, nonce, plaintext, additionalData)
     this.xaeadOpen = (key, nonce, sealed, additionalData) => fallback.xaeadOpen(key, nonce, sealed, additionalData)
   }
@@ -108,7 +115,7 @@ class InstanceProvider implements WasmProvider {
     instance.memory.set(plaintext, STAGED)
     const once = new WasmKey(key)
     instance.load(once)
-    this.#ciphers.seal(STAGED, STAGED, plaintext.length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional)
+    this.#sealStaged(plaintext.length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional)
     instance.unload(once)
     once.words.fill(0)
     return instance.memory.slice(STAGED, STAGED + plaintext.length + TAG_BYTES)
@@ -124,7 +131,7 @@ class InstanceProvider implements WasmProvider {
     instance.memory.set(sealed, STAGED)
     const once = new WasmKey(key)
     instance.load(once)
-    const isAuthentic = this.#ciphers.open(STAGED, STAGED, length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional) === 1
+    const isAuthentic = this.#openStaged(length, word(nonce, 0), word(nonce, 4), word(nonce, 8), additional)
     instance.unload(once)
     once.words.fill(0)
     if (!isAuthentic) return undefined
@@ -142,7 +149,11 @@ class InstanceProvider implements WasmProvider {
     const base = this.#baseOf(batch)
     let low = Number(firstCounter & 0xffff_ffffn)
     let high = Number((firstCounter >> 32n) & 0xffff_ffffn)
-    if (key !== undefined) this.instance.load(key)
+    const { instance } = this
+    const native = this.#native
+    const nativeFrom = this.#nativeFrom
+    if (key !== undefined) instance.load(key)
+    let listed = 0
     for (let i = from; i < to; i += 1) {
       if (batch.verdict[i] !== PENDING) continue
       const length = batch.length[i] ?? 0
@@ -154,19 +165,35 @@ class InstanceProvider implements WasmProvider {
       }
       batch.counterLow[i] = low
       batch.counterHigh[i] = high
-      if (base >= 0) this.#ciphers.seal(base + source, base + target, length, 0, low, high, 0)
-      else this.#sealForeign(slot, batch, i, source, target, length, low, high)
+      if (base < 0) this.#sealForeign(slot, batch, i, source, target, length, low, high)
+      else if (length >= nativeFrom && length <= MAX_PLAIN_BYTES) {
+        if (listed > 0) instance.sealMany(listed) // slots are worked on in order: one's target may be another's source
+        listed = 0
+        native.seal(base + source, base + target, length, 0, low, high, 0)
+      } else {
+        instance.list(listed, base + source, base + target, length, low, high)
+        listed += 1
+        if (listed === TABLE_ENTRIES) {
+          instance.sealMany(listed)
+          listed = 0
+        }
+      }
       batch.targetLength[i] = length + TAG_BYTES
       batch.verdict[i] = DONE
       low = (low + 1) >>> 0
       if (low === 0) high = (high + 1) >>> 0
     }
+    if (listed > 0) instance.sealMany(listed)
   }
 
   openBatch(slot: KeySlot, batch: PacketBatch, from: number = 0, to: number = batch.count): void {
     const key = this.#keyOf(slot)
     const base = this.#baseOf(batch)
-    if (key !== undefined) this.instance.load(key)
+    const { instance } = this
+    const native = this.#native
+    const nativeFrom = this.#nativeFrom
+    if (key !== undefined) instance.load(key)
+    let listed = 0
     for (let i = from; i < to; i += 1) {
       if (batch.verdict[i] !== PENDING) continue
       const length = (batch.length[i] ?? 0) - TAG_BYTES
@@ -178,10 +205,42 @@ class InstanceProvider implements WasmProvider {
       }
       const low = batch.counterLow[i] ?? 0
       const high = batch.counterHigh[i] ?? 0
-      const isAuthentic = base >= 0 ? this.#ciphers.open(base + source, base + target, length, 0, low, high, 0) === 1 : this.#openForeign(slot, batch, i, source, target, length, low, high)
+      if (base >= 0 && !(length >= nativeFrom && length <= MAX_PLAIN_BYTES)) {
+        instance.list(listed, base + source, base + target, length, low, high)
+        this.#listed[listed] = i
+        listed += 1
+        if (listed === TABLE_ENTRIES) listed = this.#openListed(batch, listed)
+        continue
+      }
+      if (listed > 0) listed = this.#openListed(batch, listed)
+      const isAuthentic = base < 0 ? this.#openForeign(slot, batch, i, source, target, length, low, high) : native.open(base + source, base + target, length, 0, low, high, 0) === 1
       if (isAuthentic) batch.targetLength[i] = length
       batch.verdict[i] = isAuthentic ? DONE : DROPPED
     }
+    if (listed > 0) this.#openListed(batch, listed)
+  }
+
+  /** Opens the packets of the table; none is left in it. */
+  #openListed(batch: PacketBatch, count: number): 0 {
+    const { instance } = this
+    instance.openMany(count)
+    for (let entry = 0; entry < count; entry += 1) {
+      const i = this.#listed[entry] ?? 0
+      const isAuthentic = instance.wasOpened(entry)
+      if (isAuthentic) batch.targetLength[i] = (batch.length[i] ?? 0) - TAG_BYTES
+      batch.verdict[i] = isAuthentic ? DONE : DROPPED
+    }
+    return 0
+  }
+
+  #sealStaged(length: number, n0: number, n1: number, n2: number, additional: number): void {
+    const ciphers = length >= this.#nativeFrom && additional === 0 ? this.#native : this.instance
+    ciphers.seal(STAGED, STAGED, length, n0, n1, n2, additional)
+  }
+
+  #openStaged(length: number, n0: number, n1: number, n2: number, additional: number): boolean {
+    const ciphers = length >= this.#nativeFrom && additional === 0 ? this.#native : this.instance
+    return ciphers.open(STAGED, STAGED, length, n0, n1, n2, additional) === 1
   }
 
   #sealForeign(slot: KeySlot, batch: PacketBatch, i: number, source: number, target: number, length: number, low: number, high: number): void {
@@ -192,7 +251,7 @@ class InstanceProvider implements WasmProvider {
     }
     const { memory } = this.instance
     memory.set(batch.memory.subarray(source, source + length), STAGED)
-    this.#ciphers.seal(STAGED, STAGED, length, 0, low, high, 0)
+    this.#sealStaged(length, 0, low, high, 0)
     batch.memory.set(memory.subarray(STAGED, STAGED + length + TAG_BYTES), target)
   }
 
@@ -204,7 +263,7 @@ class InstanceProvider implements WasmProvider {
     }
     const { memory } = this.instance
     memory.set(batch.memory.subarray(source, source + length + TAG_BYTES), STAGED)
-    if (this.#ciphers.open(STAGED, STAGED, length, 0, low, high, 0) !== 1) return false
+    if (!this.#openStaged(length, 0, low, high, 0)) return false
     batch.memory.set(memory.subarray(STAGED, STAGED + length), target)
     return true
   }
