@@ -4,3 +4,4 @@ export { type ControlConnection, ControlConnectionError, type ControlConnectionE
 export { type Driver, drive } from './drive.ts'
 export { nodeCryptoProvider } from './node-crypto.ts'
 export { systemRandom } from './random.ts'
+export { wasmCryptoProvider } from './wasm-crypto.ts'

@@ -2,9 +2,8 @@ import { createCipheriv, createDecipheriv, createHash, createHmac, createPrivate
 import { DONE, DROPPED, type PacketBatch, PENDING } from '@meshwright/core'
 import { type CryptoProvider, isAllZero, type KeySlot, nobleProvider } from '@meshwright/crypto'
 
-// DER prefixes of raw X25519 keys (RFC 8410 sections 4 and 7).
+// DER prefix of a raw X25519 key (RFC 8410 section 7).
 const PRIVATE_DER = Buffer.from('302e020100300506032b656e04220420', 'hex')
-const PUBLIC_DER = Buffer.from('302a300506032b656e032100', 'hex')
 const CIPHER = 'chacha20-poly1305'
 const TAG_BYTES = 16
 const NONCE_BYTES = 12
@@ -19,7 +18,8 @@ export const nodeCryptoProvider: CryptoProvider = {
   name: 'node',
 
   publicKey(privateKey: Uint8Array): Uint8Array {
-    return rawPublic(createPublicKey(importPrivate(privateKey)))
+    // The exchange with the base point: cheaper than asking OpenSSL for the public half and its encoding.
+    return new Uint8Array(diffieHellman({ privateKey: privateKeyObject(privateKey), publicKey: BASE_POINT }))
   },
 
   sharedSecret(privateKey: Uint8Array, publicKey: Uint8Array): Uint8Array | undefined {
@@ -133,16 +133,21 @@ function keyOf(slot: KeySlot): Uint8Array | undefined {
   return slot instanceof NodeKeySlot ? slot.key : undefined
 }
 
+const BASE_POINT: KeyObject = importPublic(Uint8Array.from({ length: 32 }, (_, i) => (i === 0 ? 9 : 0)))
 const publicKeys = new Map<string, KeyObject>()
 const privateKeys = new Map<string, KeyObject>()
 const privateUses = new Map<string, number>()
+/** Imported keys live at least as long as the bytes that they were made of: a handshake uses its ephemeral key three times. */
+const imported = new WeakMap<Uint8Array, { readonly id: string; readonly key: KeyObject }>()
 
-// Ephemeral private keys serve two exchanges and must then be forgotten: only what comes a third time is kept.
+// Ephemeral private keys belong to one handshake and must then be forgotten: only what is imported a third time is kept.
 function privateKeyObject(raw: Uint8Array): KeyObject {
   const id = idOf(raw)
-  const known = privateKeys.get(id)
+  const held = imported.get(raw)
+  const known = held?.id === id ? held.key : privateKeys.get(id)
   if (known !== undefined) return known
   const key = importPrivate(raw)
+  imported.set(raw, { id, key })
   const uses = (privateUses.get(id) ?? 0) + 1
   privateUses.delete(id)
   if (uses < 3) remember(privateUses, id, uses)
@@ -176,12 +181,9 @@ function importPrivate(raw: Uint8Array): KeyObject {
   return createPrivateKey({ key: Buffer.concat([PRIVATE_DER, raw]), format: 'der', type: 'pkcs8' })
 }
 
+// As JWK, which is eight times as fast as DER. Private keys stay with DER: a JWK would hold the secret as a string.
 function importPublic(raw: Uint8Array): KeyObject {
-  return createPublicKey({ key: Buffer.concat([PUBLIC_DER, raw]), format: 'der', type: 'spki' })
-}
-
-function rawPublic(key: KeyObject): Uint8Array {
-  return new Uint8Array(key.export({ format: 'der', type: 'spki' }).subarray(PUBLIC_DER.length))
+  return createPublicKey({ key: { kty: 'OKP', crv: 'X25519', x: Buffer.from(raw).toString('base64url') }, format: 'jwk' })
 }
 
 function seal(key: Uint8Array, nonce: Uint8Array, plaintext: Uint8Array, into: Uint8Array, additionalData?: Uint8Array): void {
