@@ -121,6 +121,14 @@ test('a later fragment has no ports and must not begin where it could rewrite th
   expect([later.isLaterFragment, later.moreFragments, later.fragmentOffset, later.dstPort, later.transportChecksumOk]).toEqual([true, true, 80, 0, false])
   expect(readable(ipv4With(PROTOCOL_TSMP, 0x2000, 8))).toBe(false)
   expect(view(ipv4With(PROTOCOL_UDP, 0x2000, 8)).isFragment).toBe(true)
+  // Whatever protocol it names: 0 and 255 stand for nothing only where a header should follow.
+  for (const protocol of [0, 255]) expect([readable(ipv4With(protocol, 10, 8)), readable(ipv4With(protocol, 0, 8))]).toEqual([true, false])
+})
+
+test('IPv6 lets the first of several TSMP fragments be read, as the real node does', () => {
+  const fragment = (next: number, offset: number): boolean =>
+    readable(encodeIpPacket({ src: ip('fd00::1'), dst: ip('fd00::2'), protocol: PROTOCOL_IPV6_FRAGMENT, payload: Uint8Array.from([next, 0, 0, offset, 0, 0, 0, 1, ...new Uint8Array(8)]) }))
+  expect([fragment(PROTOCOL_TSMP, 1), fragment(0, 1), fragment(0, 80), fragment(255, 81)]).toEqual([true, false, true, true])
 })
 
 test('of the IPv6 extension headers only a Fragment header is stepped over', () => {

@@ -335,9 +335,10 @@ export class PacketView {
     this.#moreFragments = more
     this.#fragmentOffset = fragmentOffset
     this.#payloadOffset = this.#transportOffset
-    if (this.#protocol === PROTOCOL_HOP_BY_HOP || this.#protocol === PROTOCOL_RESERVED) return false
+    // Of a later fragment the protocol says nothing: there is no header of it here.
     if (fragmentOffset !== 0) return fragmentOffset >= MIN_LATER_FRAGMENT_OFFSET_BYTES
-    if (more && this.#protocol === PROTOCOL_TSMP) return false
+    if (this.#protocol === PROTOCOL_HOP_BY_HOP || this.#protocol === PROTOCOL_RESERVED) return false
+    if (more && this.#protocol === PROTOCOL_TSMP && this.#family === 4) return false
     return this.#decodeTransport(memory)
   }
 
