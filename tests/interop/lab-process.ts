@@ -78,7 +78,7 @@ export class LabProcess {
 
 /** A temporary folder and the programs that run in it: `stop` ends them all and removes the folder. */
 export class Lab {
-  readonly folder: string = mkdtempSync(path.join(os.tmpdir(), 'meshwright-interop-'))
+  #folder: string | undefined
   readonly #processes: LabProcess[] = []
   readonly #cleanups: (() => void | Promise<void>)[] = []
 
@@ -86,6 +86,11 @@ export class Lab {
     const started = new LabProcess(name, file, args, options)
     this.#processes.push(started)
     return started
+  }
+
+  /** Made when it is first wanted: suites whose flows are all skipped leave nothing behind. */
+  get folder(): string {
+    return (this.#folder ??= mkdtempSync(path.join(os.tmpdir(), 'meshwright-interop-')))
   }
 
   at(...names: readonly string[]): string {
@@ -122,7 +127,8 @@ export class Lab {
   async stop(): Promise<void> {
     for (const cleanup of this.#cleanups.splice(0).reverse()) await cleanup()
     await Promise.all(this.#processes.splice(0).map((each) => each.stop()))
-    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
+    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
+    this.#folder = undefined
   }
 }
 

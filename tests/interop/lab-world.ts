@@ -15,9 +15,9 @@ export const OPEN_POLICY: unknown = { tagOwners: { 'tag:srv': ['alice@'] }, acls
 export const TAILSCALE_VERSIONS: readonly string[] = chosenVersions()
 
 function chosenVersions(): readonly string[] {
-  const versions = [TAILSCALE_NEWEST, TAILSCALE_OLDEST, ...(process.env['MESHWRIGHT_INTEROP_ALL'] === '1' ? TAILSCALE_EXTRA : [])]
   const peer = process.env['MESHWRIGHT_INTEROP_PEER']
-  return peer === undefined ? versions : [...versions, ...TAILSCALE_EXTRA].filter((version, i, all) => all.indexOf(version) === i && `tailscaled@${version}`.includes(peer))
+  const extra = TAILSCALE_EXTRA.filter((version) => process.env['MESHWRIGHT_INTEROP_ALL'] === '1' || peer?.endsWith(`@${version}`) === true)
+  return [TAILSCALE_NEWEST, TAILSCALE_OLDEST, ...extra].filter((version) => peer === undefined || `tailscaled@${version}`.includes(peer))
 }
 
 /** Health lines that a release shows by nature, and that tell nothing of us. */

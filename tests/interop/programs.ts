@@ -100,9 +100,12 @@ export interface Installed {
   readonly seconds: number
 }
 
-/** Installs what is missing, two builds at a time: compiling uses all cores, but fetching and linking do not. */
-export async function installAll(say: (line: string) => void, all: boolean = false): Promise<readonly Installed[]> {
-  const wanted = PROGRAMS.filter((program) => all || program.extra !== true)
+/**
+ * Installs what is missing, two builds at a time: compiling uses all cores, but fetching and linking do not.
+ * @param wants which of the programs beyond the usual are wanted
+ */
+export async function installAll(say: (line: string) => void, wants: (extra: Program) => boolean = () => false): Promise<readonly Installed[]> {
+  const wanted = PROGRAMS.filter((program) => program.extra !== true || wants(program))
   const results = new Map<Program, Installed>(wanted.map((program) => [program, { program, path: programPath(program), reason: undefined, seconds: 0 }]))
   // Programs of one module in one version share one build.
   const jobs = new Map<string, Program[]>()

@@ -4,7 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Cell, document, matrix, readCells, type VitestReport } from './matrix.ts'
-import { type Installed, installAll, installSystem, linkAll, programLabel } from './programs.ts'
+import { type Installed, installAll, installSystem, linkAll, type Program, programLabel } from './programs.ts'
 import { Traces } from './traces.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
@@ -18,7 +18,7 @@ What is missing is installed by name (needs Go; Rust for boringtun; apt for prog
 ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_INTEROP_CACHE.
   --grep FLOW      only flows whose group or name holds FLOW
   --peer PEER      only cells of this peer: tailscaled@1.80.3, tailscaled, headscale...
-  --all            also tailscaled 1.84, 1.88, 1.92, 1.96, 1.98 and 1.100
+  --all            also tailscaled 1.84, 1.88, 1.92, 1.96, 1.98 and 1.100; one of them alone: --peer tailscaled@1.84.3
   --json           print {ok, seconds, cells: [{group, flow, peer, outcome, ms, reason}]} alone on standard output
   --install-only   install, then stop
   --write-docs     write the matrix to docs/interop.md
@@ -44,7 +44,7 @@ async function main(): Promise<number> {
     process.stdout.write(USAGE)
     return 0
   }
-  const installed = await installEverything(values.all === true)
+  const installed = await installEverything((extra) => values.all === true || values.peer?.endsWith(programLabel(extra).replace(/^[^@]*/, '')) === true)
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
 
   const begun = performance.now()
@@ -87,10 +87,10 @@ async function main(): Promise<number> {
   return ok ? 0 : 1
 }
 
-async function installEverything(all: boolean): Promise<readonly Installed[]> {
+async function installEverything(wants: (extra: Program) => boolean): Promise<readonly Installed[]> {
   const say = (line: string): void => void process.stderr.write(`${line}\n`)
   for (const { name } of await installSystem(say)) say(`${name} is missing: flows that need it are skipped`)
-  const installed = await installAll(say, all)
+  const installed = await installAll(say, wants)
   for (const { reason } of installed) if (reason !== undefined) say(reason)
   return installed
 }
