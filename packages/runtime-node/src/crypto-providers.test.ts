@@ -110,6 +110,29 @@ describe.each(PROVIDERS)('%s', (_, found) => {
     expect([...batch.verdict]).toEqual([DROPPED, DROPPED])
   })
 
+  tested('X25519 agrees with noble, keys that are not clamped and points off the curve included; points of low order give no secret', () => {
+    const random = new SeededRandom(13)
+    for (let i = 0; i < 20; i += 1) {
+      const [own, peer] = [random.bytes(32), random.bytes(32)]
+      expect(provider.publicKey(own)).toEqual(nobleProvider.publicKey(own))
+      expect(provider.sharedSecret(own, peer)).toEqual(nobleProvider.sharedSecret(own, peer))
+    }
+    const low = [new Uint8Array(32), Uint8Array.of(1, ...new Uint8Array(31)), Uint8Array.from(Buffer.from('e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800', 'hex'))]
+    for (const point of low) expect(provider.sharedSecret(random.bytes(32), point)).toBeUndefined()
+    for (const [own, peer] of [[31, 32], [32, 33], [0, 32]] as const) expect(provider.sharedSecret(random.bytes(own), random.bytes(peer))).toBeUndefined()
+  })
+
+  tested('X25519 goes by what stands in the array of a private key now, not by what stood there', () => {
+    const random = new SeededRandom(14)
+    const own = random.bytes(32)
+    const peer = nobleProvider.publicKey(random.bytes(32))
+    for (let i = 0; i < 4; i += 1) {
+      expect(provider.publicKey(own)).toEqual(nobleProvider.publicKey(own))
+      expect(provider.sharedSecret(own, peer)).toEqual(nobleProvider.sharedSecret(own, peer))
+      own.set(random.bytes(32))
+    }
+  })
+
   tested('single calls, hashes and MACs agree with noble, additional data and long input included', () => {
     const random = new SeededRandom(9)
     for (let i = 0; i < 200; i += 1) {

@@ -1,14 +1,11 @@
-import { createCipheriv, createDecipheriv, createHash, createHmac, createPrivateKey, createPublicKey, diffieHellman, type KeyObject } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash, createHmac } from 'node:crypto'
 import { DONE, DROPPED, type PacketBatch, PENDING } from '@meshwright/core'
-import { type CryptoProvider, isAllZero, type KeySlot, nobleProvider } from '@meshwright/crypto'
+import { type CryptoProvider, type KeySlot, nobleProvider } from '@meshwright/crypto'
+import { nodeX25519 } from './node-x25519.ts'
 
-// DER prefix of a raw X25519 key (RFC 8410 section 7).
-const PRIVATE_DER = Buffer.from('302e020100300506032b656e04220420', 'hex')
 const CIPHER = 'chacha20-poly1305'
 const TAG_BYTES = 16
 const NONCE_BYTES = 12
-/** Importing a key costs as much as the exchange itself: long-lived keys are kept, within a bound. */
-const CACHED_KEYS = 4096
 
 /**
  * Primitives by `node:crypto` where it has them: X25519, BLAKE2s-256, HMAC, ChaCha20-Poly1305. Keyed BLAKE2s and XChaCha20 come from
@@ -17,20 +14,8 @@ const CACHED_KEYS = 4096
 export const nodeCryptoProvider: CryptoProvider = {
   name: 'node',
 
-  publicKey(privateKey: Uint8Array): Uint8Array {
-    // The exchange with the base point: cheaper than asking OpenSSL for the public half and its encoding.
-    return new Uint8Array(diffieHellman({ privateKey: privateKeyObject(privateKey), publicKey: BASE_POINT }))
-  },
-
-  sharedSecret(privateKey: Uint8Array, publicKey: Uint8Array): Uint8Array | undefined {
-    if (privateKey.length !== 32 || publicKey.length !== 32) return undefined
-    try {
-      const secret = diffieHellman({ privateKey: privateKeyObject(privateKey), publicKey: publicKeyObject(publicKey) })
-      return isAllZero(secret) ? undefined : new Uint8Array(secret)
-    } catch {
-      return undefined // OpenSSL refuses low-order points
-    }
-  },
+  publicKey: nodeX25519.publicKey,
+  sharedSecret: nodeX25519.sharedSecret,
 
   hash(...parts: readonly Uint8Array[]): Uint8Array {
     const state = createHash('blake2s256')
@@ -131,59 +116,6 @@ class NodeKeySlot implements KeySlot {
 
 function keyOf(slot: KeySlot): Uint8Array | undefined {
   return slot instanceof NodeKeySlot ? slot.key : undefined
-}
-
-const BASE_POINT: KeyObject = importPublic(Uint8Array.from({ length: 32 }, (_, i) => (i === 0 ? 9 : 0)))
-const publicKeys = new Map<string, KeyObject>()
-const privateKeys = new Map<string, KeyObject>()
-const privateUses = new Map<string, number>()
-/** Imported keys live at least as long as the bytes that they were made of: a handshake uses its ephemeral key three times. */
-const imported = new WeakMap<Uint8Array, { readonly id: string; readonly key: KeyObject }>()
-
-// Ephemeral private keys belong to one handshake and must then be forgotten: only what is imported a third time is kept.
-function privateKeyObject(raw: Uint8Array): KeyObject {
-  const id = idOf(raw)
-  const held = imported.get(raw)
-  const known = held?.id === id ? held.key : privateKeys.get(id)
-  if (known !== undefined) return known
-  const key = importPrivate(raw)
-  imported.set(raw, { id, key })
-  const uses = (privateUses.get(id) ?? 0) + 1
-  privateUses.delete(id)
-  if (uses < 3) remember(privateUses, id, uses)
-  else remember(privateKeys, id, key)
-  return key
-}
-
-function publicKeyObject(raw: Uint8Array): KeyObject {
-  const id = idOf(raw)
-  const known = publicKeys.get(id)
-  if (known !== undefined) return known
-  const key = importPublic(raw)
-  remember(publicKeys, id, key)
-  return key
-}
-
-// Keyed by a digest, so that no secret is held as a string.
-function idOf(raw: Uint8Array): string {
-  return createHash('blake2s256').update(raw).digest('base64')
-}
-
-function remember<T>(cache: Map<string, T>, id: string, value: T): void {
-  if (cache.size >= CACHED_KEYS) {
-    const oldest = cache.keys().next()
-    if (!oldest.done) cache.delete(oldest.value)
-  }
-  cache.set(id, value)
-}
-
-function importPrivate(raw: Uint8Array): KeyObject {
-  return createPrivateKey({ key: Buffer.concat([PRIVATE_DER, raw]), format: 'der', type: 'pkcs8' })
-}
-
-// As JWK, which is eight times as fast as DER. Private keys stay with DER: a JWK would hold the secret as a string.
-function importPublic(raw: Uint8Array): KeyObject {
-  return createPublicKey({ key: { kty: 'OKP', crv: 'X25519', x: Buffer.from(raw).toString('base64url') }, format: 'jwk' })
 }
 
 function seal(key: Uint8Array, nonce: Uint8Array, plaintext: Uint8Array, into: Uint8Array, additionalData?: Uint8Array): void {

@@ -1,5 +1,6 @@
-import { createRequire } from 'node:module'
-import { type PacketCiphers, WASM_KEY, WASM_NATIVE, WASM_NONCE, WASM_OPENED, WASM_RECEIVED_TAG, WASM_STAGED, WASM_TAG, type WasmProvider, wasmProviderWith } from '@meshwright/crypto/wasm'
+import { type KeyExchange, type PacketCiphers, WASM_KEY, WASM_NATIVE, WASM_NONCE, WASM_OPENED, WASM_RECEIVED_TAG, WASM_STAGED, WASM_TAG, type WasmProvider, wasmProviderWith } from '@meshwright/crypto/wasm'
+import { addressOf, declare, findKoffi } from './koffi-functions.ts'
+import { opensslX25519 } from './openssl-x25519.ts'
 
 const TAG_BYTES = 16
 const BLOCK_BYTES = 64
@@ -34,7 +35,7 @@ export interface OpensslFfiProvider extends WasmProvider {
  * ChaCha20-Poly1305 by the OpenSSL that Node itself is linked with, called through the optional package `koffi`; packets under a length
  * that is measured now, single calls with additional data and everything else go to the WASM provider that it stands on, in whose memory
  * it works: no address of anything else ever leaves JavaScript, so no garbage collection can pull memory away under a call. A packet is
- * decrypted only when its tag was right (`evp`: it is wiped when the tag was wrong).
+ * given out only when its tag was right. X25519 is OpenSSL's too, without the objects of `node:crypto`, where its functions are exported.
  *
  * `undefined` where koffi is missing, the functions are not there or give wrong answers (RFC 8439 and a comparison with noble), or
  * are slower than WASM at every length.
@@ -49,7 +50,7 @@ export function opensslFfiProvider(wasm: WasmProvider, options: OpensslFfiOption
       wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: 0 })
       const breakEvenBytes = options.breakEvenBytes ?? breakEven(native, wasm)
       if (breakEvenBytes === undefined) continue
-      const provider = wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: breakEvenBytes })
+      const provider = wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: breakEvenBytes }, workingX25519(koffi, wasm, native))
       return Object.assign(provider, { functions, breakEvenBytes })
     } catch {
       continue // these symbols are no public interface: whatever is wrong with them, there are other ways
@@ -58,41 +59,15 @@ export function opensslFfiProvider(wasm: WasmProvider, options: OpensslFfiOption
   return undefined
 }
 
-function findKoffi(): unknown {
+/** X25519 by OpenSSL's own functions, if they are there and give the known answers. */
+function workingX25519(koffi: unknown, wasm: WasmProvider, native: PacketCiphers): KeyExchange {
   try {
-    // The name is not a literal, so that programs bundle without the optional package.
-    const name: string = 'koffi'
-    return createRequire(import.meta.url)(name)
+    const exchange = opensslX25519(koffi, wasm)
+    wasmProviderWith(wasm, 'openssl-ffi', { ...native, fromBytes: 0 }, exchange)
+    return exchange
   } catch {
-    return undefined // optional
+    return wasm // these symbols are no public interface either
   }
-}
-
-type NativeFunction = (...args: readonly number[]) => number
-
-/** Declares a C function whose arguments are all numbers: addresses and lengths. */
-function declare(koffi: unknown, name: string, parameters: number, returns: 'void' | 'int' | 'int64_t'): NativeFunction {
-  const library = call(koffi, 'load', null)
-  const declared = call(library, 'func', `${returns} ${name}(${Array.from({ length: parameters }, () => 'int64_t').join(', ')})`)
-  if (!isNative(declared)) throw new TypeError(`koffi gives no function for ${name}`)
-  return declared
-}
-
-function call(holder: unknown, name: string, ...args: readonly unknown[]): unknown {
-  if ((typeof holder !== 'object' && typeof holder !== 'function') || holder === null) throw new TypeError(`nothing to call ${name} on`)
-  const method: unknown = Reflect.get(holder, name)
-  if (typeof method !== 'function') throw new TypeError(`koffi has no ${name}`)
-  return Reflect.apply(method, holder, args)
-}
-
-function isNative(value: unknown): value is NativeFunction {
-  return typeof value === 'function'
-}
-
-function addressOf(koffi: unknown, memory: Uint8Array): number {
-  const address = Number(call(koffi, 'address', memory))
-  if (!Number.isSafeInteger(address) || address <= 0) throw new RangeError('the address of the WASM memory is not usable')
-  return address
 }
 
 /**

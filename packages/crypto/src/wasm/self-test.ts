@@ -10,9 +10,14 @@ const SUNSCREEN =
 const SEALED =
   'd31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc3ff4def08e4b7a9de576d26586cec64b61161ae10b594f09e26a7e902ecbd0600691'
 const ABC_BLAKE2S = '508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982'
+// RFC 7748 section 6.1
+const ALICE_PRIVATE = '77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a'
+const ALICE_PUBLIC = '8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a'
+const BOB_PUBLIC = 'de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f'
+const SHARED = '4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742'
 
 /**
- * Known answers at start: RFC 8439 section 2.8.2, RFC 7693 appendix B, and a batch of every kind of length forth and back, compared with
+ * Known answers at start: RFC 7748 section 6.1 and a point of low order, RFC 8439 section 2.8.2, RFC 7693 appendix B, and a batch of every kind of length forth and back, compared with
  * noble, a forged packet in it. Gives the name of what is wrong.
  */
 export function selfTest(provider: CryptoProvider): string | undefined {
@@ -23,7 +28,16 @@ export function selfTest(provider: CryptoProvider): string | undefined {
   if (opened === undefined || !equalBytes(opened, plaintext)) return 'opening RFC 8439 section 2.8.2'
   if (provider.aeadOpen(key, nonce, sealed.with(3, 0), additional) !== undefined) return 'a forged packet opens'
   if (!equalBytes(provider.hash(Uint8Array.of(0x61, 0x62, 0x63)), abc)) return 'RFC 7693 appendix B'
-  return batchTest(provider, key)
+  return exchangeTest(provider) ?? batchTest(provider, key)
+}
+
+function exchangeTest(provider: CryptoProvider): string | undefined {
+  const [secret, own, peer, shared] = [ALICE_PRIVATE, ALICE_PUBLIC, BOB_PUBLIC, SHARED].map((text) => parseHex(text))
+  if (secret === undefined || own === undefined || peer === undefined || shared === undefined) return 'the test data'
+  if (!equalBytes(provider.publicKey(secret), own)) return 'a public key of RFC 7748 section 6.1'
+  const agreed = provider.sharedSecret(secret, peer)
+  if (agreed === undefined || !equalBytes(agreed, shared)) return 'RFC 7748 section 6.1'
+  return provider.sharedSecret(secret, new Uint8Array(32)) === undefined ? undefined : 'a point of low order gives a secret'
 }
 
 function batchTest(provider: CryptoProvider, key: Uint8Array): string | undefined {

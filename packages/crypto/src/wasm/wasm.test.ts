@@ -24,6 +24,9 @@ test('exports of anything else are refused', () => {
 test('the self-test passes for noble and names what is wrong in others', () => {
   expect(selfTest(nobleProvider)).toBeUndefined()
   expect(selfTest({ ...nobleProvider, hash: () => new Uint8Array(32) })).toBe('RFC 7693 appendix B')
+  expect(selfTest({ ...nobleProvider, publicKey: () => new Uint8Array(32) })).toContain('a public key')
+  expect(selfTest({ ...nobleProvider, sharedSecret: () => new Uint8Array(32) })).toBe('RFC 7748 section 6.1')
+  expect(selfTest({ ...nobleProvider, sharedSecret: (a, b) => nobleProvider.sharedSecret(a, b) ?? new Uint8Array(32) })).toContain('low order')
   expect(selfTest({ ...nobleProvider, aeadOpen: (_key, _nonce, sealed) => sealed.slice(0, -16) })).toContain('opening')
   expect(selfTest({ ...nobleProvider, sealBatch: (slot, first, batch) => nobleProvider.sealBatch(slot, first + 1n, batch) })).toContain('a batch differs')
 })
