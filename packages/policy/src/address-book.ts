@@ -9,6 +9,9 @@ export interface BookEntry {
   readonly slot: number
 }
 
+/** From one node in so many on, walking through all addresses is quicker than sorting. */
+const WALK_SHARE = 16
+
 /** The addresses of all nodes in their order, IPv4 first. Never changed; a later state costs little more than a copy. */
 export class AddressBook {
   readonly #entries: readonly BookEntry[]
@@ -35,6 +38,14 @@ export class AddressBook {
     return new AddressBook(entries)
   }
 
+  /** The addresses of some nodes as the shortest texts, without duplicates. */
+  shortestTexts(nodes: BitSet, books: readonly ({ readonly book: readonly BookEntry[] } | undefined)[]): string[] {
+    const slots = nodes.slots()
+    // Of many nodes the addresses are picked out of the order, of few they are sorted.
+    if (slots.length * WALK_SHARE > books.length) return joinNeighbours(this.#entries.filter((entry) => nodes.has(entry.slot)))
+    return joinNeighbours(slots.flatMap((slot) => books[slot]?.book ?? []).sort(byKey))
+  }
+
   /** Slots of all nodes that have an address in the set. */
   within(set: IpSet, room: number): BitSet {
     const found = new BitSet(room)
@@ -50,9 +61,8 @@ export class AddressBook {
   }
 }
 
-/** Addresses as the shortest texts, without duplicates: neighbours join into ranges. */
-export function shortestTexts(entries: BookEntry[]): string[] {
-  entries.sort(byKey)
+/** Sorted addresses as the shortest texts, without duplicates: neighbours join into ranges. */
+function joinNeighbours(entries: readonly BookEntry[]): string[] {
   const texts: string[] = []
   for (let i = 0; i < entries.length; ) {
     const first = entries[i]

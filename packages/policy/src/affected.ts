@@ -1,83 +1,124 @@
+import { BitSet } from './bits.ts'
 import type { Engine } from './engine.ts'
-import type { NodeRecord } from './inventory.ts'
-import type { CompiledStatement } from './statements.ts'
+import type { StatementChange } from './filter.ts'
+import type { NodeRecord, RecordChange } from './inventory.ts'
+import type { SshRule } from './policy.ts'
+import { localpartDomain } from './ssh.ts'
 
-/** Ids of the nodes for which some answer may differ between two states of the same policy; slots must agree. */
+/**
+ * Ids of the nodes for which some answer may differ between two states of the same policy; slots must agree. What the earlier state has
+ * made and still holds is handed on to the later one.
+ */
 export function affectedBy(before: Engine, after: Engine): ReadonlySet<number> {
-  const slots = new Set<number>()
-  const changed = changedSlots(before, after)
-  for (const slot of changed) slots.add(slot)
-  for (const [i, now] of after.statements.entries()) {
-    const old = before.statements[i]
-    if (old !== undefined && old !== now) addAffected(slots, old, now)
-  }
-  // Whoever sees a changed node, or saw it, is shown another peer; whoever sees a router whose route moved, too.
-  for (const engine of [before, after]) {
-    for (const slot of changed) {
-      const record = engine.inventory.records[slot]
-      if (record !== undefined) for (const peer of engine.visibility.peersOf(record).slots()) slots.add(peer)
-    }
-  }
-  for (const key of movedRoutes(before, after)) {
-    for (const engine of [before, after]) {
-      for (const server of engine.inventory.routes.get(key)?.allServers.slots() ?? []) {
-        slots.add(server)
-        const record = engine.inventory.records[server]
-        if (record !== undefined) for (const peer of engine.visibility.peersOf(record).slots()) slots.add(peer)
-      }
-    }
-  }
+  const { changed } = after.inventory
+  const slots = changed === undefined ? everything(before, after) : affectedSlots(before, after, changed)
   const ids = new Set<number>()
-  for (const slot of slots) for (const { inventory } of [before, after]) addId(ids, inventory.records[slot])
+  for (const slot of slots.slots()) for (const { inventory } of [before, after]) addId(ids, inventory.records[slot])
   return ids
 }
 
-function addAffected(slots: Set<number>, old: CompiledStatement, now: CompiledStatement): void {
-  const sourcesChanged = old.list.texts !== now.list.texts && !sameTexts(old.list.texts, now.list.texts)
-  const coverChanged = !old.sources.nodes.equals(now.sources.nodes)
-  const receiversChanged = !old.receivers.equals(now.receivers)
-  const companions = now.statement.app.length > 0
-  if (sourcesChanged || coverChanged) for (const statement of [old, now]) for (const slot of statement.receivers.slots()) slots.add(slot)
-  if (receiversChanged || (companions && (sourcesChanged || coverChanged)))
-    for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
-  if ((old.self !== undefined || now.self !== undefined) && coverChanged)
-    for (const statement of [old, now]) for (const slot of statement.sources.nodes.slots()) slots.add(slot)
+/** Users changed: what names mean may differ everywhere, and the tailnet is compared node by node. */
+function everything(before: Engine, after: Engine): BitSet {
+  const slots = before.inventory.everyone.clone(Math.max(before.inventory.room, after.inventory.room))
+  slots.or(after.inventory.everyone)
+  return slots
 }
 
-function sameTexts(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((text, i) => text === b[i])
-}
-
-function changedSlots(before: Engine, after: Engine): number[] {
-  const { changed } = after.inventory
-  if (changed !== undefined) return changed.flatMap(({ old, now }) => (old ?? now)?.slot ?? [])
-  const found: number[] = []
-  const length = Math.max(before.inventory.room, after.inventory.room)
-  for (let slot = 0; slot < length; slot += 1) {
-    const old = before.inventory.records[slot]
-    const now = after.inventory.records[slot]
-    if (old !== now || ownerOf(before, old) !== ownerOf(after, now)) found.push(slot)
+function affectedSlots(before: Engine, after: Engine, changed: readonly RecordChange[]): BitSet {
+  const engines = [before, after] as const
+  const records = changed.flatMap(({ old, now }) => [...(old === undefined ? [] : [old]), ...(now === undefined ? [] : [now])])
+  const changes = after.statements.flatMap((now, i): StatementChange[] => {
+    const old = before.statements[i]
+    return old === undefined || old === now ? [] : [{ old, now }]
+  })
+  const rules = touchedRules(after, changes, records, engines)
+  after.filter.inherit(before.filter, changes, rules)
+  // From here on also what is no rule: peers, routes, SSH.
+  const slots = rules.clone()
+  for (const { old, now } of changes) {
+    const moved = old.sources.nodes.difference(now.sources.nodes)
+    if (moved.isEmpty) continue
+    slots.or(moved)
+    // A router that is covered for what is behind it sees other peers, and they see it.
+    if (moved.slots().some((slot) => records.every((record) => record.slot !== slot))) for (const each of [old, now]) slots.or(each.receivers)
   }
-  return found
+  // Whoever sees a changed node, or saw it, is shown another peer; whoever sees a router whose route moved, too.
+  for (const engine of engines) for (const { slot } of records) addPeers(slots, engine, slot)
+  for (const key of movedRoutes(before, after)) {
+    for (const engine of engines) {
+      for (const server of engine.inventory.routes.get(key)?.allServers.slots() ?? []) {
+        slots.add(server)
+        addPeers(slots, engine, server)
+      }
+    }
+  }
+  for (const rule of after.policy.ssh) addSsh(slots, rule, engines, records)
+  return slots
 }
 
-function ownerOf(engine: Engine, record: NodeRecord | undefined): unknown {
-  return record === undefined ? undefined : engine.inventory.ownerOf(record.node)
+/** Nodes whose packet filter may differ. */
+function touchedRules(after: Engine, changes: readonly StatementChange[], records: readonly NodeRecord[], engines: readonly Engine[]): BitSet {
+  const slots = new BitSet(after.inventory.room)
+  for (const { slot } of records) slots.add(slot)
+  for (const { old, now } of changes) {
+    const app = now.statement.app.length > 0
+    // Who receives a rule or is a source differs in the changed node alone; what the rule says, for all.
+    if (old.list !== now.list || app) for (const { receivers } of [old, now]) slots.or(receivers)
+    if (app) for (const { sources } of [old, now]) slots.or(sources.nodes)
+  }
+  if (after.statements.some(({ self }) => self !== undefined)) addOwn(slots, engines, records)
+  return slots
 }
 
+/** The other nodes of the changed nodes' users. */
+function addOwn(slots: BitSet, engines: readonly Engine[], records: readonly NodeRecord[]): void {
+  for (const { inventory } of engines)
+    for (const { node } of records) for (const own of inventory.owned(inventory.ownerOf(node)?.id ?? Number.NaN)) slots.add(own.slot)
+}
+
+function addPeers(slots: BitSet, engine: Engine, slot: number): void {
+  const record = engine.inventory.records[slot]
+  if (record !== undefined) slots.or(engine.visibility.peersOf(record))
+}
+
+/** Where a changed node is a source or a recorder of an SSH rule, or was one, all servers of the rule are told. */
+function addSsh(slots: BitSet, rule: SshRule, engines: readonly Engine[], records: readonly NodeRecord[]): void {
+  const names = (engine: Engine, aliases: SshRule['sources']): boolean =>
+    aliases.some(({ alias }) => {
+      const nodes = engine.resolver.nodesOf(alias)
+      return records.some(({ slot }) => nodes.has(slot))
+    })
+  const recorder = engines.some((engine) => names(engine, rule.recorder))
+  if (!recorder && !engines.some((engine) => names(engine, rule.sources))) return
+  for (const engine of engines) {
+    for (const { alias } of rule.destinations) slots.or(engine.resolver.nodesOf(alias))
+    if (recorder) for (const { alias } of rule.sources) slots.or(engine.resolver.nodesOf(alias))
+  }
+  // Own devices, as destinations of autogroup:self or as sources that are told of themselves.
+  const own = rule.destinations.some(({ alias }) => alias.kind === 'autogroup') || rule.users.some(({ value }) => localpartDomain(value) !== undefined)
+  if (own) addOwn(slots, engines, records)
+}
+
+/** Routes whose routers are others, in another order, or with other tags. */
 function movedRoutes(before: Engine, after: Engine): string[] {
   if (before.inventory.routes === after.inventory.routes) return []
   const keys = new Set([...before.inventory.routes.keys(), ...after.inventory.routes.keys()])
   return [...keys].filter((key) => {
     const old = before.inventory.routes.get(key)
     const now = after.inventory.routes.get(key)
-    return (
-      old === undefined ||
-      now === undefined ||
-      old.servers.length !== now.servers.length ||
-      old.servers.some((server, i) => server !== now.servers[i])
-    )
+    if (old === now) return false
+    return old === undefined || now === undefined || !old.allServers.equals(now.allServers) || !sameServers(old.servers, now.servers)
   })
+}
+
+function sameServers(old: readonly NodeRecord[], now: readonly NodeRecord[]): boolean {
+  return (
+    old.length === now.length &&
+    old.every((server, i) => {
+      const other = now[i]
+      return other !== undefined && (server === other || (server.slot === other.slot && server.node.tags.join() === other.node.tags.join()))
+    })
+  )
 }
 
 function addId(ids: Set<number>, record: NodeRecord | undefined): void {

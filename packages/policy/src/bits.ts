@@ -35,6 +35,14 @@ export class BitSet {
     for (let i = 0; i < this.#words.length; i += 1) this.#words[i] = (this.#words[i] ?? 0) & (other.#words[i] ?? 0)
   }
 
+  /** The numbers that only one of both has. */
+  difference(other: BitSet): BitSet {
+    const [longer, shorter] = this.#words.length >= other.#words.length ? [this, other] : [other, this]
+    const result = longer.clone()
+    for (let i = 0; i < shorter.#words.length; i += 1) result.#words[i] = (result.#words[i] ?? 0) ^ (shorter.#words[i] ?? 0)
+    return result
+  }
+
   /** A copy, with more room where that is given. */
   clone(room: number = this.#words.length << 5): BitSet {
     const copy = new BitSet(Math.max(room, this.#words.length << 5))

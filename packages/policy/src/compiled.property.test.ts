@@ -19,8 +19,10 @@ const USERS: readonly TailnetUser[] = [
   { id: 2, login: 'bob@example.com', role: 'member' },
   { id: 3, login: 'carol@other.org', role: 'admin' },
 ]
-const NETWORKS = ['10.0.0.0/16', '10.0.1.0/24', '192.168.0.0/24', '0.0.0.0/0', '::/0']
+// The last but two holds addresses of nodes, which a router may well announce.
+const NETWORKS = ['10.0.0.0/16', '10.0.1.0/24', '192.168.0.0/24', '100.64.2.0/24', '0.0.0.0/0', '::/0']
 const RUNS = { numRuns: 50 }
+const RUNS_UPDATES = 40
 
 const nodeArbitrary = (id: number): fc.Arbitrary<TailnetNode> =>
   fc
@@ -207,7 +209,11 @@ test('any sequence of updates equals a full compile, tells every node that is af
       const body = {
         grants: [...list.slice(0, 2).map(({ grant }) => grant), app, via],
         acls: [...list.slice(2).map(({ acl }) => acl), self],
-        ssh: [{ action: 'accept', src: ['group:ops'], dst: ['tag:web'], users: ['root'] }],
+        ssh: [
+          { action: 'accept', src: ['group:ops'], dst: ['tag:web'], users: ['root'] },
+          { action: 'check', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot'] },
+          { action: 'accept', src: ['autogroup:admin'], dst: ['tag:db'], users: ['localpart:*@example.com'], recorder: ['tag:router'] },
+        ],
         nodeAttrs: [{ target: ['tag:web'], attr: ['x', 'disable-ipv4'] }],
       }
       let compiled = compile(body, tailnet)
@@ -225,7 +231,7 @@ test('any sequence of updates equals a full compile, tells every node that is af
         compiled = policy
       }
     }),
-    { numRuns: 40 },
+    { numRuns: RUNS_UPDATES },
   )
 })
 

@@ -31,10 +31,17 @@ export class Engine {
     this.statements = policy.statements.map((statement, i) => {
       const old = previous?.statements[i]
       const meets = this.#meets(statement.srcPosture)
-      if (old !== undefined && meets === undefined && isUnchanged(old, inventory, this.resolver)) return old
+      if (old !== undefined && meets === undefined && isUnchanged(old, inventory, this.resolver)) {
+        if (old.targets.length > 0) this.lists.adopt(old.sources, old.list)
+        return old
+      }
       return this.compile(statement, i, meets)
     })
+    if (previous !== undefined)
+      for (const { sources, destinations, recorder } of policy.ssh)
+        for (const { alias } of [...sources, ...destinations, ...recorder]) this.resolver.resolve(alias)
     this.resolver.settle()
+    this.lists.settle()
     this.filter = new FilterCompiler(this.statements, this.lists, inventory)
     this.visibility = new Visibility(this.statements, inventory)
     this.ssh = new SshCompiler(policy, inventory, this.resolver, (rule: SshRule) => this.#meets(rule.srcPosture), sshCheckUrl)

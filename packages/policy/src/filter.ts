@@ -1,10 +1,11 @@
 import { IpSet } from '@meshwright/ip'
-import type { CapGrant, FilterRule, NetPortRange } from '@meshwright/packet-filter'
+import type { CapGrant, FilterRule, NetPortRange, PortRange } from '@meshwright/packet-filter'
 import { BitSet } from './bits.ts'
+import { ConcernMatrix } from './concern.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
 import type { SourceList, SourceLists } from './sources.ts'
-import { type CompiledStatement, entriesFor, type Target, textsFor } from './statements.ts'
+import { type CompiledStatement, type Target, textsFor } from './statements.ts'
 
 /** Capabilities that make a second one in the opposite direction. */
 const COMPANIONS: readonly (readonly [string, string])[] = [
@@ -16,31 +17,41 @@ const COMPANIONS: readonly (readonly [string, string])[] = [
 const STRIDE = 1024
 const CAPABILITIES = STRIDE - 8
 
-/** The index of statements by node is made when more than one in so many nodes have been asked for. */
-const NODES_BEFORE_INDEX = 16
+/** Protocols and "none" as the low part of a key. */
+const PROTOCOL_KEYS = 512
+const NO_PROTOCOL = 256
+
+/** The matrix of concerns is made when more than one in so many nodes have been asked for. */
+const NODES_BEFORE_MATRIX = 16
 
 interface PendingRule {
   order: number
   readonly rule: { readonly SrcIPs: readonly string[]; readonly DstPorts: NetPortRange[]; readonly IPProto?: readonly number[] }
 }
 
-/** Which statements concern which node. */
-interface StatementIndex {
-  readonly always: readonly CompiledStatement[]
-  readonly bySlot: ReadonlyMap<number, readonly CompiledStatement[]>
+/** What replaced a statement in a later state of the tailnet. */
+export interface StatementChange {
+  readonly old: CompiledStatement
+  readonly now: CompiledStatement
 }
 
 /**
  * Makes the rules of one node after another. Port rules with the same sources and protocol are one rule, whose place is that of the first
  * such statement in the whole tailnet, even if that one gives this node nothing. Capability rules are never joined and stand where their
  * statement stands, behind its port rules.
+ *
+ * Rules once made are kept, and handed on to later states of the tailnet for the nodes that no change concerns.
  */
 export class FilterCompiler {
   readonly #statements: readonly CompiledStatement[]
   readonly #lists: SourceLists
   readonly #inventory: Inventory
-  readonly #first: ReadonlyMap<string, number>
-  #index: StatementIndex | undefined
+  readonly #first: ReadonlyMap<number, number>
+  /** Statements that must be looked at for every node, as bits. */
+  readonly #always: Uint32Array
+  /** By slot. */
+  #rules: (readonly FilterRule[] | undefined)[] = []
+  #matrix: ConcernMatrix | undefined
   #asked: number = 0
   readonly #selfLists: Map<string, SourceList> = new Map()
 
@@ -48,9 +59,11 @@ export class FilterCompiler {
     this.#statements = statements
     this.#lists = lists
     this.#inventory = inventory
-    const first = new Map<string, number>()
-    for (const { statement, index, list, targets } of statements) {
-      if (targets.length === 0) continue
+    const first = new Map<number, number>()
+    this.#always = new Uint32Array((statements.length + 31) >>> 5)
+    for (const { statement, index, list, targets, self } of statements) {
+      if (self !== undefined) this.#always[index >>> 5] = (this.#always[index >>> 5] ?? 0) | (1 << (index & 31))
+      if (targets.length === 0 || list.texts.length === 0) continue
       for (const [i, protocol] of statement.protocols.entries()) {
         const key = keyOf(list, protocol)
         if (!first.has(key)) first.set(key, placeOf(index, i, false))
@@ -59,9 +72,52 @@ export class FilterCompiler {
     this.#first = first
   }
 
+  /**
+   * Takes over what an earlier state of the same nodes has made, in the same slots.
+   * @param changes all statements that are not the same objects
+   * @param touched slots of the nodes whose rules may differ for another reason than these statements' places; those for whom only the
+   *   places do are added
+   */
+  inherit(previous: FilterCompiler, changes: readonly StatementChange[], touched: BitSet): void {
+    this.#touchMoved(previous, touched)
+    this.#rules = [...previous.#rules]
+    for (const slot of touched.slots()) this.#rules[slot] = undefined
+    this.#matrix = previous.#matrix?.with(changes)
+  }
+
   /** The rules that a node receives, in the order of delivery. */
-  rulesFor(record: NodeRecord): FilterRule[] {
-    const ports = new Map<string, PendingRule>()
+  rulesFor(record: NodeRecord): readonly FilterRule[] {
+    return (this.#rules[record.slot] ??= this.#makeRules(record))
+  }
+
+  /** Adds the nodes that hold a rule whose place is that of another statement now: where lists became, or ceased to be, the same. */
+  #touchMoved(previous: FilterCompiler, touched: BitSet): void {
+    const [here, there] = [this.#first, previous.#first]
+    const moved = new Set([...here.keys(), ...there.keys()].filter((key) => here.get(key) !== there.get(key)))
+    if (moved.size === 0) return
+    const self = this.#always.some((word) => word !== 0)
+    for (const state of [previous, this]) {
+      for (const { statement, list, receivers, sources } of state.#statements) {
+        if (!statement.protocols.some((protocol) => moved.has(keyOf(list, protocol)))) continue
+        touched.or(receivers)
+        // A rule of autogroup:self may have the same list, when all of it is one user's.
+        if (self && state.#haveOneOwner(sources.identities)) touched.or(sources.nodes)
+      }
+    }
+  }
+
+  #haveOneOwner(nodes: BitSet): boolean {
+    const owners = nodes.slots().map((slot) => this.#ownerAt(slot))
+    return owners.every((owner) => owner !== undefined && owner === owners[0])
+  }
+
+  #ownerAt(slot: number): number | undefined {
+    const record = this.#inventory.records[slot]
+    return record === undefined ? undefined : this.#inventory.ownerOf(record.node)?.id
+  }
+
+  #makeRules(record: NodeRecord): readonly FilterRule[] {
+    const ports = new Map<number, PendingRule>()
     const capabilities: { readonly order: number; readonly rule: FilterRule }[] = []
     for (const compiled of this.#concerning(record)) {
       const received = compiled.receivers.has(record.slot)
@@ -69,21 +125,18 @@ export class FilterCompiler {
       const { statement, index } = compiled
       const hasCapabilities = statement.app.length > 0 && statement.via.length === 0 && statement.sources.length > 0
       if (!received && selfList === undefined && !hasCapabilities) continue
-      for (const [i, protocol] of statement.protocols.entries()) {
-        if (received && compiled.list.texts.length > 0) {
-          const entries = compiled.targets.flatMap((target) =>
-            entriesFor(textsFor(target, record, statement.via.length > 0), target.ports[i] ?? []),
-          )
-          this.#addPorts(ports, compiled.list, protocol, entries, placeOf(index, i, false))
+      if (received && compiled.list.texts.length > 0) {
+        for (const target of compiled.targets) {
+          const texts = textsFor(target, record, statement.via.length > 0)
+          if (texts.length === 0) continue
+          for (const [i, protocol] of statement.protocols.entries())
+            this.#addPorts(ports, compiled.list, protocol, texts, target.ports[i] ?? [], placeOf(index, i, false))
         }
-        if (selfList !== undefined && compiled.self !== undefined && selfList.texts.length > 0) {
-          this.#addPorts(
-            ports,
-            selfList,
-            protocol,
-            entriesFor(record.addressTexts, compiled.self.ports[i] ?? []),
-            placeOf(index, i, true, compiled.selfFirst),
-          )
+      }
+      if (selfList !== undefined && compiled.self !== undefined && selfList.texts.length > 0) {
+        for (const [i, protocol] of statement.protocols.entries()) {
+          const place = placeOf(index, i, true, compiled.selfFirst)
+          this.#addPorts(ports, selfList, protocol, record.addressTexts, compiled.self.ports[i] ?? [], place)
         }
       }
       if (hasCapabilities)
@@ -93,54 +146,32 @@ export class FilterCompiler {
     return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
   }
 
-  /** Statements that may give a node something, in their order: those that name it, and those that must be looked at for every node. */
+  /** Statements that may give a node something, in their order. */
   #concerning({ slot }: NodeRecord): readonly CompiledStatement[] {
-    // An index pays only for many nodes; after an update few are asked for.
+    // The matrix pays only for many nodes, and is handed on.
     this.#asked += 1
-    if (this.#index === undefined && this.#asked < this.#inventory.room / NODES_BEFORE_INDEX) return this.#statements
-    const { always, bySlot } = (this.#index ??= this.#makeIndex())
-    const own = bySlot.get(slot) ?? []
-    return always.length === 0 ? own : [...always, ...own].sort((a, b) => a.index - b.index)
-  }
-
-  #makeIndex(): StatementIndex {
-    const always: CompiledStatement[] = []
-    const bySlot = new Map<number, CompiledStatement[]>()
-    for (const compiled of this.#statements) {
-      if (
-        compiled.self !== undefined ||
-        compiled.statement.app.length > 0 ||
-        compiled.targets.some(({ resolved }) => resolved.kind === 'any')
-      ) {
-        always.push(compiled)
-        continue
-      }
-      for (const slot of compiled.receivers.slots()) {
-        const known = bySlot.get(slot)
-        if (known === undefined) bySlot.set(slot, [compiled])
-        else known.push(compiled)
-      }
-    }
-    return { always, bySlot }
+    if (this.#matrix === undefined && this.#asked < this.#inventory.room / NODES_BEFORE_MATRIX) return this.#statements
+    const matrix = (this.#matrix ??= ConcernMatrix.of(this.#statements, this.#inventory.room))
+    return matrix.statementsOf(slot, this.#always).flatMap((index) => this.#statements[index] ?? [])
   }
 
   #addPorts(
-    rules: Map<string, PendingRule>,
+    rules: Map<number, PendingRule>,
     list: SourceList,
     protocol: number | undefined,
-    entries: readonly NetPortRange[],
+    texts: readonly string[],
+    ranges: readonly PortRange[],
     place: number,
   ): void {
-    if (entries.length === 0) return
+    if (ranges.length === 0) return
     const key = keyOf(list, protocol)
-    const known = rules.get(key)
-    if (known !== undefined) {
-      known.order = Math.min(known.order, place)
-      for (const entry of entries) known.rule.DstPorts.push(entry)
-      return
-    }
-    const rule = { SrcIPs: list.texts, DstPorts: [...entries], ...(protocol === undefined ? {} : { IPProto: [protocol] }) }
-    rules.set(key, { order: Math.min(place, this.#first.get(key) ?? place), rule })
+    let pending = rules.get(key)
+    if (pending === undefined) {
+      const rule = { SrcIPs: list.texts, DstPorts: [], ...(protocol === undefined ? {} : { IPProto: [protocol] }) }
+      pending = { order: Math.min(place, this.#first.get(key) ?? place), rule }
+      rules.set(key, pending)
+    } else pending.order = Math.min(pending.order, place)
+    for (const IP of texts) for (const Ports of ranges) pending.rule.DstPorts.push({ IP, Ports })
   }
 
   #capabilityRules(
@@ -197,8 +228,8 @@ export class FilterCompiler {
   }
 }
 
-function keyOf(list: SourceList, protocol: number | undefined): string {
-  return `${list.id}/${protocol ?? ''}`
+function keyOf(list: SourceList, protocol: number | undefined): number {
+  return list.id * PROTOCOL_KEYS + (protocol ?? NO_PROTOCOL)
 }
 
 function placeOf(index: number, protocol: number, self: boolean, selfFirst: boolean = false): number {

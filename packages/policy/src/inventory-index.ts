@@ -13,6 +13,8 @@ export interface NodeRecord {
   readonly addressTexts: readonly string[]
   /** Approved, still advertised routes that are no exit routes. */
   readonly subnetRoutes: readonly Prefix[]
+  /** The texts of the subnet routes, in their order. */
+  readonly routeKeys: readonly string[]
   readonly subnetSet: IpSet
   readonly exitRoutes: readonly Prefix[]
   readonly book: readonly BookEntry[]
@@ -21,7 +23,8 @@ export interface NodeRecord {
 /** How the nodes of a tailnet are found. */
 export interface InventoryIndex {
   readonly records: readonly (NodeRecord | undefined)[]
-  readonly slots: ReadonlyMap<number, number>
+  /** Where a node's record probably is; see {@link slotOf}. */
+  readonly hints: Map<number, number>
   readonly byLogin: ReadonlyMap<string, readonly TailnetUser[]>
   readonly byTag: ReadonlyMap<string, readonly NodeRecord[]>
   readonly byUser: ReadonlyMap<number, readonly NodeRecord[]>
@@ -38,9 +41,21 @@ export function roomFor({ records }: { readonly records: readonly unknown[] }): 
   return Math.ceil((records.length + 1) / ROOM_STEP) * ROOM_STEP
 }
 
+/**
+ * The slot of a node; `undefined` when there is no such node. All states of a tailnet share the hints, which spares each a map of its own;
+ * where states have branched off one another, a hint may be wrong, and the slot is searched for.
+ */
+export function slotOf({ records, hints }: InventoryIndex, id: number): number | undefined {
+  const hint = hints.get(id)
+  if (hint === undefined) return undefined
+  if (records[hint]?.node.id === id) return hint
+  const found = records.findIndex((record) => record?.node.id === id)
+  return found < 0 ? undefined : found
+}
+
 /** Indexes a tailnet; nodes that an earlier state knew keep their slots, and their records when they are the same objects. */
 export function buildIndex(view: TailnetView, previous?: InventoryIndex): InventoryIndex {
-  const { records, slots } = assignSlots(view.nodes, previous)
+  const { records, hints } = assignSlots(view.nodes, previous)
   const users = new Set(view.users.map(({ id }) => id))
   const byTag = new Map<string, NodeRecord[]>()
   const byUser = new Map<number, NodeRecord[]>()
@@ -57,7 +72,7 @@ export function buildIndex(view: TailnetView, previous?: InventoryIndex): Invent
     if (record.subnetRoutes.length > 0) routers.push(record)
   }
   const addresses = AddressBook.of(records.flatMap((record) => record?.book ?? []))
-  return { records, slots, byLogin, byTag, byUser, routers, everyone, addresses }
+  return { records, hints, byLogin, byTag, byUser, routers, everyone, addresses }
 }
 
 /** The index after one node came, changed or went; users must be the same. Costs little more than copies of the lists. */
@@ -65,8 +80,9 @@ export function advanceIndex(
   previous: InventoryIndex,
   nodes: readonly TailnetNode[],
   id: number,
+  users: ReadonlyMap<number, TailnetUser>,
 ): { readonly index: InventoryIndex; readonly change: { readonly old: NodeRecord | undefined; readonly now: NodeRecord | undefined } } {
-  const known = previous.slots.get(id)
+  const known = slotOf(previous, id)
   const old = known === undefined ? undefined : previous.records[known]
   const node = nodes.findLast((each) => each.id === id)
   const free = known ?? previous.records.indexOf(undefined)
@@ -74,52 +90,62 @@ export function advanceIndex(
   const now = node === undefined ? undefined : makeRecord(node, slot)
   const records = [...previous.records]
   records[slot] = now
-  const slots = new Map(previous.slots)
-  if (now === undefined) slots.delete(id)
-  else slots.set(id, slot)
+  const hints = previous.hints.size > 2 * records.length + ROOM_STEP ? hintsOf(records) : previous.hints
+  if (now !== undefined) hints.set(id, slot)
   const byTag = new Map(previous.byTag)
   for (const tag of new Set([...(old?.node.tags ?? []), ...(now?.node.tags ?? [])])) {
     replaceIn(byTag, tag, old, now?.node.tags.includes(tag) === true ? now : undefined)
   }
   const byUser = new Map(previous.byUser)
   const owners = new Set([old, now].flatMap((record) => (record === undefined ? [] : ownerId(record) ?? [])))
-  const users = new Set([...previous.byLogin.values()].flatMap((list) => list.map((user) => user.id)))
   for (const owner of owners)
     if (users.has(owner)) replaceIn(byUser, owner, old, now !== undefined && ownerId(now) === owner ? now : undefined)
-  const routed = (old?.subnetRoutes.length ?? 0) + (now?.subnetRoutes.length ?? 0) > 0
-  const routers = routed
-    ? records.flatMap((record) => (record !== undefined && record.subnetRoutes.length > 0 ? [record] : []))
-    : previous.routers
   const everyone = previous.everyone.clone(roomFor({ records }))
   if (now === undefined) everyone.delete(slot)
   else everyone.add(slot)
+  const routers = advanceRouters(previous.routers, old, now)
   const addresses = previous.addresses.with(old?.book ?? [], now?.book ?? [])
-  return { index: { records, slots, byLogin: previous.byLogin, byTag, byUser, routers, everyone, addresses }, change: { old, now } }
+  return { index: { records, hints, byLogin: previous.byLogin, byTag, byUser, routers, everyone, addresses }, change: { old, now } }
+}
+
+function advanceRouters(previous: readonly NodeRecord[], old: NodeRecord | undefined, now: NodeRecord | undefined): readonly NodeRecord[] {
+  const [was, is] = [old !== undefined && old.routeKeys.length > 0, now !== undefined && now.routeKeys.length > 0]
+  if (!was && !is) return previous
+  const others = was ? previous.filter((record) => record !== old) : [...previous]
+  if (now !== undefined && is) {
+    const at = others.findIndex((record) => record.slot > now.slot)
+    others.splice(at < 0 ? others.length : at, 0, now)
+  }
+  return others
+}
+
+function hintsOf(records: readonly (NodeRecord | undefined)[]): Map<number, number> {
+  return new Map(records.flatMap((record) => (record === undefined ? [] : [[record.node.id, record.slot]])))
 }
 
 function assignSlots(
   nodes: readonly TailnetNode[],
   previous: InventoryIndex | undefined,
-): { readonly records: readonly (NodeRecord | undefined)[]; readonly slots: ReadonlyMap<number, number> } {
-  const slots = new Map<number, number>()
+): { readonly records: readonly (NodeRecord | undefined)[]; readonly hints: Map<number, number> } {
+  const hints = new Map<number, number>()
   const records: (NodeRecord | undefined)[] = new Array<undefined>(previous?.records.length ?? 0).fill(undefined)
   const fresh: TailnetNode[] = []
   for (const node of nodes) {
-    const slot = previous?.slots.get(node.id)
+    const slot = previous === undefined ? undefined : slotOf(previous, node.id)
     const known = slot === undefined ? undefined : previous?.records[slot]
     if (known === undefined) fresh.push(node)
     else {
       records[known.slot] = known.node === node ? known : makeRecord(node, known.slot)
-      slots.set(node.id, known.slot)
+      hints.set(node.id, known.slot)
     }
   }
   let free = 0
   for (const node of fresh) {
     while (records[free] !== undefined) free += 1
     records[free] = makeRecord(node, free)
-    slots.set(node.id, free)
+    hints.set(node.id, free)
   }
-  return { records, slots }
+  return { records, hints }
 }
 
 function makeRecord(node: TailnetNode, slot: number): NodeRecord {
@@ -132,6 +158,7 @@ function makeRecord(node: TailnetNode, slot: number): NodeRecord {
     addresses: IpSet.from(node.addresses),
     addressTexts: node.addresses.map((ip) => ip.key).sort(),
     subnetRoutes,
+    routeKeys: subnetRoutes.map(formatPrefix),
     subnetSet: IpSet.from(subnetRoutes),
     exitRoutes: served.filter(isExitRoute),
     book: node.addresses.map((ip) => ({ key: addressKey(ip), ip, slot })),

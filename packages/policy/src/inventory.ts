@@ -1,6 +1,6 @@
 import { formatPrefix, type Ip, IpSet, type Prefix, TAILNET_ADDRESSES } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
-import { advanceIndex, buildIndex, type InventoryIndex, type NodeRecord, push, roomFor, sameItems } from './inventory-index.ts'
+import { advanceIndex, buildIndex, type InventoryIndex, type NodeRecord, push, roomFor, sameItems, slotOf } from './inventory-index.ts'
 import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
 
 export type { NodeRecord } from './inventory-index.ts'
@@ -36,6 +36,10 @@ export class Inventory {
   readonly #index: InventoryIndex
   #byAddress: ReadonlyMap<string, readonly NodeRecord[]> | undefined
   #wildcard: IpSet | undefined
+  #routed: IpSet | undefined
+  #tailnetNodes: BitSet | undefined
+  #sameBehind: boolean | undefined
+  #behind: ReadonlyMap<NodeRecord, BitSet> | undefined
 
   /**
    * @param previous an earlier state of the same tailnet: its slots are kept, and its records where the node is the same object
@@ -46,7 +50,7 @@ export class Inventory {
     const advanced =
       previous === undefined || changedId === undefined || previous.view.users !== view.users
         ? undefined
-        : advanceIndex(previous.#index, view.nodes, changedId)
+        : advanceIndex(previous.#index, view.nodes, changedId, previous.users)
     const usable = advanced !== undefined && previous !== undefined && roomFor(advanced.index) === previous.room ? advanced : undefined
     this.users = usable === undefined || previous === undefined ? new Map(view.users.map((user) => [user.id, user])) : previous.users
     this.#index = usable?.index ?? buildIndex(view, previous === undefined ? undefined : previous.#index)
@@ -54,7 +58,14 @@ export class Inventory {
     this.room = roomFor(this.#index)
     const { routers } = this.#index
     this.sameRouters = previous !== undefined && sameItems(routers, previous.routers)
-    this.routes = this.sameRouters && previous?.room === this.room ? previous.routes : collectRoutes(routers, this.room)
+    this.routes =
+      previous === undefined || previous.room !== this.room
+        ? collectRoutes(routers, this.room)
+        : this.sameRouters
+        ? previous.routes
+        : usable === undefined
+        ? collectRoutes(routers, this.room)
+        : advanceRoutes(previous.routes, routers, usable.change, this.room)
   }
 
   /** By slot; slots of removed nodes are empty. */
@@ -69,7 +80,45 @@ export class Inventory {
 
   /** What `*` covers as a source: the ranges of all tailnets, and all subnet routes. */
   get wildcard(): IpSet {
-    return (this.#wildcard ??= IpSet.from([TAILNET_ADDRESSES, ...[...this.routes.values()].map(({ prefix }) => prefix)]))
+    return (this.#wildcard ??= TAILNET_ADDRESSES.union(this.routed))
+  }
+
+  /** All subnet routes together. */
+  get routed(): IpSet {
+    return (this.#routed ??= IpSet.from([...this.routes.values()].map(({ prefix }) => prefix)))
+  }
+
+  /** Nodes that have an address that `*` covers. */
+  get tailnetNodes(): BitSet {
+    return (this.#tailnetNodes ??= this.within(this.wildcard))
+  }
+
+  /** The addresses of some nodes as the shortest texts, in no order. */
+  shortestTexts(nodes: BitSet): string[] {
+    return this.#index.addresses.shortestTexts(nodes, this.records)
+  }
+
+  /** Nodes whose addresses lie in some router's networks, by router; mostly none. */
+  get behind(): ReadonlyMap<NodeRecord, BitSet> {
+    if (this.#behind !== undefined) return this.#behind
+    const behind = new Map<NodeRecord, BitSet>()
+    if (!this.within(this.routed).isEmpty) {
+      for (const router of this.routers) {
+        const nodes = this.within(router.subnetSet)
+        if (!nodes.isEmpty) behind.set(router, nodes)
+      }
+    }
+    this.#behind = behind
+    return behind
+  }
+
+  /** Whether it is certain that the nodes behind routers are those of the earlier state. That there are any is rare. */
+  get sameBehind(): boolean {
+    return (this.#sameBehind ??=
+      this.changed !== undefined &&
+      this.changed
+        .flatMap(({ old, now }) => [...(old === undefined ? [] : [old]), ...(now === undefined ? [] : [now])])
+        .every((record) => !this.routed.overlaps(record.addresses) && (record.routeKeys.length === 0 || this.within(record.subnetSet).isEmpty)))
   }
 
   /** Nodes with subnet routes. */
@@ -78,7 +127,7 @@ export class Inventory {
   }
 
   recordOf(id: number): NodeRecord | undefined {
-    const slot = this.#index.slots.get(id)
+    const slot = slotOf(this.#index, id)
     return slot === undefined ? undefined : this.records[slot]
   }
 
@@ -123,20 +172,41 @@ export class Inventory {
 function collectRoutes(routers: readonly NodeRecord[], room: number): ReadonlyMap<string, ServedRoute> {
   const byKey = new Map<string, { prefix: Prefix; servers: NodeRecord[] }>()
   for (const record of routers) {
-    for (const prefix of record.subnetRoutes) {
-      const key = formatPrefix(prefix)
+    for (const [i, prefix] of record.subnetRoutes.entries()) {
+      const key = record.routeKeys[i] ?? formatPrefix(prefix)
       const known = byKey.get(key)
       if (known === undefined) byKey.set(key, { prefix, servers: [record] })
       else if (!known.servers.includes(record)) known.servers.push(record)
     }
   }
   const routes = new Map<string, ServedRoute>()
-  for (const [key, { prefix, servers }] of byKey) {
-    const allServers = new BitSet(room)
-    for (const record of servers) allServers.add(record.slot)
-    const online = servers.filter((record) => record.node.online !== false)
-    online.sort((a, b) => a.node.created - b.node.created || a.node.id - b.node.id)
-    routes.set(key, { key, prefix, set: IpSet.of(prefix), servers: online, allServers })
+  for (const [key, { prefix, servers }] of byKey) routes.set(key, servedRoute(key, prefix, servers, room))
+  return routes
+}
+
+/** The routes after one node changed: only its own are looked at. */
+function advanceRoutes(
+  previous: ReadonlyMap<string, ServedRoute>,
+  routers: readonly NodeRecord[],
+  { old, now }: RecordChange,
+  room: number,
+): ReadonlyMap<string, ServedRoute> {
+  const routes = new Map(previous)
+  for (const record of [old, now]) {
+    for (const [i, prefix] of (record?.subnetRoutes ?? []).entries()) {
+      const key = record?.routeKeys[i] ?? formatPrefix(prefix)
+      const servers = routers.filter(({ routeKeys }) => routeKeys.includes(key))
+      if (servers.length === 0) routes.delete(key)
+      else routes.set(key, servedRoute(key, prefix, servers, room))
+    }
   }
   return routes
+}
+
+function servedRoute(key: string, prefix: Prefix, servers: readonly NodeRecord[], room: number): ServedRoute {
+  const allServers = new BitSet(room)
+  for (const record of servers) allServers.add(record.slot)
+  const online = servers.filter((record) => record.node.online !== false)
+  online.sort((a, b) => a.node.created - b.node.created || a.node.id - b.node.id)
+  return { key, prefix, set: IpSet.of(prefix), servers: online, allServers }
 }

@@ -1,7 +1,7 @@
 import { formatIpRange, IpSet, prefixRange, TAILNET_ADDRESSES } from '@meshwright/ip'
-import { shortestTexts } from './address-book.ts'
 import { BitSet } from './bits.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
+import { sameItems } from './inventory-index.ts'
 import type { Resolved } from './resolve.ts'
 
 /** Everything that some aliases together stand for as a source. */
@@ -28,38 +28,31 @@ export interface SourceList {
   readonly texts: readonly string[]
 }
 
-/** What source lists of one state of a tailnet hand on to the next. */
-interface Memory {
-  readonly lists: Map<string, SourceList>
-  readonly byParts: Map<string, SourceList>
-  readonly partIds: WeakMap<Resolved, number>
-  nextPart: number
-}
-
-/** Texts that are kept for later states; beyond this many, all are forgotten. */
-const MOST_KEPT = 50_000
-
 /** Makes source lists and keeps one of each. */
 export class SourceLists {
   readonly #inventory: Inventory
-  readonly #memory: Memory
-  readonly #sources: Map<string, Sources>
-  readonly #wildcard: readonly string[]
-  readonly #behind: Map<NodeRecord, BitSet | undefined> = new Map()
-  #tailnetNodes: BitSet | undefined
+  readonly #sources: Map<string, Sources> = new Map()
+  readonly #lists: Map<string, SourceList[]> = new Map()
+  readonly #byKey: Map<string, SourceList> = new Map()
+  readonly #ids: PartIds
+  #previous: SourceLists | undefined
 
-  /** @param previous lists of an earlier state of the same tailnet and policy: texts that are the same are the same objects */
+  /** @param previous lists of an earlier state of the same tailnet and policy: those of the same texts are the same objects */
   constructor(inventory: Inventory, previous?: SourceLists) {
     this.#inventory = inventory
-    const kept = previous !== undefined && previous.#memory.lists.size < MOST_KEPT ? previous : undefined
-    this.#memory = kept !== undefined ? kept.#memory : { lists: new Map(), byParts: new Map(), partIds: new WeakMap(), nextPart: 0 }
-    this.#sources = new Map()
-    if (kept !== undefined && inventory.sameRouters && inventory.room === kept.#inventory.room) {
-      for (const [key, sources] of kept.#sources)
-        if (!sources.wildcard && !sources.dangerAll && this.#keepsRouters(sources)) this.#sources.set(key, sources)
-    }
-    const routes = [...inventory.routes.values()]
-    this.#wildcard = [...TAILNET_ADDRESSES.ranges().map(formatIpRange), ...routes.map((route) => formatIpRange(prefixRange(route.prefix)))]
+    this.#previous = previous
+    this.#ids = previous === undefined ? { parts: new WeakMap(), nextPart: 0, nextList: 0 } : previous.#ids
+  }
+
+  /** Takes over the list of a statement that means the same as in the earlier state. */
+  adopt({ key }: Sources, list: SourceList): void {
+    this.#byKey.set(key, list)
+    this.#keep(list)
+  }
+
+  /** Lets go of the earlier state. */
+  settle(): void {
+    this.#previous = undefined
   }
 
   /** Joins what the aliases of one statement stand for. */
@@ -74,19 +67,25 @@ export class SourceLists {
 
   /** The list as rules carry it: sorted texts without duplicates. */
   listOf(sources: Sources): SourceList {
-    if (sources.dangerAll) return this.#intern(['*'])
-    if (sources.wildcard) return this.#intern([...new Set([...this.#wildcard, ...this.#ownTexts(sources)])])
-    const known = this.#memory.byParts.get(sources.key)
+    const { key, wildcard, dangerAll } = sources
+    const known = this.#byKey.get(key)
     if (known !== undefined) return known
-    const list = this.#intern(this.#ownTexts(sources))
-    this.#memory.byParts.set(sources.key, list)
+    const earlier = wildcard || dangerAll || this.#previous === undefined ? undefined : this.#previous.#byKey.get(key)
+    const list = earlier ?? this.#intern(dangerAll ? ['*'] : wildcard ? this.#wildcardTexts(sources) : this.#ownTexts(sources))
+    this.adopt(sources, list)
     return list
   }
 
+  /** The list without anybody. */
+  get nobody(): SourceList {
+    return this.#intern([])
+  }
+
   #combine(parts: readonly Resolved[], key: string): Sources {
-    const identities = new BitSet(this.#inventory.room)
+    const inventory = this.#inventory
+    const identities = new BitSet(inventory.room)
     const sets: IpSet[] = []
-    const nodes = new BitSet(this.#inventory.room)
+    const nodes = new BitSet(inventory.room)
     let wildcard = false
     let dangerAll = false
     for (const part of parts) {
@@ -97,64 +96,78 @@ export class SourceLists {
       } else if (part.kind === 'any') wildcard = true
       else if (part.kind === 'dangerAll') dangerAll = true
     }
-    const literals = IpSet.from(sets)
+    const literals = sets.length === 0 ? IpSet.empty : IpSet.from(sets)
     nodes.or(identities)
-    if (wildcard || dangerAll) nodes.or(this.#everyone(dangerAll))
-    for (const router of this.#inventory.routers) {
-      if (nodes.has(router.slot)) continue
-      // Routes seldom hold addresses of nodes: the look at identities is one of bits.
-      if (wildcard || dangerAll || literals.overlaps(router.subnetSet) || this.#nodesBehind(router)?.intersects(identities) === true)
-        nodes.add(router.slot)
-    }
-    return { key, identities, literals, wildcard, dangerAll, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
+    if (dangerAll) nodes.or(inventory.everyone)
+    else if (wildcard) nodes.or(inventory.tailnetNodes)
+    const sources: Sources = { key, identities, literals, wildcard, dangerAll, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
+    // Routes seldom hold addresses of nodes or of literals: a look at all of them together spares one at each.
+    if (wildcard || dangerAll || (!literals.isEmpty && literals.overlaps(inventory.routed)) || inventory.behind.size > 0)
+      for (const router of inventory.routers) if (coversNetworks(sources, router, inventory)) nodes.add(router.slot)
+    return sources
+  }
+
+  #wildcardTexts(sources: Sources): string[] {
+    const routes = [...this.#inventory.routes.values()].map((route) => formatIpRange(prefixRange(route.prefix)))
+    return [...new Set([...TAILNET_ADDRESSES.ranges().map(formatIpRange), ...routes, ...this.#ownTexts(sources)])]
   }
 
   #ownTexts({ identities, literals }: Sources): string[] {
     if (!literals.isEmpty) return rangeTexts(setOf(this.#inventory, identities, literals, false, false))
-    return shortestTexts(identities.slots().flatMap((slot) => this.#inventory.records[slot]?.book ?? []))
+    return this.#inventory.shortestTexts(identities)
   }
 
   #keyOf(parts: readonly Resolved[]): string {
-    const { partIds } = this.#memory
-    const ids = parts.map((part) => {
-      if (part.kind !== 'nodes' && part.kind !== 'addresses') return part.kind
-      const known = partIds.get(part)
-      if (known !== undefined) return known
-      this.#memory.nextPart += 1
-      partIds.set(part, this.#memory.nextPart)
-      return this.#memory.nextPart
-    })
-    return ids.join()
+    let key = ''
+    for (const part of parts) key += part.kind === 'nodes' || part.kind === 'addresses' ? `${this.#idOf(part)},` : `${part.kind},`
+    return key
   }
 
-  /** Whether what sources cover of routers is certain to be the same: it is as long as no router's networks hold nodes. */
-  #keepsRouters(sources: Sources): boolean {
-    return this.#inventory.routers.every((router) => this.#nodesBehind(router) === undefined || sources.nodes.has(router.slot))
-  }
-
-  #everyone(dangerAll: boolean): BitSet {
-    if (dangerAll) return this.#inventory.everyone
-    return (this.#tailnetNodes ??= this.#inventory.within(this.#inventory.wildcard))
-  }
-
-  /** Nodes whose addresses lie in a router's networks; `undefined` for none. */
-  #nodesBehind(router: NodeRecord): BitSet | undefined {
-    if (!this.#behind.has(router)) {
-      const behind = this.#inventory.within(router.subnetSet)
-      this.#behind.set(router, behind.isEmpty ? undefined : behind)
-    }
-    return this.#behind.get(router)
+  #idOf(part: Resolved): number {
+    const ids = this.#ids
+    const known = ids.parts.get(part)
+    if (known !== undefined) return known
+    ids.nextPart += 1
+    ids.parts.set(part, ids.nextPart)
+    return ids.nextPart
   }
 
   #intern(texts: string[]): SourceList {
     texts.sort()
-    const key = texts.join()
-    const known = this.#memory.lists.get(key)
-    if (known !== undefined) return known
-    const list = { id: this.#memory.lists.size, texts }
-    this.#memory.lists.set(key, list)
+    const known = this.#find(texts) ?? (this.#previous === undefined ? undefined : this.#previous.#find(texts))
+    const list = known ?? { id: (this.#ids.nextList += 1), texts }
+    this.#keep(list)
     return list
   }
+
+  #find(texts: readonly string[]): SourceList | undefined {
+    return this.#lists.get(digestOf(texts))?.find((list) => sameItems(list.texts, texts))
+  }
+
+  #keep(list: SourceList): void {
+    const digest = digestOf(list.texts)
+    const known = this.#lists.get(digest)
+    if (known === undefined) this.#lists.set(digest, [list])
+    else if (!known.includes(list)) known.push(list)
+  }
+}
+
+/** Numbers that are given once in all states of a tailnet. */
+interface PartIds {
+  readonly parts: WeakMap<Resolved, number>
+  nextPart: number
+  nextList: number
+}
+
+/** True when traffic from a router's networks is covered: by a literal, by `*`, or because a node that is a source has an address there. */
+export function coversNetworks({ wildcard, dangerAll, literals, identities }: Sources, router: NodeRecord, inventory: Inventory): boolean {
+  if (router.routeKeys.length === 0) return false
+  return wildcard || dangerAll || literals.overlaps(router.subnetSet) || inventory.behind.get(router)?.intersects(identities) === true
+}
+
+/** Equal for equal lists, and short: a whole list as a key would be kept twice. */
+function digestOf(texts: readonly string[]): string {
+  return `${texts.length} ${texts[0] ?? ''} ${texts[texts.length >> 1] ?? ''} ${texts[texts.length - 1] ?? ''}`
 }
 
 /** The set is made when it is first asked for. It must not hold on to the state of the tailnet in which it was described: that would never end. */

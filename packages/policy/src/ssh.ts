@@ -144,7 +144,10 @@ export class SshCompiler {
       this.#resolver
         .nodesOf(alias)
         .slots()
-        .flatMap((slot) => this.#inventory.records[slot]?.addressTexts ?? []),
+        .flatMap((slot) => this.#inventory.records[slot] ?? [])
+        // Slots tell of the past of the tailnet, ids do not.
+        .sort((a, b) => a.node.id - b.node.id)
+        .flatMap((record) => record.addressTexts),
     )
     const recording: Partial<SshActionView> =
       rule.recorder.length === 0

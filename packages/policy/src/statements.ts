@@ -1,11 +1,12 @@
 import { formatIpRange, formatPrefix, IpSet, type IpRange, prefixRange } from '@meshwright/ip'
-import type { NetPortRange, PortRange } from '@meshwright/packet-filter'
+import type { PortRange } from '@meshwright/packet-filter'
 import type { Alias } from './aliases.ts'
 import { BitSet } from './bits.ts'
-import type { Inventory, NodeRecord } from './inventory.ts'
+import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
+import { sameItems } from './inventory-index.ts'
 import type { Destination, Policy, Statement } from './policy.ts'
 import { INTERNET, type Resolved, type Resolver } from './resolve.ts'
-import type { SourceList, SourceLists, Sources } from './sources.ts'
+import { coversNetworks, type SourceList, type SourceLists, type Sources } from './sources.ts'
 
 /** One destination alias of a statement, with all ports that the statement gives for it. */
 export interface Target {
@@ -69,7 +70,7 @@ export function compileStatement(
     index,
     parts,
     sources,
-    list: lists.listOf(sources),
+    list: targets.length === 0 ? lists.nobody : lists.listOf(sources),
     targets,
     self,
     selfFirst: allAutogroups && merged[0] !== undefined && isSelf(merged[0]),
@@ -79,13 +80,43 @@ export function compileStatement(
 
 /** Whether a statement means in the new state of a tailnet exactly what it meant in the old one, so that it can be kept. */
 export function isUnchanged(old: CompiledStatement, inventory: Inventory, resolver: Resolver): boolean {
-  const { statement, parts, targets } = old
-  const stays = (resolved: Resolved): boolean => resolved.kind === 'nodes' || resolved.kind === 'addresses' || resolved.kind === 'nothing'
-  if (!inventory.sameRouters || inventory.changed === undefined || statement.via.length > 0) return false
+  const { statement, parts, targets, sources } = old
+  if (inventory.changed === undefined || (!inventory.sameBehind && !sources.identities.isEmpty)) return false
   return (
-    parts.every((part, i) => stays(part) && resolver.resolve(statement.sources[i]?.alias ?? NOBODY) === part) &&
-    targets.every(({ resolved, destination }) => stays(resolved) && resolver.resolve(destination.alias) === resolved)
+    parts.every((part, i) => resolver.resolve(statement.sources[i]?.alias ?? NOBODY) === part) &&
+    targets.every(({ resolved, destination }) => resolver.resolve(destination.alias) === resolved) &&
+    inventory.changed.every((change) => {
+      const { slot } = change.now ?? change.old ?? { slot: -1 }
+      const everybody = sources.wildcard || sources.dangerAll || (statement.app.length > 0 && targets.some(({ resolved }) => resolved.kind === 'any'))
+      if (everybody && !sameNetworks(change)) return false
+      const covered = change.now !== undefined && isCovered(old, change.now, inventory)
+      const receives = change.now !== undefined && isReceiver(old, change.now)
+      return sources.nodes.has(slot) === covered && old.receivers.has(slot) === receives
+    })
   )
+}
+
+/** The node was there and is there, with the same addresses and subnet routes. */
+function sameNetworks({ old, now }: RecordChange): boolean {
+  if (old === undefined || now === undefined) return false
+  return old.addresses.equals(now.addresses) && sameItems(old.routeKeys, now.routeKeys)
+}
+
+/** What an alias stands for is known to be the same; is the node among the sources, as one of them or as their router? */
+function isCovered({ sources }: CompiledStatement, record: NodeRecord, inventory: Inventory): boolean {
+  if (sources.identities.has(record.slot) || sources.dangerAll) return true
+  if (sources.wildcard && inventory.tailnetNodes.has(record.slot)) return true
+  return sources.literals.overlaps(record.addresses) || coversNetworks(sources, record, inventory)
+}
+
+function isReceiver({ statement, targets }: CompiledStatement, record: NodeRecord): boolean {
+  if (statement.via.length > 0)
+    return statement.via.some(({ alias }) => record.node.tags.includes(alias.text)) && targets.some((target) => isServedBy(target, record))
+  return targets.some(({ resolved }) => {
+    if (resolved.kind === 'nodes') return resolved.nodes.has(record.slot)
+    if (resolved.kind === 'addresses') return resolved.nodes.has(record.slot) || (record.routeKeys.length > 0 && resolved.set.overlaps(record.subnetSet))
+    return resolved.kind === 'any' || (resolved.kind === 'internet' && record.exitRoutes.length > 0)
+  })
 }
 
 const NOBODY: Alias = { kind: 'unknownAutogroup', text: '' }
@@ -109,11 +140,6 @@ export function textsFor(target: Target, record: NodeRecord, via: boolean): read
     case 'nothing':
       return []
   }
-}
-
-/** The entries of a rule for one destination: for each address every range of ports. */
-export function entriesFor(texts: readonly string[], ports: readonly PortRange[]): NetPortRange[] {
-  return texts.flatMap((IP) => ports.map((Ports) => ({ IP, Ports })))
 }
 
 /** Whether a via router serves some route that the destination overlaps. */
@@ -143,7 +169,8 @@ function addReceivers(receivers: BitSet, { resolved }: Target, inventory: Invent
   if (resolved.kind === 'nodes') receivers.or(resolved.nodes)
   else if (resolved.kind === 'addresses') {
     receivers.or(resolved.nodes)
-    for (const router of inventory.routers) if (router.subnetSet.overlaps(resolved.set)) receivers.add(router.slot)
+    if (resolved.set.overlaps(inventory.routed))
+      for (const router of inventory.routers) if (router.subnetSet.overlaps(resolved.set)) receivers.add(router.slot)
   } else if (resolved.kind === 'any') receivers.or(inventory.everyone)
   else if (resolved.kind === 'internet')
     for (const record of inventory.records) if (record !== undefined && record.exitRoutes.length > 0) receivers.add(record.slot)
@@ -191,9 +218,8 @@ function narrow(part: Resolved, inventory: Inventory, meets: (record: NodeRecord
     if (record !== undefined && meets(record)) nodes.add(slot)
   }
   if (part.kind === 'nodes') return [{ kind: 'nodes', nodes }]
-  const networks = IpSet.from([...inventory.routes.values()].map(({ prefix }) => prefix))
   return [
     { kind: 'nodes', nodes },
-    { kind: 'addresses', set: networks, nodes: new BitSet(inventory.room) },
+    { kind: 'addresses', set: inventory.routed, nodes: new BitSet(inventory.room) },
   ]
 }
