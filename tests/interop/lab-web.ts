@@ -77,6 +77,48 @@ export async function webThroughSocks(socksPort: number, host: string, port: num
   }
 }
 
+/** A download of lines that goes on while other things happen. */
+export interface Drip {
+  /** How many lines have come. */
+  readonly lines: number
+  /** When the last of them came, by `performance.now()`. */
+  readonly lastAt: number
+  /** Why it ended, if it did. */
+  readonly ended: string | undefined
+  close(): void
+}
+
+/** Asks for `/drip/LINES` through a SOCKS5 port; gives the download when the first line is there. @throws Error */
+export async function openDrip(socksPort: number, host: string, port: number, lines: number): Promise<Drip> {
+  const socket = net.connect(socksPort, '127.0.0.1')
+  const drip = { lines: 0, lastAt: 0, ended: undefined as string | undefined, close: () => void socket.destroy() }
+  const limit = setTimeout(() => socket.destroy(new Error(`no line from ${host}:${port}`)), 5_000)
+  try {
+    await greet(socket, host, port)
+    await new Promise<void>((resolve, reject) => {
+      const end = (how: string): void => {
+        drip.ended ??= how
+        reject(new Error(how))
+      }
+      socket.on('error', (error) => end(error.message)).on('close', () => end('closed'))
+      const request = http.request({ createConnection: () => socket, path: `/drip/${lines}`, headers: { Host: host, Connection: 'close' } }, (response) => {
+        response.on('data', (bytes: Buffer) => {
+          drip.lines += bytes.toString('latin1').split('\n').length - 1
+          drip.lastAt = performance.now()
+          resolve()
+        })
+        response.on('end', () => end('complete')).on('error', (error) => end(error.message))
+      })
+      request.on('error', (error) => end(error.message))
+      request.end()
+    })
+    return drip
+  } finally {
+    clearTimeout(limit)
+    if (drip.lines === 0) socket.destroy()
+  }
+}
+
 async function greet(socket: Socket, host: string, port: number): Promise<void> {
   const name = Buffer.from(host, 'latin1')
   socket.write(Buffer.of(5, 1, 0))

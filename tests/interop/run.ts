@@ -11,11 +11,12 @@ const ROOT = path.resolve(import.meta.dirname, '../..')
 const REPORT = path.join(ROOT, '.cache', 'results', 'interop.json')
 const CELLS = path.join(ROOT, '.cache', 'results', 'interop-matrix.json')
 
-const USAGE = `usage: npm run test:interop [-- OPTIONS]
+const USAGE = `usage: npm run test:interop [-- OPTIONS] [SUITE...]
 
 Meets real programs: tailscaled and tailscale in their newest and oldest release, derper, headscale, wireguard-go, boringtun and others.
 What is missing is installed by name (needs Go; Rust for boringtun; apt for programs of the system), into
 ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_INTEROP_CACHE.
+  SUITE            only files of tests/interop whose name holds it: tailscaled-login, routes, wg-tools...
   --grep FLOW      only flows whose group or name holds FLOW
   --peer PEER      only cells of this peer: tailscaled@1.80.3, tailscaled, headscale...
   --all            also tailscaled 1.84, 1.88, 1.92, 1.96, 1.98 and 1.100; one of them alone: --peer tailscaled@1.84.3
@@ -29,7 +30,8 @@ Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left be
 `
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
     options: {
       grep: { type: 'string' },
       peer: { type: 'string' },
@@ -56,7 +58,7 @@ async function main(): Promise<number> {
   linkAll(installed, bin)
   mkdirSync(path.dirname(REPORT), { recursive: true })
   rmSync(REPORT, { force: true })
-  const run = spawnSync('npx', vitestArguments(values.grep, values.peer), {
+  const run = spawnSync('npx', vitestArguments(values.grep, values.peer, positionals), {
     cwd: ROOT,
     stdio: ['ignore', 2, 2],
     env: {
@@ -96,8 +98,8 @@ async function installEverything(wants: (extra: Program) => boolean): Promise<re
 }
 
 // The name of a test holds its group, its flow and its peer in brackets.
-function vitestArguments(grep: string | undefined, peer: string | undefined): readonly string[] {
-  const args = ['--no-install', 'vitest', 'run', '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${REPORT}`]
+function vitestArguments(grep: string | undefined, peer: string | undefined, suites: readonly string[]): readonly string[] {
+  const args = ['--no-install', 'vitest', 'run', ...suites, '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${REPORT}`]
   const literal = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
   if (grep !== undefined || peer !== undefined) args.push('-t', `^${grep === undefined ? '' : `(?=.*${literal(grep)})`}${peer === undefined ? '' : `(?=.*\\[[^\\]]*${literal(peer)})`}`)
   return args
