@@ -107,6 +107,8 @@ export interface RunningNode {
   fetch(input: string | URL | Request, init?: RequestInit): Promise<Response>
   /** The network map in force. */
   networkMap(): NetworkMap | undefined
+  /** Who does the cryptography: `openssl-ffi`, `wasm`, `node` or `noble`; see `fastCryptoProvider`. */
+  readonly crypto: string
   /** Name of the TUN device; `undefined` in userspace mode. */
   readonly tunName: string | undefined
   /** Members of tailscaled's preferences that this node keeps for other programs without acting on them, by their Go names. */

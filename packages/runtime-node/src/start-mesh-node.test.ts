@@ -6,6 +6,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
+import { fastCryptoProvider } from './fast-crypto.ts'
 import { startMeshNode } from './start-mesh-node.ts'
 
 const SOURCE = path.join(path.dirname(fileURLToPath(import.meta.url)), 'start-mesh-node.ts')
@@ -19,6 +20,14 @@ describe('a node whose control server is away', () => {
     expect(node.status().state).toBe('starting')
     expect(node.status().lastError).toMatch(/./)
     await node.close()
+    await node.close()
+  })
+
+  test('says who does its cryptography: the fastest provider', async () => {
+    const lines: string[] = []
+    const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here', log: (_level, line) => lines.push(line) })
+    expect(node.crypto).toBe(fastCryptoProvider().name)
+    expect(lines).toContain(`cryptography: ${node.crypto}`)
     await node.close()
   })
 
@@ -56,7 +65,8 @@ test('a closed node keeps its process alive with nothing: the process ends by it
   const program = path.join(folder, 'program.mts')
   writeFileSync(
     program,
-    `import { startMeshNode } from ${JSON.stringify(SOURCE)}
+    `import { fastCryptoProvider } from './fast-crypto.ts'
+import { startMeshNode } from ${JSON.stringify(SOURCE)}
 for (const controlUrl of ['${NOWHERE}', 'http://127.0.0.1:${port}']) {
   const node = await startMeshNode({ controlUrl, hostname: 'here', stateFile: ${JSON.stringify(path.join(folder, 'state'))} })
   node.listenTcp(80, () => {})

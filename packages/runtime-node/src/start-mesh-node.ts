@@ -3,6 +3,7 @@ import os from 'node:os'
 import { lookup } from 'node:dns/promises'
 import type { ControlClientInput, NetworkMap } from '@meshwright/control-client'
 import type { RelayRegion } from '@meshwright/core'
+import type { CryptoProvider } from '@meshwright/crypto'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
@@ -12,10 +13,10 @@ import { DnsUpstreams } from './dns-upstream.ts'
 import { type Driver, drive } from './drive.ts'
 import type { JsonObject } from './go-prefs.ts'
 import { localEndpoints } from './local-endpoints.ts'
+import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
-import { nodeCryptoProvider } from './node-crypto.ts'
 import { type Outside, systemOutside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
@@ -53,6 +54,7 @@ class Runner implements RunningNode {
   readonly #pings: Map<number, { readonly resolve: (result: PingResult) => void; readonly reject: (error: Error) => void }> = new Map()
   readonly #flows: MeshFlows
   readonly #dns: DnsUpstreams
+  readonly #crypto: CryptoProvider = fastCryptoProvider()
   readonly #systemName: string = os.hostname().split('.')[0] || 'node'
   #tun: TunLink | undefined
   readonly #outside: Outside = systemOutside
@@ -100,6 +102,7 @@ class Runner implements RunningNode {
 
   /** Opens the socket and starts. */
   async open(): Promise<void> {
+    this.#log('info', `cryptography: ${this.#crypto.name}`)
     const { tun } = this.#options
     if (tun !== undefined) {
       this.#tun = await TunLink.open({ name: tun, onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.#log('warn', line) })
@@ -129,6 +132,10 @@ class Runner implements RunningNode {
 
   get tunName(): string | undefined {
     return this.#tun?.name
+  }
+
+  get crypto(): string {
+    return this.#crypto.name
   }
 
   networkMap(): NetworkMap | undefined {
@@ -320,7 +327,7 @@ class Runner implements RunningNode {
     const node = new MeshNode(this.#clock(), {
       random: systemRandom,
       wallClock: () => Date.now(),
-      provider: nodeCryptoProvider,
+      provider: this.#crypto,
       controlUrl: this.#controlUrl,
       prefs,
       os: process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform,
@@ -332,7 +339,7 @@ class Runner implements RunningNode {
       ...(options.ephemeral === true ? { ephemeral: true } : {}),
       ...(options.tun === undefined ? {} : { tun: true }),
     })
-    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: nodeCryptoProvider }, (input: ControlClientInput) =>
+    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: this.#crypto }, (input: ControlClientInput) =>
       this.#driver.feed({ type: 'control', input }),
     )
     const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true, this.#outside)
