@@ -1,6 +1,6 @@
 import { BitSet } from './bits.ts'
+import type { StatementChange } from './concerns.ts'
 import type { Engine } from './engine.ts'
-import type { StatementChange } from './filter.ts'
 import type { NodeRecord, RecordChange } from './inventory.ts'
 import type { SshRule } from './policy.ts'
 import { localpartDomain } from './ssh.ts'
@@ -32,7 +32,8 @@ function affectedSlots(before: Engine, after: Engine, changed: readonly RecordCh
     return old === undefined || old === now ? [] : [{ old, now }]
   })
   const rules = touchedRules(after, changes, records, engines)
-  after.filter.inherit(before.filter, changes, rules)
+  after.concerns.inherit(before.concerns, changes)
+  after.filter.inherit(before.filter, rules)
   // From here on also what is no rule: peers, routes, SSH.
   const slots = rules.clone()
   for (const { old, now } of changes) {

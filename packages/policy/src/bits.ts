@@ -23,6 +23,11 @@ export class BitSet {
     return ((this.#words[slot >>> 5] ?? 0) & (1 << (slot & 31))) !== 0
   }
 
+  /** 32 numbers as bits: `32 * i` to `32 * i + 31`. */
+  word(i: number): number {
+    return this.#words[i] ?? 0
+  }
+
   /** Takes up all of another set. */
   or(other: BitSet): void {
     const theirs = other.#words

@@ -9,7 +9,7 @@ import { Inventory, type NodeRecord } from './inventory.ts'
 import type { Policy } from './policy.ts'
 import { SSH_CHECK_PATH, type SshRuleView } from './ssh.ts'
 import type { TailnetChange, TailnetNode, TailnetView } from './tailnet.ts'
-import type { PeerView } from './visibility.ts'
+import type { PeerRoutes, PeerView } from './visibility.ts'
 
 /** Codes of {@link PolicyError}. */
 export type PolicyErrorCode = 'POLICY_NODE_UNKNOWN' | 'POLICY_USER_UNKNOWN' | 'POLICY_DUPLICATE_ID'
@@ -51,6 +51,7 @@ export class CompiledPolicy {
   readonly policy: Policy
   readonly #inventory: Inventory
   readonly #sshCheckUrl: string
+  readonly #mayDisableIpv4: boolean
   /** Sorted moments at which some attribute expires, if any rule asks for postures. */
   readonly #expiries: readonly number[]
   #engine: { readonly epoch: number; readonly engine: Engine } | undefined
@@ -59,6 +60,7 @@ export class CompiledPolicy {
     this.policy = policy
     this.#inventory = inventory
     this.#sshCheckUrl = sshCheckUrl
+    this.#mayDisableIpv4 = policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4))
     this.#expiries = usesPostures(policy) ? expiriesOf(inventory.view.nodes) : []
   }
 
@@ -90,16 +92,12 @@ export class CompiledPolicy {
     const viewer = this.#record(nodeId)
     const engine = this.engineAt(wallNow)
     const viewerWithout = this.#withoutIpv4(engine, viewer)
-    return engine.visibility.routesOf(viewer).map(({ record, subnetRoutes, exitRoutes }) => {
-      const without = viewerWithout || this.#withoutIpv4(engine, record)
-      return {
-        node: record.node,
-        addresses: addressesOf(record, without),
-        subnetRoutes,
-        exitRoutes,
-        capabilities: record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : [],
-      }
-    })
+    return engine.visibility.routesOf(viewer).map((peer) => this.#peerView(engine, peer, viewerWithout))
+  }
+
+  #peerView(engine: Engine, { record, subnetRoutes, exitRoutes }: PeerRoutes, viewerWithout: boolean): PeerView {
+    const capabilities = record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : []
+    return { node: record.node, addresses: addressesOf(record, viewerWithout || this.#withoutIpv4(engine, record)), subnetRoutes, exitRoutes, capabilities }
   }
 
   /** The rules of a node's SSH server. @throws POLICY_NODE_UNKNOWN */
@@ -163,10 +161,7 @@ export class CompiledPolicy {
 
   #withoutIpv4(engine: Engine, record: NodeRecord): boolean {
     if (this.policy.settings.disableIPv4) return true
-    return (
-      this.policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4)) &&
-      this.#attributes(engine, record).has(DISABLE_IPV4)
-    )
+    return this.#mayDisableIpv4 && this.#attributes(engine, record).has(DISABLE_IPV4)
   }
 
   #record(nodeId: number): NodeRecord {

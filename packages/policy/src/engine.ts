@@ -1,3 +1,4 @@
+import { Concerns } from './concerns.ts'
 import { FilterCompiler } from './filter.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Policy, SshRule, Statement } from './policy.ts'
@@ -15,10 +16,12 @@ export class Engine {
   readonly resolver: Resolver
   readonly lists: SourceLists
   readonly statements: readonly CompiledStatement[]
+  readonly concerns: Concerns
   readonly filter: FilterCompiler
   readonly visibility: Visibility
   readonly ssh: SshCompiler
   readonly #now: number | undefined
+  readonly #sshCheckUrl: string
 
   /** @param now wall clock for attributes that expire; without it those are not set
    *  @param previous an engine for the same policy and an earlier state of the same tailnet: what did not change is shared */
@@ -26,6 +29,7 @@ export class Engine {
     this.policy = policy
     this.inventory = inventory
     this.#now = now
+    this.#sshCheckUrl = sshCheckUrl
     this.resolver = new Resolver(policy, inventory, previous?.resolver)
     this.lists = new SourceLists(inventory, previous?.lists)
     this.statements = policy.statements.map((statement, i) => {
@@ -42,8 +46,9 @@ export class Engine {
         for (const { alias } of [...sources, ...destinations, ...recorder]) this.resolver.resolve(alias)
     this.resolver.settle()
     this.lists.settle()
-    this.filter = new FilterCompiler(this.statements, this.lists, inventory)
-    this.visibility = new Visibility(this.statements, inventory)
+    this.concerns = new Concerns(this.statements, inventory.room)
+    this.filter = new FilterCompiler(this.statements, this.lists, inventory, this.concerns)
+    this.visibility = new Visibility(this.statements, inventory, this.concerns)
     this.ssh = new SshCompiler(policy, inventory, this.resolver, (rule: SshRule) => this.#meets(rule.srcPosture), sshCheckUrl)
   }
 
@@ -54,7 +59,18 @@ export class Engine {
 
   /** The names of the postures of which a source must meet one; empty: none is asked for. */
   posturesOf(own: readonly string[] | undefined): readonly string[] {
-    return own ?? this.policy.defaultSrcPosture
+    return own === undefined || own.length === 0 ? this.policy.defaultSrcPosture : own
+  }
+
+  /** The SSH rules as they would be if every source had just these attributes. */
+  sshWith(attributes: ReadonlyMap<string, PostureValue>): SshCompiler {
+    const meets = (rule: SshRule): (() => boolean) | undefined => {
+      const postures = this.posturesOf(rule.srcPosture)
+      if (postures.length === 0) return undefined
+      const met = this.meetsAny(postures, (key) => attributes.get(key))
+      return () => met
+    }
+    return new SshCompiler(this.policy, this.inventory, this.resolver, meets, this.#sshCheckUrl)
   }
 
   /** Whether the attributes meet one of the postures. */
@@ -78,6 +94,8 @@ export class Engine {
     if (postures.length === 0) return undefined
     const known = new Map<NodeRecord, boolean>()
     return (record) => {
+      // Devices that other tailnets share are not asked.
+      if (this.inventory.ownerOf(record.node)?.external === true) return true
       let meets = known.get(record)
       if (meets === undefined) {
         meets = this.meetsAny(postures, (key) => this.attributeOf(record, key))

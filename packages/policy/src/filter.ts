@@ -1,7 +1,7 @@
 import { IpSet } from '@meshwright/ip'
 import type { CapGrant, FilterRule, NetPortRange, PortRange } from '@meshwright/packet-filter'
 import { BitSet } from './bits.ts'
-import { ConcernMatrix } from './concern.ts'
+import type { Concerns } from './concerns.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
 import type { SourceList, SourceLists } from './sources.ts'
@@ -21,18 +21,9 @@ const CAPABILITIES = STRIDE - 8
 const PROTOCOL_KEYS = 512
 const NO_PROTOCOL = 256
 
-/** The matrix of concerns is made when more than one in so many nodes have been asked for. */
-const NODES_BEFORE_MATRIX = 16
-
 interface PendingRule {
   order: number
   readonly rule: { readonly SrcIPs: readonly string[]; readonly DstPorts: NetPortRange[]; readonly IPProto?: readonly number[] }
-}
-
-/** What replaced a statement in a later state of the tailnet. */
-export interface StatementChange {
-  readonly old: CompiledStatement
-  readonly now: CompiledStatement
 }
 
 /**
@@ -47,22 +38,23 @@ export class FilterCompiler {
   readonly #lists: SourceLists
   readonly #inventory: Inventory
   readonly #first: ReadonlyMap<number, number>
-  /** Statements that must be looked at for every node, as bits. */
-  readonly #always: Uint32Array
+  readonly #concerns: Concerns
+  /** Positions of statements that must be looked at for every node, and for all their sources. */
+  readonly #special: { readonly always: BitSet; readonly apps: BitSet }
   /** By slot. */
   #rules: (readonly FilterRule[] | undefined)[] = []
-  #matrix: ConcernMatrix | undefined
-  #asked: number = 0
   readonly #selfLists: Map<string, SourceList> = new Map()
 
-  constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory) {
+  constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory, concerns: Concerns) {
     this.#statements = statements
+    this.#concerns = concerns
     this.#lists = lists
     this.#inventory = inventory
     const first = new Map<number, number>()
-    this.#always = new Uint32Array((statements.length + 31) >>> 5)
+    this.#special = { always: new BitSet(statements.length), apps: new BitSet(statements.length) }
     for (const { statement, index, list, targets, self } of statements) {
-      if (self !== undefined) this.#always[index >>> 5] = (this.#always[index >>> 5] ?? 0) | (1 << (index & 31))
+      if (self !== undefined) this.#special.always.add(index)
+      if (statement.app.length > 0) this.#special.apps.add(index)
       if (targets.length === 0 || list.texts.length === 0) continue
       for (const [i, protocol] of statement.protocols.entries()) {
         const key = keyOf(list, protocol)
@@ -74,15 +66,13 @@ export class FilterCompiler {
 
   /**
    * Takes over what an earlier state of the same nodes has made, in the same slots.
-   * @param changes all statements that are not the same objects
    * @param touched slots of the nodes whose rules may differ for another reason than these statements' places; those for whom only the
    *   places do are added
    */
-  inherit(previous: FilterCompiler, changes: readonly StatementChange[], touched: BitSet): void {
+  inherit(previous: FilterCompiler, touched: BitSet): void {
     this.#touchMoved(previous, touched)
     this.#rules = [...previous.#rules]
     for (const slot of touched.slots()) this.#rules[slot] = undefined
-    this.#matrix = previous.#matrix?.with(changes)
   }
 
   /** The rules that a node receives, in the order of delivery. */
@@ -95,7 +85,7 @@ export class FilterCompiler {
     const [here, there] = [this.#first, previous.#first]
     const moved = new Set([...here.keys(), ...there.keys()].filter((key) => here.get(key) !== there.get(key)))
     if (moved.size === 0) return
-    const self = this.#always.some((word) => word !== 0)
+    const self = !this.#special.always.isEmpty
     for (const state of [previous, this]) {
       for (const { statement, list, receivers, sources } of state.#statements) {
         if (!statement.protocols.some((protocol) => moved.has(keyOf(list, protocol)))) continue
@@ -119,7 +109,7 @@ export class FilterCompiler {
   #makeRules(record: NodeRecord): readonly FilterRule[] {
     const ports = new Map<number, PendingRule>()
     const capabilities: { readonly order: number; readonly rule: FilterRule }[] = []
-    for (const compiled of this.#concerning(record)) {
+    for (const compiled of this.#concerns.ruling(record.slot, this.#special)) {
       const received = compiled.receivers.has(record.slot)
       const selfList = compiled.self === undefined ? undefined : this.#selfListOf(compiled, record)
       const { statement, index } = compiled
@@ -144,15 +134,6 @@ export class FilterCompiler {
           capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
     }
     return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
-  }
-
-  /** Statements that may give a node something, in their order. */
-  #concerning({ slot }: NodeRecord): readonly CompiledStatement[] {
-    // The matrix pays only for many nodes, and is handed on.
-    this.#asked += 1
-    if (this.#matrix === undefined && this.#asked < this.#inventory.room / NODES_BEFORE_MATRIX) return this.#statements
-    const matrix = (this.#matrix ??= ConcernMatrix.of(this.#statements, this.#inventory.room))
-    return matrix.statementsOf(slot, this.#always).flatMap((index) => this.#statements[index] ?? [])
   }
 
   #addPorts(
@@ -210,7 +191,13 @@ export class FilterCompiler {
     const known = this.#selfLists.get(key)
     if (known !== undefined) return known
     const part = this.#ownNodes(user.id)
-    if (part.kind === 'nodes') part.nodes.and(sources.nodes)
+    if (part.kind === 'nodes') {
+      part.nodes.and(sources.nodes)
+      // A router that is covered only by its networks is not itself a source.
+      for (const slot of part.nodes.slots())
+        if (!sources.identities.has(slot) && this.#inventory.records[slot]?.addresses.overlaps(sources.set(this.#inventory)) !== true)
+          part.nodes.delete(slot)
+    }
     const list = this.#lists.listOf(this.#lists.combine([part]))
     this.#selfLists.set(key, list)
     return list

@@ -1,6 +1,8 @@
-import { formatPrefix, type Ip, type Prefix } from '@meshwright/ip'
+import { formatPrefix, type Ip, IpSet, parsePrefix, type Prefix } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
+import type { Concerns } from './concerns.ts'
 import type { Inventory, NodeRecord, ServedRoute } from './inventory.ts'
+import type { Statement } from './policy.ts'
 import { type CompiledStatement, isServedBy, type Target } from './statements.ts'
 import type { TailnetNode } from './tailnet.ts'
 
@@ -41,25 +43,31 @@ interface RouteAccess {
 export class Visibility {
   readonly #statements: readonly CompiledStatement[]
   readonly #inventory: Inventory
+  readonly #concerns: Concerns
+  /** Statements with `autogroup:self` as a destination. */
+  readonly #own: readonly CompiledStatement[]
+  /** By slot. */
+  readonly #plain: (PeerRoutes | undefined)[] = []
   readonly #access: Map<string, RouteAccess> = new Map()
   #exits: { readonly everywhere: BitSet; readonly via: readonly { readonly sources: BitSet; readonly routers: BitSet }[] } | undefined
 
-  constructor(statements: readonly CompiledStatement[], inventory: Inventory) {
+  constructor(statements: readonly CompiledStatement[], inventory: Inventory, concerns: Concerns) {
     this.#statements = statements
     this.#inventory = inventory
+    this.#concerns = concerns
+    this.#own = statements.filter(({ statement, self }) => self !== undefined && opens(statement) && statement.via.length === 0)
   }
 
   /** Slots of all nodes that the node sees. */
   peersOf(record: NodeRecord): BitSet {
     const { slot } = record
     const peers = new BitSet(this.#inventory.room)
-    const owner = this.#inventory.ownerOf(record.node)
-    for (const { statement, sources, receivers, self } of this.#statements) {
-      if (statement.protocols.length === 0 && statement.app.length === 0) continue
-      if (receivers.has(slot)) peers.or(sources.nodes)
-      if (sources.nodes.has(slot)) peers.or(receivers)
-      if (self === undefined || owner === undefined || statement.via.length > 0) continue
-      const own = this.#inventory.owned(owner.id)
+    for (const { statement, sources } of this.#concerns.receivedBy(slot)) if (opens(statement)) peers.or(sources.nodes)
+    for (const { statement, receivers } of this.#concerns.sentBy(slot)) if (opens(statement)) peers.or(receivers)
+    const owner = this.#own.length === 0 ? undefined : this.#inventory.ownerOf(record.node)
+    if (owner === undefined) return peers
+    const own = this.#inventory.owned(owner.id)
+    for (const { sources } of this.#own) {
       // As a destination it sees those of its user's nodes that are sources; as a source, all of them.
       for (const other of own) if (sources.nodes.has(slot) || sources.nodes.has(other.slot)) peers.add(other.slot)
     }
@@ -72,6 +80,10 @@ export class Visibility {
     for (const slot of this.peersOf(record).slots()) {
       const peer = this.#inventory.records[slot]
       if (peer === undefined || peer === record) continue
+      if (peer.routeKeys.length === 0 && peer.exitRoutes.length === 0) {
+        found.push(this.#withoutRoutes(peer))
+        continue
+      }
       const subnetRoutes = peer.subnetRoutes.filter((route) => this.#leadsOver(peer, record, route))
       found.push({
         record: peer,
@@ -85,6 +97,11 @@ export class Visibility {
   /** Subnet routes of which the node is the primary. */
   primaryRoutesOf(record: NodeRecord): Prefix[] {
     return record.subnetRoutes.filter((route) => this.#inventory.routes.get(formatPrefix(route))?.servers[0] === record)
+  }
+
+  /** Most peers have no routes, and are the same to every viewer. */
+  #withoutRoutes(record: NodeRecord): PeerRoutes {
+    return (this.#plain[record.slot] ??= { record, subnetRoutes: [], exitRoutes: [] })
   }
 
   #leadsOver(peer: NodeRecord, viewer: NodeRecord, prefix: Prefix): boolean {
@@ -146,11 +163,19 @@ export class Visibility {
   }
 }
 
+/** A grant whose capabilities and ports are both empty makes nobody visible. */
+function opens({ protocols, app }: Statement): boolean {
+  return protocols.length > 0 || app.length > 0
+}
+
 function overlaps({ resolved }: Target, route: ServedRoute): boolean {
   return resolved.kind === 'any' || (resolved.kind === 'addresses' && resolved.set.overlaps(route.set))
 }
 
-function isWholeInternet({ resolved, destination }: Target): boolean {
+const WHOLE: readonly IpSet[] = ['0.0.0.0/0', '::/0'].map((text) => IpSet.from([parsePrefix(text) ?? IpSet.empty]))
+
+function isWholeInternet({ resolved }: Target): boolean {
   if (resolved.kind === 'any' || resolved.kind === 'internet') return true
-  return destination.alias.kind === 'prefix' && destination.alias.prefix.bits === 0
+  // All addresses of a family, under whatever name.
+  return resolved.kind === 'addresses' && WHOLE.some((family) => resolved.set.covers(family))
 }
