@@ -90,6 +90,17 @@ test('the period of the first rule that demands the check counts', () => {
   expect(here.action(here.ask()).accept).toBeUndefined()
 })
 
+test('how long an approval holds is said by the policy of the day', () => {
+  const here = site()
+  const { id } = hold(here)
+  here.lab.admin({ command: 'approveSshCheck', authId: id })
+  here.lab.advance(60_000)
+  here.lab.admin({ command: 'setPolicy', policy: policy({ action: 'check', checkPeriod: 'always' }) })
+  expect(here.action(here.ask()).accept).toBeUndefined()
+  here.lab.admin({ command: 'setPolicy', policy: policy({ action: 'check', checkPeriod: '1h' }) })
+  expect(here.action(here.ask()).accept).toBe(true)
+})
+
 test('a rejected session is refused with words, also to a node that asks again', () => {
   const here = site()
   const { id, held } = hold(here)

@@ -8,6 +8,8 @@ import type { SshVerdict, TailnetPolicy } from './tailnet-policy.ts'
 const ID_BYTES = 18 // 24 characters of base64
 /** Approvals that are remembered; the oldest gives way. */
 const MAX_APPROVALS = 4096
+/** The longest `checkPeriod` that a policy may name is 168 hours. */
+const LONGEST_PERIOD_MS = 604_800_000
 
 /** A node asks what to do with an SSH session that came to it. */
 export interface SshActionInput {
@@ -51,7 +53,7 @@ export class SshChecks {
   readonly #context: Context
   readonly #policy: TailnetPolicy
   readonly #checks = new Map<string, SshCheck>()
-  /** Who, where and as whom, to the end of the approval. */
+  /** Who, where and as whom, to when that was approved. How long it holds is said by the policy of the day. */
   readonly #approvals = new Map<string, Instant>()
 
   constructor(context: Context, policy: TailnetPolicy) {
@@ -88,8 +90,8 @@ export class SshChecks {
     const verdict = source && this.#policy.sshVerdict(source, destination, localUser)
     if (source === undefined || verdict === undefined) return this.#answer(request, rejection('The policy of this network does not allow this session.'))
     if (verdict.checkMs === undefined) return this.#answer(request, verdict.accept)
-    const approvedUntil = this.#approvals.get(approvalKey(source.id, destination.id, localUser))
-    if (approvedUntil !== undefined && this.#context.now() < approvedUntil) return this.#answer(request, verdict.accept)
+    const approvedAt = this.#approvals.get(approvalKey(source.id, destination.id, localUser))
+    if (approvedAt !== undefined && this.#context.now() < after(approvedAt, verdict.checkMs)) return this.#answer(request, verdict.accept)
     const known = input.authId === undefined ? undefined : this.#checks.get(input.authId)
     if (known !== undefined && isFor(known, input)) return this.#followUp(request, known, verdict)
     this.#open(input, source, destination)
@@ -102,8 +104,7 @@ export class SshChecks {
     const verdict = source && destination && this.#policy.sshVerdict(source, destination, check.localUser)
     if (source === undefined || destination === undefined || verdict === undefined) return 'the policy no longer allows this session, or one of its nodes is gone'
     check.state = 'approved'
-    const { checkMs = 0 } = verdict
-    if (checkMs > 0) this.#remember(approvalKey(source.id, destination.id, check.localUser), checkMs)
+    this.#remember(approvalKey(source.id, destination.id, check.localUser))
     for (const request of check.waiters) this.#answer(request, verdict.accept)
     // One that nobody waits for just now stays, for the node that asks again.
     if (check.waiters.size > 0) this.#checks.delete(check.id)
@@ -133,7 +134,7 @@ export class SshChecks {
       this.#checks.delete(check.id)
       for (const request of check.waiters) this.#answer(request, rejection('Nobody approved this session in time.'))
     }
-    for (const [key, until] of this.#approvals) if (now >= until) this.#approvals.delete(key)
+    for (const [key, approvedAt] of this.#approvals) if (now >= after(approvedAt, LONGEST_PERIOD_MS)) this.#approvals.delete(key)
   }
 
   #open(input: SshActionInput, source: NodeRecord, destination: NodeRecord): void {
@@ -161,9 +162,9 @@ export class SshChecks {
     this.#answer(request, verdict.accept)
   }
 
-  #remember(key: string, ms: number): void {
+  #remember(key: string): void {
     this.#approvals.delete(key)
-    this.#approvals.set(key, after(this.#context.now(), ms))
+    this.#approvals.set(key, this.#context.now())
     for (const [oldest] of this.#approvals) {
       if (this.#approvals.size <= MAX_APPROVALS) return
       this.#approvals.delete(oldest)
