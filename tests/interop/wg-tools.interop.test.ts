@@ -1,60 +1,48 @@
-import { createHash } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { buildProgram, closeHosts, kernelHasWireGuard, WireGuardHost, whyNoWgTools } from './wireguard-host.ts'
-import { until, wireguardGo } from './wireguard-lab.ts'
+import type { TransferResult } from './wireguard-commands.ts'
+import { buildProgram, closeHosts, kernelHasWireGuard, type Keys, lettersHash, WireGuardHost, whyNoWgTools } from './wireguard-host.ts'
+import { until } from './wireguard-lab.ts'
+import { WIREGUARD_GO } from './wireguard-programs.ts'
 
 // The real wg and wg-quick on meshwright-wg, and through its TUN device to itself and to wireguard-go. Without them, root or TUN the
 // tests are skipped, or fail where REQUIRE_INTEROP=1.
 const missing = whyNoWgTools()
 const noQuick = missing ?? (kernelHasWireGuard() ? 'this kernel has WireGuard, which wg-quick prefers' : undefined)
 const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
-for (const [what, why] of [['wg', missing], ['wg-quick', missing === undefined ? noQuick : undefined]] as const) {
-  if (why === undefined) continue
-  if (REQUIRED) {
-    test(`${what} can be run [${what}]`, () => {
-      throw new Error(why)
-    })
-  } else process.stdout.write(`${what} interop: skipped, ${why}\n`)
-}
-
 beforeAll(() => {
   if (missing === undefined) buildProgram()
 })
 afterAll(closeHosts)
 
-function flow(title: string, skip: string | undefined, run: (host: WireGuardHost, other: WireGuardHost) => Promise<void> | void): void {
-  test.skipIf(skip !== undefined).concurrent(title, async () => {
-    const hosts = [new WireGuardHost(), new WireGuardHost()] as const
+function flow(title: string, skip: string | undefined, run: (host: WireGuardHost, other: WireGuardHost) => Promise<void>): void {
+  test.concurrent(title, async (context) => {
+    if (skip !== undefined && !REQUIRED) return context.skip(skip)
+    if (skip !== undefined) throw new Error(skip)
+    const hosts = [await WireGuardHost.create(), await WireGuardHost.create()] as const
+    const line = await WireGuardHost.line(...hosts)
     try {
       await run(...hosts)
+      await line.finish()
     } finally {
       for (const host of hosts) await host.close()
+      line.close()
     }
   })
 }
 
 const MB = 1_000_000
 
-function letters(mode: string, size: number): string {
-  return createHash('sha256').update(Buffer.alloc(size, mode)).digest('hex')
-}
-
-interface Keys {
-  readonly secret: string
-  readonly key: string
-}
-
-async function keys(host: WireGuardHost): Promise<Keys> {
-  const secret = (await host.run('wg', 'genkey')).trim()
-  return { secret, key: (await host.pipe(secret, 'wg', 'pubkey')).trim() }
+/** What the two ends of a transfer report: each of them has what the other one sent. */
+function both(size: number): readonly TransferResult[] {
+  return [{ bytes: size, sha256: lettersHash('listen', size), reason: 'finished' }, { bytes: size, sha256: lettersHash('connect', size), reason: 'finished' }]
 }
 
 flow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing, async (host) => {
   const name = host.interfaceName
-  const [own, a, b] = [await keys(host), (await keys(host)).key, (await keys(host)).key]
-  const psk = (await host.run('wg', 'genpsk')).trim()
+  const [own, a, b] = [await host.keys(), (await host.keys()).key, (await host.keys()).key]
+  const psk = await host.psk()
   await host.run('meshwright-wg', name)
   expect(await host.run('wg', 'show', 'interfaces')).toContain(name)
   expect(await host.run('wg', 'show', name, 'dump')).toBe('(none)\t(none)\t0\toff\n')
@@ -85,7 +73,7 @@ flow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing,
 flow('a taken port is refused by errno, and nothing else changes [wg]', missing, async (host) => {
   const name = host.interfaceName
   await host.run('meshwright-wg', name)
-  await host.run('wg', 'set', name, 'listen-port', '40200', 'private-key', host.file('key', (await keys(host)).secret))
+  await host.run('wg', 'set', name, 'listen-port', '40200', 'private-key', host.file('key', (await host.keys()).secret))
   const taken = host.start(process.execPath, '-e', "require('node:dgram').createSocket('udp4').bind(40201, () => console.log('ready'))")
   await new Promise((resolve) => taken.stdout?.once('data', resolve))
   const refused = await host.try('wg', ['set', name, 'listen-port', '40201'])
@@ -107,13 +95,12 @@ flow('deleting the socket or the link ends the program [wg]', missing, async (ho
   await other.run('meshwright-wg', other.interfaceName)
   await other.run('ip', 'link', 'del', other.interfaceName)
   await until(() => other.pids().length === 0, 5_000, 'it goes on without a link')
-  expect(existsSync(`/var/run/wireguard/${other.interfaceName}.sock`)).toBe(false)
+  expect(other.has(`/var/run/wireguard/${other.interfaceName}.sock`)).toBe(false)
 })
 
 flow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async (host, other) => {
-  WireGuardHost.line(host, other)
-  const [a, b] = [await keys(host), await keys(other)]
-  const psk = (await host.run('wg', 'genpsk')).trim()
+  const [a, b] = [await host.keys(), await other.keys()]
+  const psk = await host.psk()
   const trace = path.join(host.folder, 'trace')
   host.program('resolvconf', `echo "resolvconf $*" >> ${trace}; [ "$1" = -a ] && cat >> ${trace}; exit 0`)
   const confA = host.file(`${host.interfaceName}.conf`, [
@@ -131,14 +118,13 @@ flow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async
   expect(await host.run('ip', 'route')).toContain(`10.67.0.0/16 dev ${host.interfaceName}`)
   expect(await host.run('ip', 'link', 'show', host.interfaceName)).toContain('mtu 1380')
 
-  const both = (connect: string, listen: string) => [{ bytes: MB, sha256: listen, reason: 'finished' }, { bytes: MB, sha256: connect, reason: 'finished' }]
-  expect(await other.transfer(host, '10.66.0.1', MB)).toEqual(both(letters('connect', MB), letters('listen', MB)))
-  expect(await host.transfer(other, 'fd66::2', MB)).toEqual(both(letters('connect', MB), letters('listen', MB)))
+  expect(await other.transfer(host, '10.66.0.1', MB)).toEqual(both(MB))
+  expect(await host.transfer(other, 'fd66::2', MB)).toEqual(both(MB))
   expect(await host.run('wg', 'show', host.interfaceName, 'endpoints')).toMatch(/\t192\.0\.2\.2:[0-9]+\n/)
 
   await host.run('wg-quick', 'down', confA)
   await until(() => host.pids().length === 0, 5_000, 'the program goes on')
-  expect(existsSync(`/var/run/wireguard/${host.interfaceName}.sock`)).toBe(false)
+  expect(host.has(`/var/run/wireguard/${host.interfaceName}.sock`)).toBe(false)
   expect(readFileSync(trace, 'utf8').split('\n')).toEqual([
     `preup ${host.interfaceName}`, `resolvconf -a ${host.interfaceName} -m 0 -x`, 'nameserver 10.66.0.53', 'search mesh.example', `postup ${host.interfaceName}`, 'predown',
     `resolvconf -l ${host.interfaceName}`, `resolvconf -d ${host.interfaceName} -f`, 'postdown', '',
@@ -153,8 +139,7 @@ flow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async
 })
 
 flow('peers come and go and files are read again without a lost packet of another session [wg]', missing, async (host, other) => {
-  WireGuardHost.line(host, other)
-  const [a, b, c] = [await keys(host), await keys(other), await keys(host)]
+  const [a, b, c] = [await host.keys(), await other.keys(), await host.keys()]
   await pair(host, other, a, b)
   const name = host.interfaceName
   expect((await host.echo(other, '10.66.0.2', 7000, 2)).answered).toBe(2)
@@ -169,8 +154,7 @@ flow('peers come and go and files are read again without a lost packet of anothe
 })
 
 flow('a mark keeps the own packets of the tunnel out of it: everything else goes through [wg]', missing, async (host, other) => {
-  WireGuardHost.line(host, other)
-  const [a, b] = [await keys(host), await keys(other)]
+  const [a, b] = [await host.keys(), await other.keys()]
   await pair(host, other, a, b)
   const name = host.interfaceName
   await host.run('wg', 'set', name, 'fwmark', '51820', 'peer', b.key, 'allowed-ips', '0.0.0.0/0')
@@ -183,27 +167,19 @@ flow('a mark keeps the own packets of the tunnel out of it: everything else goes
   expect((await host.echo(other, '198.51.100.7', 7001, 3)).answered).toBe(0)
 })
 
-const go = wireguardGo()
+const go = WIREGUARD_GO
 flow('our TUN device and theirs: 5 MB each way and 50 datagrams [wireguard-go 2026-05]', missing ?? go.missing, async (host, other) => {
-  WireGuardHost.line(host, other)
-  const [a, b] = [await keys(host), await keys(other)]
-  await pair(host, other, a, b, go.program)
+  const [a, b] = [await host.keys(), await other.keys()]
+  await pair(host, other, a, b, go.file)
   const size = 5 * MB
-  expect(await host.transfer(other, '10.66.0.2', size)).toEqual([
-    { bytes: size, sha256: letters('listen', size), reason: 'finished' },
-    { bytes: size, sha256: letters('connect', size), reason: 'finished' },
-  ])
+  expect(await host.transfer(other, '10.66.0.2', size)).toEqual(both(size))
   expect(await other.echo(host, '10.66.0.1', 7000, 50)).toEqual({ sent: 50, answered: 50 })
 })
 
 flow('without a TUN device, 2 MB each way through the SOCKS5 proxy [wg]', missing, async (host, other) => {
-  WireGuardHost.line(host, other)
-  await pair(host, other, await keys(host), await keys(other), 'meshwright-wg', ['--address', '10.66.0.1/24', '--socks5', '127.0.0.1:1080'])
+  await pair(host, other, await host.keys(), await other.keys(), 'meshwright-wg', ['--address', '10.66.0.1/24', '--socks5', '127.0.0.1:1080'])
   const size = 2 * MB
-  expect(await host.transfer(other, '10.66.0.2', size, 1080)).toEqual([
-    { bytes: size, sha256: letters('listen', size), reason: 'finished' },
-    { bytes: size, sha256: letters('connect', size), reason: 'finished' },
-  ])
+  expect(await host.transfer(other, '10.66.0.2', size, 1080)).toEqual(both(size))
 })
 
 /** Makes an interface on each host: 10.66.0.1 and 10.66.0.2. */

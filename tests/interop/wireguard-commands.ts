@@ -1,9 +1,13 @@
 import { createCipheriv } from 'node:crypto'
+import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
+
+/** Our providers of primitives; `fast` is the one that is chosen by itself. */
+export type ProviderName = 'noble' | 'node' | 'fast'
 
 /** What the process with our side is asked to do. */
 export type PeerCommand =
   /** Connections to `tcpPort` are accepted. */
-  | { readonly op: 'start'; readonly provider: 'noble' | 'node'; readonly addresses: readonly string[]; readonly tcpPort: number; readonly underLoad: boolean }
+  | { readonly op: 'start'; readonly provider: ProviderName; readonly addresses: readonly string[]; readonly tcpPort: number; readonly underLoad: boolean }
   /** Lines of a UAPI `set`. */
   | { readonly op: 'set'; readonly lines: readonly string[] }
   | { readonly op: 'get' }
@@ -14,6 +18,8 @@ export type PeerCommand =
   /** The results of accepted connections that have ended. */
   | { readonly op: 'accepted' }
   | { readonly op: 'status' }
+  /** Every shared secret and every session key that there was, in hexadecimal: to be searched for outside. */
+  | { readonly op: 'secrets' }
 
 /** Its answer to the command of that number. */
 export type PeerAnswer = { readonly id: number; readonly result: unknown } | { readonly id: number; readonly error: string }
@@ -28,7 +34,11 @@ export interface TransferResult {
   readonly reason: string
 }
 
-/** Bytes without any repetition, the same every time. */
+const MARKER_EVERY_BYTES = 256
+
+/** Bytes without any repetition but the marker of plaintext, the same every time. */
 export function patternBytes(size: number): Uint8Array {
-  return createCipheriv('aes-128-ctr', Buffer.alloc(16, 7), Buffer.alloc(16)).update(new Uint8Array(size))
+  const bytes = createCipheriv('aes-128-ctr', Buffer.alloc(16, 7), Buffer.alloc(16)).update(new Uint8Array(size))
+  for (let at = 0; at + PLAINTEXT_MARKER.length <= size; at += MARKER_EVERY_BYTES) bytes.write(PLAINTEXT_MARKER, at)
+  return bytes
 }

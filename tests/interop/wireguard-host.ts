@@ -1,10 +1,12 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import readline from 'node:readline'
 import { buildSync } from 'esbuild'
-import { whyNoNamespaces } from './wireguard-lab.ts'
+import { Capture, PLAINTEXT_MARKER, whyNoCapture } from './wireguard-capture.ts'
 import type { TransferResult } from './wireguard-commands.ts'
+import { whyNoNamespaces } from './wireguard-programs.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const TCP_PORT = 5001
@@ -12,6 +14,7 @@ const RUN_TIMEOUT_MS = 30_000
 
 // One end of a TCP connection between two kernels: [mode, host, port, bytes to send, port of a SOCKS5 proxy].
 const KERNEL_TCP = `
+const letters = (mode, size) => Buffer.alloc(size, '${PLAINTEXT_MARKER} ' + mode + ' ')
 import net from 'node:net'
 import { createHash } from 'node:crypto'
 const [mode, host, port, size, proxy] = JSON.parse(process.argv[1])
@@ -22,8 +25,8 @@ const talk = (socket) => {
   socket.on('error', (error) => { console.log(JSON.stringify({ bytes, sha256: '', reason: error.code })); process.exit(0) })
   socket.on('end', () => { console.log(JSON.stringify({ bytes, sha256: hash.digest('hex'), reason: 'finished' })); socket.end() })
   socket.on('close', () => process.exit(0))
-  if (proxy) socket.write(Buffer.alloc(size, mode))
-  else socket.end(Buffer.alloc(size, mode))
+  if (proxy) socket.write(letters(mode, size))
+  else socket.end(letters(mode, size))
 }
 setTimeout(() => { console.log(JSON.stringify({ bytes: 0, sha256: '', reason: 'timeout' })); process.exit(0) }, 30_000)
 if (proxy) {
@@ -53,7 +56,7 @@ if (mode === 'echo') {
   const timer = setInterval(() => {
     if (sent === count) { clearInterval(timer); setTimeout(() => { console.log(JSON.stringify({ sent, answered })); process.exit(0) }, 1500); return }
     sent += 1
-    socket.send(Buffer.from(String(sent)), port, host, () => {})
+    socket.send(Buffer.from('${PLAINTEXT_MARKER} ' + sent), port, host, () => {})
   }, 100)
 }
 `
@@ -62,7 +65,12 @@ if (mode === 'echo') {
 export function whyNoWgTools(): string | undefined {
   if (spawnSync('wg', ['--version']).status !== 0) return 'wg is not installed (Debian package wireguard-tools)'
   if (spawnSync('bash', ['--version']).status !== 0) return 'wg-quick needs bash'
-  return whyNoNamespaces()
+  return whyNoNamespaces() ?? whyNoCapture()
+}
+
+/** What one end of a transfer sends, as its hash. */
+export function lettersHash(mode: 'connect' | 'listen', size: number): string {
+  return createHash('sha256').update(Buffer.alloc(size, `${PLAINTEXT_MARKER} ${mode} `)).digest('hex')
 }
 
 /** Why wg-quick would not choose a program in user space. */
@@ -77,6 +85,7 @@ export function kernelHasWireGuard(): boolean {
 let folder: string | undefined
 let count = 0
 const open = new Set<WireGuardHost>()
+const lines = new Set<Line>()
 
 /** Builds meshwright-wg into one file, and puts it into a folder for PATH. Inside the repository, so that it finds `koffi`. */
 export function buildProgram(): void {
@@ -86,7 +95,7 @@ export function buildProgram(): void {
   buildSync({
     entryPoints: [path.join(ROOT, 'examples/wireguard/src/meshwright-wg.ts')], outfile: file, bundle: true, platform: 'node', format: 'esm', target: 'node20',
     conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi'], logLevel: 'error',
-    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)" },
+    banner: { js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url)" },
   })
   script(folder, 'meshwright-wg', `exec ${process.execPath} ${file} "$@"`)
 }
@@ -94,35 +103,93 @@ export function buildProgram(): void {
 /** Takes away all that is left. */
 export async function closeHosts(): Promise<void> {
   for (const host of [...open]) await host.close()
+  for (const line of [...lines]) line.close()
   if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
 }
 
-/** A network namespace with a folder of its own, in which wg, wg-quick and meshwright-wg are run. */
+// Everything that wg-quick and the programs write lies in places of the host's own: /etc is a copy, /run/wireguard is empty.
+const PRIVATE_PLACES = (folder: string): string => `set -e
+mkdir -p /etc/wireguard /run/wireguard ${folder}/private
+mount -t tmpfs tmpfs ${folder}/private
+cp -a /etc ${folder}/private/etc
+rm -rf ${folder}/private/etc/wireguard/* ${folder}/private/etc/resolv.conf
+echo "nameserver 192.0.2.53" > ${folder}/private/etc/resolv.conf
+mount --bind ${folder}/private/etc /etc
+mount -t tmpfs tmpfs /run/wireguard
+echo ready
+exec sleep infinity`
+
+/** A host: a network namespace, a mount namespace and a folder of its own, in which wg, wg-quick and meshwright-wg are run. */
 export class WireGuardHost {
-  /** Free for the name of an interface: sockets of all namespaces lie in one folder. */
-  readonly interfaceName: string
+  readonly interfaceName = 'wg0'
   readonly folder: string
   readonly #namespace: string
+  readonly #holder: ChildProcess & { readonly pid: number }
   readonly #children: ChildProcess[] = []
+  readonly #secrets: Map<string, Uint8Array> = new Map()
 
-  constructor() {
-    if (folder === undefined) throw new Error('the program is not built')
-    count += 1
-    this.interfaceName = `mwq${process.pid.toString(36)}x${count}`
-    this.#namespace = `${this.interfaceName}n`
-    this.folder = mkdtempSync(path.join(folder, 'host-'))
-    execFileSync('ip', ['netns', 'add', this.#namespace])
+  private constructor(place: string, namespace: string, holder: ChildProcess & { readonly pid: number }) {
+    this.folder = place
+    this.#namespace = namespace
+    this.#holder = holder
     open.add(this)
-    execFileSync('ip', ['-n', this.#namespace, 'link', 'set', 'lo', 'up'])
   }
 
-  /** Joins two hosts by a line: 192.0.2.1 and 192.0.2.2. */
-  static line(a: WireGuardHost, b: WireGuardHost): void {
-    execFileSync('ip', ['link', 'add', 'line', 'netns', a.#namespace, 'type', 'veth', 'peer', 'name', 'line', 'netns', b.#namespace])
-    for (const [host, address] of [[a, '192.0.2.1'], [b, '192.0.2.2']] as const) {
-      execFileSync('ip', ['-n', host.#namespace, 'addr', 'add', `${address}/24`, 'dev', 'line'])
+  /** Makes a host without a line to anywhere. */
+  static async create(): Promise<WireGuardHost> {
+    if (folder === undefined) throw new Error('the program is not built')
+    const namespace = nextName()
+    const place = mkdtempSync(path.join(folder, 'host-'))
+    execFileSync('ip', ['netns', 'add', namespace])
+    execFileSync('ip', ['-n', namespace, 'link', 'set', 'lo', 'up'])
+    const holder = spawn('ip', ['netns', 'exec', namespace, 'unshare', '-m', '--propagation', 'private', 'sh', '-c', PRIVATE_PLACES(place)], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const { pid } = holder
+    if (pid === undefined) throw new Error('no process holds the namespaces')
+    const host = new WireGuardHost(place, namespace, Object.assign(holder, { pid }))
+    const line = await Promise.race([linesOf(holder).next(), new Promise<string>((resolve) => holder.once('exit', () => resolve('it ended')))])
+    if (line !== 'ready') throw new Error(`the host has no places of its own: ${line}`)
+    return host
+  }
+
+  /** Joins hosts by a line: 192.0.2.1, 192.0.2.2 and so on, and 2001:db8::1 and so on. All that is on it is captured. */
+  static async line(...hosts: readonly WireGuardHost[]): Promise<Line> {
+    const middle = nextName()
+    execFileSync('ip', ['netns', 'add', middle])
+    execFileSync('ip', ['-n', middle, 'link', 'add', 'line', 'type', 'bridge'])
+    execFileSync('ip', ['-n', middle, 'link', 'set', 'line', 'up'])
+    for (const [index, host] of hosts.entries()) {
+      execFileSync('ip', ['link', 'add', 'line', 'netns', host.#namespace, 'type', 'veth', 'peer', 'name', `line${index}`, 'netns', middle])
+      execFileSync('ip', ['-n', middle, 'link', 'set', `line${index}`, 'master', 'line', 'up'])
+      execFileSync('ip', ['-n', host.#namespace, 'addr', 'add', `192.0.2.${index + 1}/24`, 'dev', 'line'])
+      execFileSync('ip', ['-n', host.#namespace, 'addr', 'add', `2001:db8::${index + 1}/64`, 'dev', 'line', 'nodad'])
       execFileSync('ip', ['-n', host.#namespace, 'link', 'set', 'line', 'up'])
     }
+    const file = path.join(folder ?? '', `${middle}.pcap`)
+    return new Line(middle, hosts, await Capture.start(middle, 'line', file))
+  }
+
+  /** What must not be on any line. */
+  get secrets(): ReadonlyMap<string, Uint8Array> {
+    return this.#secrets
+  }
+
+  /** A new private key and its public key, by the real wg. */
+  async keys(): Promise<Keys> {
+    const secret = (await this.run('wg', 'genkey')).trim()
+    this.#secrets.set(`private key ${this.#secrets.size} of ${this.#namespace}`, Buffer.from(secret, 'base64'))
+    return { secret, key: (await this.pipe(secret, 'wg', 'pubkey')).trim() }
+  }
+
+  /** A new preshared key, by the real wg. */
+  async psk(): Promise<string> {
+    const psk = (await this.run('wg', 'genpsk')).trim()
+    this.#secrets.set(`preshared key ${this.#secrets.size} of ${this.#namespace}`, Buffer.from(psk, 'base64'))
+    return psk
+  }
+
+  /** Whether there is such a file, as the host's programs see files. */
+  has(file: string): boolean {
+    return existsSync(`/proc/${this.#holder.pid}/root${file}`)
   }
 
   async close(): Promise<void> {
@@ -132,14 +199,14 @@ export class WireGuardHost {
     for (const pid of this.pids()) kill(pid)
     await Promise.all(ended)
     for (let i = 0; i < 100 && this.pids().length > 0; i += 1) await new Promise((resolve) => setTimeout(resolve, 20))
+    kill(this.#holder.pid)
     spawnSync('ip', ['netns', 'del', this.#namespace])
-    rmSync(`/var/run/wireguard/${this.interfaceName}.sock`, { force: true })
   }
 
-  /** Processes in the namespace. */
+  /** Processes of the host. */
   pids(): number[] {
     const { stdout } = spawnSync('ip', ['netns', 'pids', this.#namespace], { encoding: 'utf8' })
-    return stdout.split('\n').filter((line) => line !== '').map(Number)
+    return stdout.split('\n').filter((line) => line !== '').map(Number).filter((pid) => pid !== this.#holder.pid)
   }
 
   /** Runs a program to its end; gives its standard output. @throws with what it said when it fails */
@@ -156,7 +223,7 @@ export class WireGuardHost {
 
   /** Runs a program to its end, whatever that is. */
   try(program: string, args: readonly string[], input: string = ''): Promise<{ readonly status: number | null; readonly stdout: string; readonly stderr: string }> {
-    const child = spawn('ip', ['netns', 'exec', this.#namespace, program, ...args], { env: this.#env(), timeout: RUN_TIMEOUT_MS })
+    const child = spawn('nsenter', [...this.#entrance(), program, ...args], { env: this.#env(), timeout: RUN_TIMEOUT_MS })
     this.#children.push(child)
     let [stdout, stderr] = ['', '']
     child.stdout.on('data', (chunk) => (stdout += String(chunk)))
@@ -171,7 +238,7 @@ export class WireGuardHost {
 
   /** Starts a program and leaves it running. */
   start(program: string, ...args: readonly string[]): ChildProcess {
-    const child = spawn('ip', ['netns', 'exec', this.#namespace, program, ...args], { stdio: ['ignore', 'pipe', 'inherit'], env: this.#env() })
+    const child = spawn('nsenter', [...this.#entrance(), program, ...args], { stdio: ['ignore', 'pipe', 'inherit'], env: this.#env() })
     this.#children.push(child)
     return child
   }
@@ -206,9 +273,52 @@ export class WireGuardHost {
     return JSON.parse(result)
   }
 
+  #entrance(): readonly string[] {
+    return ['-t', String(this.#holder.pid), '-n', '-m', '--']
+  }
+
   #env(): NodeJS.ProcessEnv {
     return { ...process.env, PATH: `${this.folder}:${folder ?? ''}:${process.env['PATH'] ?? ''}`, WG_QUICK_USERSPACE_IMPLEMENTATION: 'meshwright-wg' }
   }
+}
+
+/** What joins hosts. */
+export class Line {
+  readonly #middle: string
+  readonly #hosts: readonly WireGuardHost[]
+  readonly #capture: Capture
+
+  constructor(middle: string, hosts: readonly WireGuardHost[], capture: Capture) {
+    this.#middle = middle
+    this.#hosts = hosts
+    this.#capture = capture
+    lines.add(this)
+  }
+
+  /** What was on it, at the end of a flow: searched for secrets, plaintext and repeated counters. @throws with what was found */
+  async finish(): Promise<void> {
+    const secrets = new Map(this.#hosts.flatMap((host) => [...host.secrets]))
+    const found = await this.#capture.finish(secrets)
+    if (found.length > 0) throw new Error(`outside: ${[...new Set(found)].slice(0, 5).join('; ')} (${found.length} in all)`)
+  }
+
+  close(): void {
+    if (!lines.delete(this)) return
+    this.#capture.kill()
+    rmSync(this.#capture.file, { force: true })
+    spawnSync('ip', ['netns', 'del', this.#middle])
+  }
+}
+
+/** A key pair, in base64. */
+export interface Keys {
+  readonly secret: string
+  readonly key: string
+}
+
+function nextName(): string {
+  count += 1
+  return `mwq${process.pid.toString(36)}x${count}`
 }
 
 function linesOf(child: ChildProcess): { next(): Promise<string> } {

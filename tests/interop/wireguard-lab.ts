@@ -1,43 +1,20 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import net from 'node:net'
-import os from 'node:os'
 import path from 'node:path'
 import readline from 'node:readline'
 import { buildSync } from 'esbuild'
-import { formatHex } from '@meshwright/core'
+import { formatHex, parseHex } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { systemRandom } from '@meshwright/runtime-node'
 import { formatUapiErrno, parseUapiAnswer, type ShownPeer, UAPI_GET } from '@meshwright/wireguard/text'
-import { patternBytes, type PeerAnswer, type PeerCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
-
-/** Where wireguard-go is found, or why the tests cannot run. */
-export function wireguardGo(): { readonly program: string; readonly missing: undefined } | { readonly program: undefined; readonly missing: string } {
-  const folder = process.env['MESHWRIGHT_INTEROP_BIN']
-  const program = folder === undefined ? undefined : path.join(folder, 'wireguard')
-  if (program === undefined) return { program: undefined, missing: 'MESHWRIGHT_INTEROP_BIN is not set' }
-  const missing = existsSync(program) ? whyNoNamespaces() : `${program} is not there`
-  return missing === undefined ? { program, missing } : { program: undefined, missing }
-}
-
-/** Why namespaces and TUN devices cannot be had; `undefined` when they can. */
-export function whyNoNamespaces(): string | undefined {
-  if (process.platform !== 'linux') return 'needs Linux'
-  if (process.getuid?.() !== 0) return 'needs root'
-  if (!existsSync('/dev/net/tun')) return 'needs /dev/net/tun'
-  const probe = `mwprobe${process.pid}`
-  try {
-    execFileSync('ip', ['netns', 'add', probe], { stdio: 'ignore' })
-    execFileSync('ip', ['netns', 'del', probe], { stdio: 'ignore' })
-    return undefined
-  } catch {
-    return 'needs network namespaces (ip netns)'
-  }
-}
+import { Capture, type OuterDatagram, PLAINTEXT_MARKER } from './wireguard-capture.ts'
+import { patternBytes, type PeerAnswer, type PeerCommand, type ProviderName, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+import type { WireGuardProgram } from './wireguard-programs.ts'
 
 /** The line between the two: IPv4 and IPv6 addresses of each end, and a second pair for roaming. */
-export const OUTER = { ours4: '192.0.2.1', theirs4: '192.0.2.2', theirs4b: '192.0.2.3', ours6: '2001:db8::1', theirs6: '2001:db8::2' } as const
+export const OUTER = { ours4: '192.0.2.1', theirs4: '192.0.2.2', theirs4b: '192.0.2.3', ours6: '2001:db8::1', theirs6: '2001:db8::2', flood4: '192.0.2.9' } as const
 /** Addresses in the tunnel. */
 export const INNER = { ours4: '10.88.0.1', theirs4: '10.88.0.2', ours6: 'fd88::1', theirs6: 'fd88::2' } as const
 export const OUR_PORT = 51820
@@ -45,34 +22,44 @@ export const THEIR_PORT = 51821
 export const TCP_PORT = 5001
 export const EXPECTED_SHA256: string = createHash('sha256').update(patternBytes(TRANSFER_BYTES)).digest('hex')
 
-// The kernel's end of a TCP connection, run in the namespace of wireguard-go.
+// The kernel's end of a TCP connection, run in the namespace of the other program. As `patternBytes`.
 const KERNEL_TCP = `
 import net from 'node:net'
 import { createCipheriv, createHash } from 'node:crypto'
-const [mode, host, port, size] = JSON.parse(process.argv[1])
+const [mode, host, port, size, marker] = JSON.parse(process.argv[1])
+const bytes = createCipheriv('aes-128-ctr', Buffer.alloc(16, 7), Buffer.alloc(16)).update(new Uint8Array(size))
+for (let at = 0; at + marker.length <= size; at += 256) bytes.write(marker, at)
 const talk = (socket) => {
   const hash = createHash('sha256')
-  let bytes = 0
-  socket.on('data', (chunk) => { hash.update(chunk); bytes += chunk.length })
-  socket.on('error', (error) => { console.log(JSON.stringify({ bytes, sha256: '', reason: error.code })); process.exit(0) })
-  socket.on('end', () => console.log(JSON.stringify({ bytes, sha256: hash.digest('hex'), reason: 'finished' })))
+  let count = 0
+  socket.on('data', (chunk) => { hash.update(chunk); count += chunk.length })
+  socket.on('error', (error) => { console.log(JSON.stringify({ bytes: count, sha256: '', reason: error.code })); process.exit(0) })
+  socket.on('end', () => console.log(JSON.stringify({ bytes: count, sha256: hash.digest('hex'), reason: 'finished' })))
   socket.on('close', () => process.exit(0))
-  socket.end(createCipheriv('aes-128-ctr', Buffer.alloc(16, 7), Buffer.alloc(16)).update(new Uint8Array(size)))
+  socket.end(bytes)
 }
 if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
 else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('ready'))
 `
 
-let bundle: { readonly folder: string; readonly file: string } | undefined
+let bundle: { readonly folder: string; readonly peer: string; readonly flood: string } | undefined
 let count = 0
 const open = new Set<WireGuardLab>()
 
-/** Builds our side once into one file: a dozen processes start from it. */
+/** Builds our side once into one file, and the flood: a dozen processes start from them. Inside the repository, so that `koffi` is found. */
 export function buildPeer(): void {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-wg-'))
-  const file = path.join(folder, 'peer.mjs')
-  buildSync({ entryPoints: [path.join(import.meta.dirname, 'wireguard-peer.ts')], outfile: file, bundle: true, platform: 'node', format: 'esm', target: 'node20', conditions: ['@meshwright/source'], logLevel: 'error' })
-  bundle = { folder, file }
+  const cache = path.resolve(import.meta.dirname, '../../.cache')
+  mkdirSync(cache, { recursive: true })
+  const folder = mkdtempSync(path.join(cache, 'wireguard-peer-'))
+  const [peer, flood] = ['peer', 'flood'].map((name) => {
+    const outfile = path.join(folder, `${name}.mjs`)
+    buildSync({
+      entryPoints: [path.join(import.meta.dirname, `wireguard-${name}.ts`)], outfile, bundle: true, platform: 'node', format: 'esm', target: 'node20',
+      conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi'], logLevel: 'error',
+    })
+    return outfile
+  })
+  if (peer !== undefined && flood !== undefined) bundle = { folder, peer, flood }
 }
 
 /** Takes away all that is left: namespaces, processes, the built file. */
@@ -81,9 +68,11 @@ export async function closeAll(): Promise<void> {
   if (bundle !== undefined) rmSync(bundle.folder, { recursive: true, force: true })
 }
 
+const FLOOD_RISES_MS = 300
+
 /** How a lab is set up. */
 export interface LabOptions {
-  readonly provider?: 'noble' | 'node'
+  readonly provider?: ProviderName
   readonly psk?: boolean
   /** Whether we ask for cookies always. */
   readonly underLoad?: boolean
@@ -93,34 +82,65 @@ export interface LabOptions {
   readonly outer?: 4 | 6
 }
 
-/** Two network namespaces with a line between them: our engine in one, wireguard-go in the other. */
+/** What is told about a peer, in place of what stood there. */
+export interface PeerChange {
+  /** `undefined`: the one that it has. */
+  readonly key?: NodePrivateKey
+  readonly psk?: Uint8Array
+  /** Text with port. */
+  readonly endpoint?: string
+  readonly keepaliveSeconds?: number
+  /** Take the peer away first, sessions and all. */
+  readonly anew?: boolean
+}
+
+/**
+ * Two network namespaces with a line between them: our engine in one, another program in the other. All that is on the line is
+ * captured, and searched when the lab is finished.
+ */
 export class WireGuardLab {
-  readonly ourKey: NodePrivateKey = NodePrivateKey.generate(systemRandom)
-  readonly theirKey: NodePrivateKey = NodePrivateKey.generate(systemRandom)
   readonly psk: Uint8Array | undefined
   /** Name of their interface, and of its socket. */
   readonly name: string
+  readonly #program: WireGuardProgram
+  readonly #options: LabOptions
+  readonly #keys: Record<Side, NodePrivateKey> = { ours: NodePrivateKey.generate(systemRandom), theirs: NodePrivateKey.generate(systemRandom) }
+  readonly #told: Record<Side, { key: NodePrivateKey; psk: Uint8Array | undefined; endpoint: string | undefined; keepaliveSeconds: number }>
+  /** By what they are called; none of them may be on the line. */
+  readonly #secrets: Map<string, Uint8Array> = new Map()
   readonly #ours: string
   readonly #theirs: string
+  #capture: Capture | undefined
   readonly #children: ChildProcess[] = []
   readonly #answers: Map<number, (answer: PeerAnswer) => void> = new Map()
   #peer: ChildProcess | undefined
   #commands = 0
 
-  private constructor(options: LabOptions) {
+  private constructor(program: WireGuardProgram, options: LabOptions) {
+    this.#program = program
+    this.#options = options
     count += 1
     this.name = `mwt${process.pid.toString(36)}x${count}`
     this.#ours = `${this.name}a`
     this.#theirs = `${this.name}b`
     this.psk = options.psk ? systemRandom(32) : undefined
+    const { endpoints = 'both', outer = 4 } = options
+    // "ours" means that only our side is told an endpoint.
+    const place = (side: Side): string | undefined => (endpoints === side ? undefined : endpointOf(side, outer))
+    this.#told = {
+      ours: { key: this.#keys.ours, psk: this.psk, endpoint: place('ours'), keepaliveSeconds: 0 },
+      theirs: { key: this.#keys.theirs, psk: this.psk, endpoint: place('theirs'), keepaliveSeconds: 0 },
+    }
+    for (const side of ['ours', 'theirs'] as const) this.#secrets.set(`private key (${side})`, this.#keys[side].secretBytes)
+    if (this.psk !== undefined) this.#secrets.set('preshared key', this.psk)
   }
 
   /** Sets everything up; nothing has been sent yet. */
-  static async start(program: string, options: LabOptions = {}): Promise<WireGuardLab> {
-    const lab = new WireGuardLab(options)
+  static async start(program: WireGuardProgram, options: LabOptions = {}): Promise<WireGuardLab> {
+    const lab = new WireGuardLab(program, options)
     open.add(lab)
     try {
-      await lab.#start(program, options)
+      await lab.#start()
       return lab
     } catch (error) {
       await lab.close()
@@ -128,8 +148,26 @@ export class WireGuardLab {
     }
   }
 
+  /** The end of every flow: what was on the line is searched for secrets, plaintext and repeated counters. @throws with what was found */
+  async finish(): Promise<void> {
+    for (const [index, text] of (await this.ask<readonly string[]>({ op: 'secrets' })).entries()) {
+      const bytes = parseHex(text, 32)
+      if (bytes !== undefined) this.#secrets.set(`session secret ${index}`, bytes)
+    }
+    if (this.#capture === undefined || !this.#capture.datagrams().some(({ payload }) => payload[0] === 4)) throw new Error('nothing was captured')
+    const found = await this.#capture.finish(this.#secrets)
+    if (found.length > 0) throw new Error(`outside: ${[...new Set(found)].slice(0, 5).join('; ')} (${found.length} in all)`)
+  }
+
+  /** What was on the line until now, in order. */
+  captured(): readonly OuterDatagram[] {
+    return this.#capture?.datagrams() ?? []
+  }
+
   async close(): Promise<void> {
     if (!open.delete(this)) return
+    this.#capture?.kill()
+    if (this.#capture !== undefined) rmSync(this.#capture.file, { force: true })
     const ended = this.#children.map((child) => (child.exitCode !== null || child.signalCode !== null ? undefined : new Promise((resolve) => child.once('close', resolve))))
     for (const child of this.#children) child.kill('SIGKILL')
     await Promise.all(ended)
@@ -151,6 +189,7 @@ export class WireGuardLab {
   ask<Result>(command: PeerCommand): Promise<Result> {
     const id = (this.#commands += 1)
     return new Promise((resolve, reject) => {
+      if (this.#peer?.exitCode !== null) return reject(new Error('our side has ended'))
       this.#answers.set(id, (answer) => {
         if ('error' in answer) reject(new Error(answer.error))
         else resolve(answer.result as Result)
@@ -204,23 +243,42 @@ export class WireGuardLab {
     }
   }
 
-  /** Changes wireguard-go by the lines of a UAPI `set`. */
+  /** Tells the other program about us, or changes what it was told. */
+  async tellThem(change: PeerChange = {}): Promise<void> {
+    await this.#tell('ours', change, (lines) => this.setTheirs(lines))
+  }
+
+  /** Tells our side about them, or changes what it was told. */
+  async tellUs(change: PeerChange = {}): Promise<void> {
+    await this.#tell('theirs', change, (lines) => this.setOurs(lines))
+  }
+
+  /** Gives one side another private key; the other side is not told. */
+  async changeKey(side: Side, key: NodePrivateKey): Promise<void> {
+    this.#secrets.set(`private key (${side}, ${this.#secrets.size})`, key.secretBytes)
+    this.#keys[side] = key
+    const lines = [`private_key=${formatHex(key.secretBytes)}`]
+    await (side === 'ours' ? this.setOurs(lines) : this.setTheirs(lines))
+  }
+
+  /** Changes the other program by the lines of a UAPI `set`. */
   async setTheirs(lines: readonly string[]): Promise<void> {
     const answer = await this.#uapi(`set=1\n${lines.join('\n')}\n\n`)
-    if (answer !== formatUapiErrno(0)) throw new Error(`wireguard-go answers ${answer.trim()}`)
+    if (answer !== formatUapiErrno(0)) throw new Error(`${this.#program.label} answers ${answer.trim()}`)
   }
 
-  /** How wireguard-go sees us. */
+  /** How they see us. */
   async theirView(): Promise<ShownPeer> {
     const peer = parseUapiAnswer(await this.#uapi(UAPI_GET), this.name)?.device.peers[0]
-    if (peer === undefined) throw new Error('wireguard-go does not know us')
-    return peer
+    if (peer === undefined) throw new Error('they do not know us')
+    const { latestHandshake } = peer
+    return this.#program.handshakeTime === 'ago' && latestHandshake !== undefined ? { ...peer, latestHandshake: Date.now() - latestHandshake } : peer
   }
 
-  /** How we see wireguard-go. */
+  /** How we see them. */
   async ourView(): Promise<ShownPeer> {
     const peer = parseUapiAnswer(await this.ask<string>({ op: 'get' }), 'ours')?.device.peers[0]
-    if (peer === undefined) throw new Error('we do not know wireguard-go')
+    if (peer === undefined) throw new Error('we do not know them')
     return peer
   }
 
@@ -229,9 +287,20 @@ export class WireGuardLab {
     return this.ask({ op: 'set', lines })
   }
 
-  /** Begins a peer block about wireguard-go, or about us. */
-  peerLine(who: 'ours' | 'theirs'): string {
-    return `public_key=${formatHex((who === 'ours' ? this.ourKey : this.theirKey).publicKey().bytes)}`
+  /** Begins a peer block about them, or about us. */
+  peerLine(who: Side): string {
+    return peerLine(this.#told[who].key)
+  }
+
+  /** A flood of handshakes at them, from an address of its own, for some seconds at the most; resolves once it has begun. */
+  async flood(ms: number): Promise<() => void> {
+    if (bundle === undefined) throw new Error('the flood is not built')
+    const { floodPerSecond: perSecond } = this.#program
+    const options = { to: OUTER.theirs4, port: THEIR_PORT, from: OUTER.flood4, publicKey: formatHex(this.#keys.theirs.publicKey().bytes), ms, ...(Number.isFinite(perSecond) && { perSecond }) }
+    const child = this.#spawn(this.#ours, process.execPath, [bundle.flood, JSON.stringify(options)], 'pipe')
+    await new Promise((resolve) => child.stdout?.once('data', resolve))
+    await sleep(FLOOD_RISES_MS)
+    return () => child.kill('SIGKILL')
   }
 
   /** `ip` in their namespace. */
@@ -239,7 +308,29 @@ export class WireGuardLab {
     execFileSync('ip', ['-n', this.#theirs, ...args])
   }
 
-  async #start(program: string, options: LabOptions): Promise<void> {
+  async #tell(about: Side, change: PeerChange, set: (lines: readonly string[]) => Promise<void>): Promise<void> {
+    const told = this.#told[about]
+    const old = told.key
+    const mayChange = about === 'theirs' || this.#program.changesPeers
+    Object.assign(told, { key: this.#keys[about], ...(change.psk !== undefined && { psk: change.psk }), ...(change.endpoint !== undefined && { endpoint: change.endpoint }) })
+    told.keepaliveSeconds = change.keepaliveSeconds ?? told.keepaliveSeconds
+    if (change.psk !== undefined) this.#secrets.set(`preshared key (${this.#secrets.size})`, change.psk)
+    if (change.anew === true || !mayChange) await set([peerLine(old), 'remove=true'])
+    const lines = [peerLine(told.key)]
+    if (told.psk !== undefined) lines.push(`preshared_key=${formatHex(told.psk)}`)
+    if (told.endpoint !== undefined) lines.push(`endpoint=${told.endpoint}`)
+    // Without a keepalive nothing is said: this one does not know 0.
+    if (told.keepaliveSeconds > 0 || mayChange) lines.push(`persistent_keepalive_interval=${told.keepaliveSeconds}`)
+    const [inner4, inner6] = about === 'ours' ? [INNER.ours4, INNER.ours6] : [INNER.theirs4, INNER.theirs6]
+    lines.push('replace_allowed_ips=true', `allowed_ip=${inner4}/32`, `allowed_ip=${inner6}/128`)
+    // In one request, since a prefix has one owner: a new key takes the prefixes, the old one goes.
+    if (mayChange && !old.equals(told.key)) lines.push(peerLine(old), 'remove=true')
+    await set(lines)
+  }
+
+  async #start(): Promise<void> {
+    const { file, args } = this.#program
+    if (file === undefined) throw new Error(this.#program.missing)
     const line = `${this.name}v`
     for (const namespace of [this.#ours, this.#theirs]) {
       execFileSync('ip', ['netns', 'add', namespace])
@@ -251,30 +342,23 @@ export class WireGuardLab {
       execFileSync('ip', ['-n', namespace, 'addr', 'add', `${six}/64`, 'dev', line, 'nodad'])
       execFileSync('ip', ['-n', namespace, 'link', 'set', line, 'up'])
     }
-    this.#spawn(this.#theirs, program, ['-f', this.name], 'ignore')
-    await this.#startOurs(options)
-    await until(() => existsSync(this.socketPath), 20_000, 'wireguard-go has no socket')
+    execFileSync('ip', ['-n', this.#ours, 'addr', 'add', `${OUTER.flood4}/24`, 'dev', line])
+    this.#capture = await Capture.start(this.#ours, line, path.join(bundle?.folder ?? '', `${this.name}.pcap`), `not host ${OUTER.flood4}`)
+    this.#spawn(this.#theirs, file, args(this.name), 'ignore')
+    await this.#startOurs(this.#options)
+    await until(() => existsSync(this.socketPath), 20_000, `${this.#program.label} has no socket`)
     this.theirIp('addr', 'add', `${INNER.theirs4}/24`, 'dev', this.name)
     this.theirIp('addr', 'add', `${INNER.theirs6}/64`, 'dev', this.name, 'nodad')
     this.theirIp('link', 'set', this.name, 'mtu', '1420', 'up')
-    await this.setTheirs([`private_key=${formatHex(this.theirKey.secretBytes)}`, `listen_port=${THEIR_PORT}`, ...this.#peerLines('ours', options)])
-    await this.setOurs([`private_key=${formatHex(this.ourKey.secretBytes)}`, `listen_port=${OUR_PORT}`, ...this.#peerLines('theirs', options)])
-  }
-
-  #peerLines(who: 'ours' | 'theirs', { endpoints = 'both', outer = 4 }: LabOptions): string[] {
-    const [four, six] = who === 'ours' ? [OUTER.ours4, OUTER.ours6] : [OUTER.theirs4, OUTER.theirs6]
-    const port = who === 'ours' ? OUR_PORT : THEIR_PORT
-    const lines = [this.peerLine(who)]
-    if (this.psk !== undefined) lines.push(`preshared_key=${formatHex(this.psk)}`)
-    // "ours" means that only our side is told an endpoint.
-    if (endpoints === 'both' || (endpoints === 'ours') === (who === 'theirs')) lines.push(`endpoint=${outer === 4 ? four : `[${six}]`}:${port}`)
-    const [inner4, inner6] = who === 'ours' ? [INNER.ours4, INNER.ours6] : [INNER.theirs4, INNER.theirs6]
-    return [...lines, 'replace_allowed_ips=true', `allowed_ip=${inner4}/32`, `allowed_ip=${inner6}/128`]
+    await this.setTheirs([`private_key=${formatHex(this.#keys.theirs.secretBytes)}`, `listen_port=${THEIR_PORT}`])
+    await this.setOurs([`private_key=${formatHex(this.#keys.ours.secretBytes)}`, `listen_port=${OUR_PORT}`])
+    await this.tellThem({ anew: false })
+    await this.tellUs()
   }
 
   async #startOurs(options: LabOptions): Promise<void> {
     if (bundle === undefined) throw new Error('our side is not built')
-    const peer = this.#spawn(this.#ours, process.execPath, [bundle.file], 'pipe')
+    const peer = this.#spawn(this.#ours, process.execPath, [bundle.peer], 'pipe')
     this.#peer = peer
     if (peer.stdout === null) throw new Error('our side has no output')
     readline.createInterface({ input: peer.stdout }).on('line', (text) => {
@@ -282,11 +366,14 @@ export class WireGuardLab {
       this.#answers.get(answer.id)?.(answer)
       this.#answers.delete(answer.id)
     })
+    peer.once('exit', () => {
+      for (const [id, answer] of this.#answers) answer({ id, error: 'our side has ended' })
+    })
     await this.ask({ op: 'start', provider: options.provider ?? 'noble', addresses: [INNER.ours4, INNER.ours6], tcpPort: TCP_PORT, underLoad: options.underLoad ?? false })
   }
 
   #kernelTcp(mode: 'listen' | 'connect', host: string): ChildProcess & { readonly stdout: NonNullable<ChildProcess['stdout']> } {
-    const child = this.#spawn(this.#theirs, process.execPath, ['--input-type=module', '-e', KERNEL_TCP, JSON.stringify([mode, host, TCP_PORT, TRANSFER_BYTES])], 'pipe')
+    const child = this.#spawn(this.#theirs, process.execPath, ['--input-type=module', '-e', KERNEL_TCP, JSON.stringify([mode, host, TCP_PORT, TRANSFER_BYTES, PLAINTEXT_MARKER])], 'pipe')
     const { stdout } = child
     if (stdout === null) throw new Error('no output')
     return Object.assign(child, { stdout })
@@ -310,9 +397,23 @@ export class WireGuardLab {
         socket.destroy()
         resolve(text)
       })
-      socket.on('close', () => reject(new Error('wireguard-go hung up')))
+      socket.on('close', () => reject(new Error('they hung up')))
     })
   }
+}
+
+/** Our side or the other program's. */
+export type Side = 'ours' | 'theirs'
+
+/** Where a side is reached. */
+export function endpointOf(side: Side, outer: 4 | 6): string {
+  const { ours4, ours6, theirs4, theirs6 } = OUTER
+  const [four, six, port] = side === 'ours' ? [ours4, ours6, OUR_PORT] : [theirs4, theirs6, THEIR_PORT]
+  return `${outer === 4 ? four : `[${six}]`}:${port}`
+}
+
+function peerLine(key: NodePrivateKey): string {
+  return `public_key=${formatHex(key.publicKey().bytes)}`
 }
 
 /** Waits in real time. */
@@ -325,6 +426,6 @@ export async function until(holds: () => boolean | Promise<boolean>, timeoutMs: 
   const end = Date.now() + timeoutMs
   while (!(await holds())) {
     if (Date.now() > end) throw new Error(otherwise)
-    await sleep(20)
+    await sleep(50)
   }
 }

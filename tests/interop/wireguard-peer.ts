@@ -2,14 +2,15 @@
 // in the place of a TUN device. Commands come as lines of JSON on standard input, answers go out the same way.
 import { createHash } from 'node:crypto'
 import readline from 'node:readline'
-import { type Instant, instant } from '@meshwright/core'
-import { nobleProvider } from '@meshwright/crypto'
+import { formatHex, type Instant, instant, utf8Encode } from '@meshwright/core'
+import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
 import { type Ip, parseIp } from '@meshwright/ip'
 import { type FlowId, Netstack, type NetstackOutput, type PingId } from '@meshwright/netstack'
-import { nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node'
+import { chooseCryptoProvider, nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node'
 import { formatUapi, parseUapi } from '@meshwright/wireguard/text'
 import { Tunnel } from '../../examples/wireguard/src/tunnel.ts'
-import { patternBytes, type PeerAnswer, type PeerCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
+import { patternBytes, type PeerAnswer, type PeerCommand, type ProviderName, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
 
 const MTU = 1420
 
@@ -20,6 +21,7 @@ class Peer {
   readonly #pings: Map<PingId, (rttMs: number | undefined) => void> = new Map()
   readonly #flows: Map<FlowId, Transfer> = new Map()
   readonly #accepted: TransferResult[] = []
+  readonly #secrets: Set<string> = new Set()
   #timer: NodeJS.Timeout | undefined
 
   constructor(command: Extract<PeerCommand, { op: 'start' }>) {
@@ -27,7 +29,7 @@ class Peer {
     this.#tunnel = new Tunnel({
       name: 'ours',
       mtu: MTU,
-      provider: command.provider === 'node' ? nodeCryptoProvider : nobleProvider,
+      provider: remembering(providerOf(command.provider), this.#secrets),
       ...(command.underLoad && { loadMonitor: { handshakeArrived: () => true, worked: () => undefined, isUnderLoad: () => true } }),
       deliver: (packet) => {
         this.#stack.receive(now(), packet)
@@ -51,6 +53,8 @@ class Peer {
       }
       case 'get':
         return formatUapi(this.#tunnel.shown())
+      case 'secrets':
+        return [...this.#secrets]
       case 'ping':
         return this.#ping(ip(command.to), command.timeoutMs)
       case 'tcp':
@@ -65,7 +69,7 @@ class Peer {
   }
 
   #ping(to: Ip, timeoutMs: number): Promise<number | null> {
-    const id = this.#stack.ping(now(), to, { timeoutMs, bytes: new Uint8Array(32) })
+    const id = this.#stack.ping(now(), to, { timeoutMs, bytes: utf8Encode(PLAINTEXT_MARKER) })
     return new Promise((resolve) => {
       this.#pings.set(id, (rttMs) => resolve(rttMs ?? null))
       this.#settle()
@@ -146,6 +150,36 @@ class Transfer {
 
   finish(reason: string): void {
     this.#done({ bytes: this.#bytes, sha256: this.#hash.digest('hex'), reason })
+  }
+}
+
+function providerOf(name: ProviderName): CryptoProvider {
+  return name === 'node' ? nodeCryptoProvider : name === 'noble' ? nobleProvider : chooseCryptoProvider()
+}
+
+/** The same provider; shared secrets and the keys of sessions that it meets are written down. */
+function remembering(provider: CryptoProvider, secrets: Set<string>): CryptoProvider {
+  return {
+    name: provider.name,
+    publicKey: (secret) => provider.publicKey(secret),
+    sharedSecret: (secret, key) => {
+      const shared = provider.sharedSecret(secret, key)
+      if (shared !== undefined) secrets.add(formatHex(shared))
+      return shared
+    },
+    hash: (...parts) => provider.hash(...parts),
+    mac: (key, ...parts) => provider.mac(key, ...parts),
+    hmac: (key, ...parts) => provider.hmac(key, ...parts),
+    aeadSeal: (...given) => provider.aeadSeal(...given),
+    aeadOpen: (...given) => provider.aeadOpen(...given),
+    xaeadSeal: (...given) => provider.xaeadSeal(...given),
+    xaeadOpen: (...given) => provider.xaeadOpen(...given),
+    keySlot: (key) => {
+      secrets.add(formatHex(key))
+      return provider.keySlot(key)
+    },
+    sealBatch: (...given) => provider.sealBatch(...given),
+    openBatch: (...given) => provider.openBatch(...given),
   }
 }
 

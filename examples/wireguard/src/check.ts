@@ -4,16 +4,23 @@ import { UsageError } from './usage-error.ts'
 
 const OTHERS_MAY_READ = 0o077
 
-/** `check FILE`: every problem of a configuration with its place; status 1 when one of them is an error. @throws UsageError */
+/** `check [--json] FILE`: every problem of a configuration with its place; status 1 when one of them is an error. @throws UsageError */
 export function check(args: readonly string[]): { readonly text: string; readonly status: number } {
-  const [file] = args
-  if (file === undefined || args.length !== 1) throw new UsageError('usage: meshwright-wg check FILE')
+  const isJson = args.includes('--json')
+  const [file, ...rest] = args.filter((each) => each !== '--json')
+  if (file === undefined || rest.length > 0) throw new UsageError('usage: meshwright-wg check [--json] FILE')
   const { diagnostics } = parseConfig(readText(file))
+  const ok = diagnostics.every(({ severity }) => severity !== 'error')
+  const isOpen = (statSync(file).mode & OTHERS_MAY_READ) !== 0
+  const openMessage = `others may read it, and it holds secrets: chmod 600 ${file}`
+  if (isJson) {
+    const all = [...diagnostics, ...(isOpen ? [{ severity: 'warning', message: openMessage }] : [])]
+    return { text: `${JSON.stringify({ ok, file, diagnostics: all }, null, 2)}\n`, status: ok ? 0 : 1 }
+  }
   const lines = diagnostics.map(({ severity, line, column, message }) => `${file}:${line}:${column}: ${severity}: ${message}`)
-  if ((statSync(file).mode & OTHERS_MAY_READ) !== 0) lines.push(`${file}: warning: others may read it, and it holds secrets: chmod 600 ${file}`)
-  const failed = diagnostics.some(({ severity }) => severity === 'error')
-  if (!failed) lines.push(`${file}: ok`)
-  return { text: lines.map((line) => `${line}\n`).join(''), status: failed ? 1 : 0 }
+  if (isOpen) lines.push(`${file}: warning: ${openMessage}`)
+  if (ok) lines.push(`${file}: ok`)
+  return { text: lines.map((line) => `${line}\n`).join(''), status: ok ? 0 : 1 }
 }
 
 /** A configuration file without errors. @throws UsageError with the place of the first one */

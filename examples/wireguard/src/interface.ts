@@ -1,9 +1,15 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import type http from 'node:http'
+import path from 'node:path'
 import { isMeshwrightError } from '@meshwright/core'
 import type { Ip } from '@meshwright/ip'
-import { nodeCryptoProvider, openTun } from '@meshwright/runtime-node'
+import { fastCryptoProvider, openTun } from '@meshwright/runtime-node'
+import { changesFor } from './apply-config.ts'
+import { readConfigFile } from './check.ts'
+import { EndpointNames } from './endpoint-names.ts'
 import { createLog, type Log, type LogLevel } from './log.ts'
+import { serveMetrics } from './metrics-server.ts'
 import { loadSetMark } from './socket-mark.ts'
 import { Tunnel } from './tunnel.ts'
 import { claimUapiPath, uapiPath, UapiServer } from './uapi-server.ts'
@@ -13,6 +19,8 @@ import { UserspaceStack } from './userspace-stack.ts'
 /** 1500 bytes of Ethernet less 80 for IPv6, UDP and WireGuard. */
 const DEFAULT_MTU = 1420
 const USERSPACE_HINT = 'meshwright-wg --address ADDRESS --socks5 127.0.0.1:1080 INTERFACE'
+/** Where wg-quick has its files. */
+const CONFIG_FOLDER = '/etc/wireguard'
 const MTU_POLL_MS = 2_000
 
 /** How an interface is run. */
@@ -24,6 +32,10 @@ export interface InterfaceOptions {
   readonly uapiFd?: number
   /** A stack in user space behind a SOCKS5 proxy in the place of a TUN device. */
   readonly userspace?: { readonly addresses: readonly Ip[]; readonly socks5: { readonly host: string; readonly port: number } }
+  /** A file of wg or wg-quick that the interface is configured by at the start. */
+  readonly configFile?: string
+  /** Where the counters are served for Prometheus. */
+  readonly metrics?: { readonly host: string; readonly port: number }
   readonly logLevel: LogLevel
   /** Called once `wg` can configure the interface. */
   readonly ready: () => void
@@ -38,36 +50,52 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   if (!/^[a-zA-Z0-9_=+.-]{1,15}$/.test(name)) throw new UsageError(`not an interface name: ${JSON.stringify(name)}; it has 1 to 15 of the characters a-z A-Z 0-9 _ = + . -`)
   const log = createLog(options.logLevel, name)
   const socketFile = uapiPath(name)
-  if (options.uapiFd === undefined) await claimUapiPath(socketFile)
+  const config = options.configFile === undefined ? undefined : readConfigFile(options.configFile)
+  // Who configures by a file and needs no device needs no socket either, which only root can make.
+  const needsSocket = config === undefined || options.userspace === undefined
+  const hasSocket = options.uapiFd !== undefined || (await claimUapiPath(socketFile).then(() => true, (error: unknown) => needsSocket ? Promise.reject(error) : false))
   const ended = new Ending()
   let device: Doorway | undefined
   const setMark = await loadSetMark()
   const tunnel = new Tunnel({
     name,
-    provider: nodeCryptoProvider,
+    provider: fastCryptoProvider(),
     mtu: DEFAULT_MTU,
     deliver: (packet) => device?.write(packet),
     log,
     ...(setMark !== undefined && { setMark }),
+    onUnanswered: (peer, tried) => void names.unanswered(peer, tried),
   })
+  const names = new EndpointNames(options.configFile ?? path.join(CONFIG_FOLDER, `${name}.conf`), (publicKey, endpoint) => void tunnel.apply([
+    { type: 'peer', publicKey, endpoint, remove: false, updateOnly: true, replaceAllowedIps: false, allowedIps: [] },
+  ]), log)
   device = await openDoorway(options, tunnel, ended)
   const isTun = options.userspace === undefined
   if (isTun && options.tunFd === undefined) setLinkMtu(name, log)
-  const server = new UapiServer(tunnel, socketFile)
+  const server = hasSocket ? new UapiServer(tunnel, socketFile) : undefined
+  let metrics: http.Server | undefined
   try {
-    await server.listen(options.uapiFd)
+    await server?.listen(options.uapiFd)
+    if (options.metrics !== undefined) metrics = await serveMetrics(tunnel, name, options.metrics)
+    const errno = config === undefined ? 0 : await tunnel.apply(await changesFor(config))
+    if (errno !== 0) throw new UsageError(`${options.configFile} cannot be put to use (errno ${-errno})`, 1)
   } catch (error) {
+    server?.close()
+    metrics?.close()
+    await tunnel.close()
     await device.close()
     throw error
   }
-  server.whenDeleted(() => ended.end('the socket was deleted', 0))
+  server?.whenDeleted(() => ended.end('the socket was deleted', 0))
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ended.end(signal, 0))
   const mtuTimer = isTun ? followMtu(name, tunnel) : undefined
   log('verbose', 'the interface is up and can be configured')
   options.ready()
   const status = await ended.wait(log)
   clearInterval(mtuTimer)
-  server.close()
+  server?.close()
+  metrics?.close()
+  metrics?.closeAllConnections()
   await tunnel.close()
   await device.close()
   return status

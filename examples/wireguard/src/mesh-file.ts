@@ -1,5 +1,5 @@
 import { formatIp, parseIp, type Ip } from '@meshwright/ip'
-import { standardizeHuJson } from '@meshwright/policy/hujson'
+import { type Located, locate } from './located.ts'
 import { UsageError } from './usage-error.ts'
 
 /** A host of a described mesh. */
@@ -44,54 +44,55 @@ export interface MeshDescription {
  * | `hosts` | name to `{addresses: [...], endpoint?: "host:port", listenPort?: number}` |
  * | `allow` | list of `{from: [host...], to: [host...], ports: ["tcp/443", "udp/53", "icmp", "*"]}`; `*` for all hosts |
  *
- * Nothing is ignored: an unknown key is refused by name. @throws UsageError
+ * Nothing is ignored: an unknown key is refused by name, and so is one that stands twice. @throws UsageError with line and column
  */
 export function parseMesh(text: string, file: string): MeshDescription {
-  const fail = (what: string): never => {
-    throw new UsageError(`${file}: ${what}`)
+  const fail: Fail = (at, what) => {
+    throw new UsageError(`${file}:${at.line}:${at.column}: ${what}`)
   }
-  const standard = standardizeHuJson(text)
-  if (!standard.ok) return fail(standard.error.message)
-  const root = fields(JSON.parse(standard.value), 'the file', ['interface', 'keepalive', 'hosts', 'allow'], fail)
-  const interfaceName = root['interface'] ?? 'wg0'
-  if (typeof interfaceName !== 'string' || !/^[a-zA-Z0-9_=+.-]{1,15}$/.test(interfaceName)) return fail('"interface" is not an interface name')
-  const keepalive = wholeNumber(root['keepalive'] ?? 25, 65_535) ?? fail('"keepalive" is 0 to 65535 seconds')
-  const hosts = Object.entries(fields(root['hosts'], '"hosts"', undefined, fail)).map(([name, value]) => readHost(name, value, fail))
+  const source = locate(text, fail)
+  const root = fields(source, 'the file', ['interface', 'keepalive', 'hosts', 'allow'], fail)
+  const { interface: named, keepalive: seconds, hosts: described, allow } = root
+  const interfaceName = named?.value ?? 'wg0'
+  if (typeof interfaceName !== 'string' || !/^[a-zA-Z0-9_=+.-]{1,15}$/.test(interfaceName)) return fail(named ?? source, '"interface" is not an interface name')
+  const keepalive = wholeNumber(seconds?.value ?? 25, 65_535) ?? fail(seconds ?? source, '"keepalive" is 0 to 65535 seconds')
+  if (described === undefined) return fail(source, '"hosts" is missing')
+  const hosts = Object.entries(fields(described, '"hosts"', undefined, fail)).map(([name, value]) => readHost(name, value, fail))
   const owners = new Map<string, string>()
   for (const host of hosts) {
-    for (const ip of host.addresses) {
+    for (const [index, ip] of host.addresses.entries()) {
       const owner = owners.get(formatIp(ip))
-      if (owner !== undefined) fail(`${formatIp(ip)} belongs to ${owner} and to ${host.name}`)
+      if (owner !== undefined) fail(described.members?.[host.name]?.members?.['addresses']?.items?.[index] ?? described, `${formatIp(ip)} belongs to ${owner} and to ${host.name}`)
       owners.set(formatIp(ip), host.name)
     }
   }
   const names = hosts.map((host) => host.name)
-  const allow = root['allow'] ?? []
-  if (!Array.isArray(allow)) return fail('"allow" is a list')
-  const rules = allow.map((value: unknown, index) => readRule(value, `allow[${index}]`, names, fail))
+  if (allow !== undefined && allow.items === undefined) return fail(allow, '"allow" is a list')
+  const rules = (allow?.items ?? []).map((value, index) => readRule(value, `allow[${index}]`, names, fail))
   return { interfaceName, keepaliveSeconds: keepalive, hosts, rules }
 }
 
-type Fail = (what: string) => never
+type Fail = (at: { readonly line: number; readonly column: number }, what: string) => never
 
-function readHost(name: string, value: unknown, fail: Fail): MeshHost {
-  if (!/^[a-z0-9][a-z0-9-]{0,62}$/.test(name)) fail(`${JSON.stringify(name)} is not a host name: lower case letters, digits and -`)
-  const host = fields(value, `host ${name}`, ['addresses', 'endpoint', 'listenPort'], fail)
-  const addresses = texts(host['addresses'], `addresses of ${name}`, fail).map((text) => parseIp(text) ?? fail(`host ${name}: not an address: ${JSON.stringify(text)}`))
-  if (addresses.length === 0) fail(`host ${name} has no addresses`)
-  const { endpoint } = host
+function readHost(name: string, value: Located, fail: Fail): MeshHost {
+  if (!/^[a-z0-9][a-z0-9-]{0,62}$/.test(name)) fail(value, `${JSON.stringify(name)} is not a host name: lower case letters, digits and -`)
+  const { addresses: written, endpoint: place, listenPort: chosen } = fields(value, `host ${name}`, ['addresses', 'endpoint', 'listenPort'], fail)
+  const addresses = texts(written, value, `addresses of ${name}`, fail).map((each) => parseIp(each.text) ?? fail(each, `host ${name}: not an address: ${JSON.stringify(each.text)}`))
+  if (addresses.length === 0) fail(written ?? value, `host ${name} has no addresses`)
+  const endpoint = place?.value
   const match = typeof endpoint === 'string' ? /^(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9.-]+):([0-9]{1,5})$/.exec(endpoint) : null
-  if (endpoint !== undefined && (match === null || wholeNumber(Number(match[1]), 65_535) === undefined)) fail(`host ${name}: "endpoint" is host:port or [address]:port`)
-  const port = host['listenPort'] ?? (match === null ? undefined : Number(match[1]))
-  const listenPort = port === undefined ? undefined : (wholeNumber(port, 65_535) ?? fail(`host ${name}: "listenPort" is a port`))
+  if (place !== undefined && (match === null || wholeNumber(Number(match[1]), 65_535) === undefined)) fail(place, `host ${name}: "endpoint" is host:port or [address]:port`)
+  const port = chosen?.value ?? (match === null ? undefined : Number(match[1]))
+  const listenPort = port === undefined ? undefined : (wholeNumber(port, 65_535) ?? fail(chosen ?? value, `host ${name}: "listenPort" is a port`))
   return { name, addresses, endpoint: typeof endpoint === 'string' ? endpoint : undefined, listenPort }
 }
 
-function readRule(value: unknown, where: string, names: readonly string[], fail: Fail): MeshRule {
+function readRule(value: Located, where: string, names: readonly string[], fail: Fail): MeshRule {
   const rule = fields(value, where, ['from', 'to', 'ports'], fail)
   const hosts = (key: 'from' | 'to'): string[] =>
-    texts(rule[key], `${where}.${key}`, fail).flatMap((name) => (name === '*' ? names : names.includes(name) ? [name] : fail(`${where}.${key}: no host is called ${JSON.stringify(name)}`)))
-  return { from: hosts('from'), to: hosts('to'), ports: texts(rule['ports'], `${where}.ports`, fail).map((text) => readPort(text) ?? fail(`${where}.ports: ${JSON.stringify(text)} is not tcp/443, udp/53, tcp/8000-8010, icmp or *`)) }
+    texts(rule[key], value, `${where}.${key}`, fail).flatMap((each) => (each.text === '*' ? names : names.includes(each.text) ? [each.text] : fail(each, `${where}.${key}: no host is called ${JSON.stringify(each.text)}`)))
+  const ports = texts(rule['ports'], value, `${where}.ports`, fail)
+  return { from: hosts('from'), to: hosts('to'), ports: ports.map((each) => readPort(each.text) ?? fail(each, `${where}.ports: ${JSON.stringify(each.text)} is not tcp/443, udp/53, tcp/8000-8010, icmp or *`)) }
 }
 
 function readPort(text: string): MeshPort | undefined {
@@ -104,15 +105,15 @@ function readPort(text: string): MeshPort | undefined {
   return first > last || last > 65_535 ? undefined : { protocol: match[1] === 'tcp' ? 'tcp' : 'udp', first, last }
 }
 
-function fields(value: unknown, what: string, known: readonly string[] | undefined, fail: Fail): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return fail(`${what} is an object`)
-  for (const key of Object.keys(value)) if (known !== undefined && !known.includes(key)) fail(`${what} has no key ${JSON.stringify(key)}; it has ${known.join(', ')}`)
-  return { ...value }
+function fields(value: Located, what: string, known: readonly string[] | undefined, fail: Fail): Readonly<Record<string, Located>> {
+  if (value.members === undefined) return fail(value, `${what} is an object`)
+  for (const [key, member] of Object.entries(value.members)) if (known !== undefined && !known.includes(key)) fail(member.name ?? member, `${what} has no key ${JSON.stringify(key)}; it has ${known.join(', ')}`)
+  return value.members
 }
 
-function texts(value: unknown, what: string, fail: Fail): string[] {
-  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string')) return fail(`${what} is a list of texts`)
-  return value
+function texts(value: Located | undefined, parent: Located, what: string, fail: Fail): { readonly text: string; readonly line: number; readonly column: number }[] {
+  if (value?.items === undefined) return fail(value ?? parent, `${what} is a list of texts`)
+  return value.items.map((each) => (typeof each.value === 'string' ? { text: each.value, line: each.line, column: each.column } : fail(each, `${what} is a list of texts`)))
 }
 
 function wholeNumber(value: unknown, most: number): number | undefined {

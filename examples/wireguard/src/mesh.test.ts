@@ -75,13 +75,15 @@ test('a rotation has two steps: both keys side by side, then the new one alone',
 })
 
 test.each([
-  ['{"hosts": {}, "allows": []}', 'has no key "allows"'],
-  ['{"hosts": {"a": {"addresses": ["10.0.0.1"]}, "b": {"addresses": ["10.0.0.1"]}}}', '10.0.0.1 belongs to a and to b'],
-  ['{"hosts": {"a": {"addresses": ["10.0.0.1"]}}, "allow": [{"from": ["c"], "to": ["a"], "ports": ["*"]}]}', 'no host is called "c"'],
+  ['{"hosts": {}, "allows": []}', 'm:1:15: the file has no key "allows"'],
+  ['{"hosts": {},\n "hosts": {}}', 'm:2:2: "hosts" stands twice'],
+  ['{}', 'm:1:1: "hosts" is missing'],
+  ['{"hosts": {"a": {"addresses": ["10.0.0.1"]}, "b": {"addresses": ["10.0.0.1"]}}}', 'm:1:66: 10.0.0.1 belongs to a and to b'],
+  ['{"hosts": {"a": {"addresses": ["10.0.0.1"]}}, "allow": [{"from": ["c"], "to": ["a"], "ports": ["*"]}]}', 'm:1:67: allow[0].from: no host is called "c"'],
   ['{"hosts": {"a": {"addresses": ["10.0.0.1"]}}, "allow": [{"from": ["a"], "to": ["a"], "ports": ["tcp/99999"]}]}', 'is not tcp/443'],
   ['{"hosts": {"a": {"addresses": []}}}', 'has no addresses'],
   ['{"hosts": {"a": {"addresses": ["x"]}}}', 'not an address'],
-  ['{"hosts": ', 'hujson: line 1'],
+  ['{"hosts":\n  ', 'm:2:3: '],
 ])('a wrong description is refused with what is wrong: %s', (text, what) => {
   expect(() => parseMesh(text, 'm')).toThrow(what)
 })

@@ -1,7 +1,8 @@
 import { parseArgs } from 'node:util'
 import { parseIp, parsePrefix } from '@meshwright/ip'
+import { addressesOf } from './apply-config.ts'
 import { audit } from './audit.ts'
-import { check } from './check.ts'
+import { check, readConfigFile } from './check.ts'
 import { reportToParent, startDaemon } from './daemonize.ts'
 import { type InterfaceOptions, runInterface } from './interface.ts'
 import { genkey, genpsk, pubkey } from './keys.ts'
@@ -10,19 +11,26 @@ import { mesh, rotate } from './mesh.ts'
 import { show } from './show.ts'
 import { UsageError } from './usage-error.ts'
 
-const USAGE = `usage: meshwright-wg [-f|--foreground] INTERFACE     make a WireGuard interface, to be configured by wg or wg-quick
-       meshwright-wg [-f] --address ADDRESS --socks5 HOST:PORT INTERFACE
-                                                     the same without a TUN device: TCP through a SOCKS5 proxy
-       meshwright-wg genkey | genpsk                 a new private or preshared key
-       meshwright-wg pubkey < PRIVATE-KEY            its public key
-       meshwright-wg show [all|interfaces|NAME [dump]]
-       meshwright-wg check FILE                      what is wrong with a wg or wg-quick file
-       meshwright-wg audit [--json] FILE...          running interfaces against their files; status 1 on findings
-       meshwright-wg mesh FILE [--out FOLDER]        every host's wg0.conf and nftables rules, from one description
-       meshwright-wg rotate HOST FILE [--out FOLDER] a new key for a host, in two steps
+const USAGE = `usage: meshwright-wg [-f|--foreground] [--metrics HOST:PORT] INTERFACE
+                            make a WireGuard interface, to be configured by wg or wg-quick
+       meshwright-wg [-f] [--config FILE] [--address ADDRESS] --socks5 HOST:PORT INTERFACE
+                            the same without a TUN device: TCP through a SOCKS5 proxy; with FILE it needs no root and no wg
+       meshwright-wg genkey | genpsk                    a new private or preshared key
+       meshwright-wg pubkey < PRIVATE-KEY               its public key
+       meshwright-wg show [all|interfaces|NAME [FIELD]] as wg show; FIELD: dump, public-key, private-key, listen-port, fwmark, peers,
+                            preshared-keys, endpoints, allowed-ips, latest-handshakes, transfer, persistent-keepalive
+       meshwright-wg check [--json] FILE                what is wrong with a wg or wg-quick file; status 1 on errors
+       meshwright-wg audit [--json] FILE...             running interfaces against their files; status 1 on findings
+       meshwright-wg mesh FILE [--out FOLDER]           every host's wg0.conf and nftables rules, from one description
+       meshwright-wg rotate HOST FILE [--out FOLDER]    a new key for a host, in two steps
+
+  --config FILE        configure by a file of wg or wg-quick at once; names of endpoints in it are resolved again when a peer does not
+                       answer (default for that alone: /etc/wireguard/INTERFACE.conf)
+  --metrics HOST:PORT  serve counters for Prometheus at /metrics
 
 Without -f it goes to the background once the interface can be configured. Environment, as wireguard-go has it: LOG_LEVEL (verbose,
-error, silent), WG_TUN_FD, WG_UAPI_FD, WG_PROCESS_FOREGROUND=1. With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=meshwright-wg.
+error, silent), WG_TUN_FD, WG_UAPI_FD, WG_PROCESS_FOREGROUND=1; and MESHWRIGHT_WG_METRICS=HOST:PORT, for wg-quick.
+With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=meshwright-wg. Status: 0 all well, 1 it did not work or there are findings, 2 wrong usage.
 `
 
 async function main(args: readonly string[]): Promise<number> {
@@ -82,7 +90,10 @@ async function serve(args: readonly string[]): Promise<number> {
   const { values, positionals } = parsed
   const [name, ...rest] = positionals
   if (name === undefined || rest.length > 0) throw new UsageError(`one interface name is expected\n\n${USAGE}`)
-  const userspace = values.socks5 === undefined && values.address === undefined ? undefined : userspaceFrom(values.address ?? [], values.socks5)
+  const userspace = values.socks5 === undefined && values.address === undefined ? undefined : userspaceFrom(values.address ?? [], values.socks5, values.config)
+  const metrics = values.metrics ?? (process.env['MESHWRIGHT_WG_METRICS'] || undefined)
+  const metricsAt = metrics === undefined ? undefined : hostPort(metrics)
+  if (metrics !== undefined && metricsAt === undefined) throw new UsageError(`metrics are served at HOST:PORT, which ${JSON.stringify(metrics)} is not`)
   if (values.foreground !== true && process.env['WG_PROCESS_FOREGROUND'] !== '1') {
     await startDaemon(args)
     return 0
@@ -94,6 +105,8 @@ async function serve(args: readonly string[]): Promise<number> {
     ...(tunFd !== undefined && { tunFd }),
     ...(uapiFd !== undefined && { uapiFd }),
     ...(userspace !== undefined && { userspace }),
+    ...(metricsAt !== undefined && { metrics: metricsAt }),
+    ...(values.config !== undefined && { configFile: values.config }),
     logLevel: logLevelFrom(process.env['LOG_LEVEL']),
     ready: () => reportToParent('ready'),
   })
@@ -103,21 +116,29 @@ function parseServeArgs(args: readonly string[]) {
   return parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { foreground: { type: 'boolean', short: 'f' }, address: { type: 'string', multiple: true }, socks5: { type: 'string' } },
+    options: { foreground: { type: 'boolean', short: 'f' }, address: { type: 'string', multiple: true }, socks5: { type: 'string' }, config: { type: 'string' }, metrics: { type: 'string' } },
   })
 }
 
-function userspaceFrom(addresses: readonly string[], socks5: string | undefined): NonNullable<InterfaceOptions['userspace']> {
-  const ips = addresses.flatMap((each) => each.split(',')).map((text) => {
+function userspaceFrom(given: readonly string[], socks5: string | undefined, config: string | undefined): NonNullable<InterfaceOptions['userspace']> {
+  const ips = given.flatMap((each) => each.split(',')).map((text) => {
     const prefix = parsePrefix(text.trim())
     const ip = parseIp(text.trim().split('/')[0] ?? '')
     if (prefix === undefined || ip === undefined) throw new UsageError(`--address: not an address: ${text}`)
     return ip
   })
-  const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(socks5 ?? '')
+  const addresses = ips.length > 0 || config === undefined ? ips : addressesOf(readConfigFile(config))
+  const at = hostPort(socks5 ?? '')
+  if (addresses.length === 0 || at === undefined) {
+    throw new UsageError('without a TUN device both are needed: --socks5 HOST:PORT, and --address ADDRESS (of this host in the tunnel) or --config FILE with one')
+  }
+  return { addresses, socks5: at }
+}
+
+function hostPort(text: string): { readonly host: string; readonly port: number } | undefined {
+  const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(text)
   const port = Number(match?.[3])
-  if (ips.length === 0 || match === null || port > 65_535) throw new UsageError('without a TUN device both are needed: --address ADDRESS (of this host in the tunnel) and --socks5 HOST:PORT')
-  return { addresses: ips, socks5: { host: match[1] ?? match[2] ?? '', port } }
+  return match === null || port > 65_535 ? undefined : { host: match[1] ?? match[2] ?? '', port }
 }
 
 function descriptor(variable: string): number | undefined {

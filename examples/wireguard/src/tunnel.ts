@@ -1,10 +1,19 @@
-import { type Instant, MeshwrightError } from '@meshwright/core'
+import { DONE, equalBytes, type Instant, MeshwrightError, PacketBatch } from '@meshwright/core'
 import type { CryptoProvider, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { CryptokeyRouter } from '@meshwright/cryptokey-router'
 import { type Endpoint, formatEndpoint, PacketView } from '@meshwright/ip'
-import { type Driver, drive, openUdp, suspendAwareClock, systemRandom, type UdpSocket } from '@meshwright/runtime-node'
+import { type Driver, drive, openUdp, packetSlab, suspendAwareClock, systemRandom, type UdpSocket } from '@meshwright/runtime-node'
 import { type DeviceStatus, type LoadMonitor, WireGuardDevice, type WireGuardInput, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
 import { type ShownDevice, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange, type UapiPeerChange } from '@meshwright/wireguard/text'
+
+/** Packets that are sealed or opened together, at most: as many as the kernel gives in one turn. */
+const BATCH_SLOTS = 64
+/** Longer packets, which only interfaces with a large MTU have, go one by one. */
+const SLOT_BYTES = 2048
+/** What a peer without any address may send ahead: see `KnownPeer.held`. */
+const MAX_HELD_PACKETS = 128
+const HELD_MS = 10_000
+const MAX_PLACES = 8
 
 /** A path over UDP. */
 export interface UdpPath extends WireGuardPath {
@@ -25,12 +34,28 @@ export interface TunnelOptions {
   readonly log?: (level: 'error' | 'verbose', line: string) => void
   /** Marks a UDP socket (SO_MARK) for policy routing; `false` when that cannot be done. Absent: marks are refused. */
   readonly setMark?: (port: number, mark: number) => boolean
+  /** A handshake stays without answer, or is given up: its peer may have moved. Gives where it was tried. */
+  readonly onUnanswered?: (peer: NodePublicKey, tried: Endpoint | undefined) => void
+}
+
+/** A place that a peer was heard from. */
+export interface PeerPlace {
+  readonly endpoint: Endpoint
+  /** Milliseconds since 1970. */
+  readonly at: number
 }
 
 /** A peer as the router and the configuration know it: the engine keeps the rest. */
 interface KnownPeer {
   readonly publicKey: NodePublicKey
   presharedKey: Uint8Array | undefined
+  /** The latest places that it moved to, oldest first: a key that jumps to and fro is used in two places. */
+  readonly places: PeerPlace[]
+  /**
+   * Packets of a peer that has no addresses yet. In a rotation the new key of a host is known beside the old one, without addresses,
+   * until they move to it: what the host sends under its new key before that waits for the move, and is judged then.
+   */
+  held: { readonly packet: Uint8Array; readonly at: Instant }[]
 }
 
 /** What the tunnel did not pass on, for packets outside the engine's own counters. */
@@ -54,6 +79,10 @@ export class Tunnel {
   readonly #router: CryptokeyRouter<KnownPeer> = new CryptokeyRouter()
   readonly #peers: Map<string, KnownPeer> = new Map()
   readonly #view: PacketView = new PacketView()
+  readonly #sealing: PacketBatch
+  readonly #opening: PacketBatch
+  #openingFrom: UdpPath | undefined
+  #openingSoon: NodeJS.Immediate | undefined
   #privateKey: NodePrivateKey | undefined
   #mark = 0
   #socket: UdpSocket | undefined
@@ -63,6 +92,9 @@ export class Tunnel {
 
   constructor(options: TunnelOptions) {
     this.#options = options
+    const batch = (): PacketBatch => (options.provider === undefined ? PacketBatch.slab(BATCH_SLOTS, SLOT_BYTES) : packetSlab(options.provider, BATCH_SLOTS, SLOT_BYTES))
+    this.#sealing = batch()
+    this.#opening = batch()
     this.#device = new WireGuardDevice<UdpPath>({
       random: systemRandom,
       wallClock: () => Date.now(),
@@ -81,9 +113,24 @@ export class Tunnel {
     else this.#driver.feed({ type: 'packet', peer: peer.publicKey, bytes: packet })
   }
 
-  /** Sends inner packets, in order, each to the peer that owns its destination. */
+  /** Sends inner packets, in order, each to the peer that owns its destination; neighbours with one destination are sealed together. */
   sendAll(packets: readonly Uint8Array[]): void {
-    for (const packet of packets) this.send(packet)
+    this.#driver.act((now) => {
+      const batch = this.#sealing
+      let peer: KnownPeer | undefined
+      for (const packet of packets) {
+        const owner = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
+        if (owner === undefined) {
+          this.drops.noRoute += 1
+          continue
+        }
+        if (peer !== undefined && (owner !== peer || batch.count === batch.capacity || packet.length > SLOT_BYTES)) this.#sealAll(now, peer)
+        peer = owner
+        if (packet.length > SLOT_BYTES) this.#device.handleInput(now, { type: 'packet', peer: owner.publicKey, bytes: packet })
+        else batch.addCopy(packet)
+      }
+      if (peer !== undefined) this.#sealAll(now, peer)
+    })
   }
 
   /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
@@ -127,6 +174,11 @@ export class Tunnel {
     return this.#driver.act(() => this.#device.status(this.#clock()))
   }
 
+  /** Where a peer moved to lately, oldest first. */
+  placesOf(publicKey: NodePublicKey): readonly PeerPlace[] {
+    return this.#peers.get(publicKey.text)?.places ?? []
+  }
+
   /** The UDP port, 0 before there is one. */
   get port(): number {
     return this.#socket?.portIpv4 ?? this.#socket?.portIpv6 ?? 0
@@ -141,6 +193,7 @@ export class Tunnel {
   close(): Promise<void> {
     return this.#enqueue(async () => {
       this.#closed = true
+      clearImmediate(this.#openingSoon)
       this.#driver.act((now) => {
         for (const key of this.#device.peerKeys()) this.#device.removePeer(now, key)
         this.#device.setPrivateKey(now, undefined)
@@ -201,7 +254,7 @@ export class Tunnel {
       return UAPI_EIO
     }
     if (!accepted) return 0 // our own key
-    const peer: KnownPeer = known ?? { publicKey: change.publicKey, presharedKey: undefined }
+    const peer: KnownPeer = known ?? { publicKey: change.publicKey, presharedKey: undefined, places: [], held: [] }
     this.#peers.set(change.publicKey.text, peer)
     if (change.presharedKey !== undefined) peer.presharedKey = change.presharedKey
     if (change.replaceAllowedIps) this.#router.removePeer(peer)
@@ -209,6 +262,7 @@ export class Tunnel {
       if (remove) this.#router.remove(prefix, peer)
       else this.#router.insert(prefix, peer)
     }
+    if (change.allowedIps.length > 0) this.#release(peer)
     // Last, since switching keepalives on sends one at once.
     const seconds = change.persistentKeepaliveSeconds
     if (seconds !== undefined) this.#driver.act((now) => this.#device.setPeer(now, { publicKey: change.publicKey, persistentKeepaliveSeconds: seconds }))
@@ -234,7 +288,7 @@ export class Tunnel {
     try {
       socket = await openUdp({
         port,
-        onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from: pathTo(from) }),
+        onDatagram: (bytes, from) => this.#arrived(bytes, from),
         onError: (error) => this.#log('verbose', `UDP: ${error.message}`),
       })
     } catch (error) {
@@ -248,6 +302,64 @@ export class Tunnel {
     return this.#mark === 0 || this.#applyMark(this.#mark) ? 0 : UAPI_EADDRINUSE
   }
 
+  #sealAll(now: Instant, peer: KnownPeer): void {
+    const batch = this.#sealing
+    if (batch.count > 0 && this.#device.seal(now, peer.publicKey, batch) > 0) {
+      const to = this.#device.pathOf(peer.publicKey)?.endpoint
+      for (let slot = 0; slot < batch.count && to !== undefined; slot += 1) {
+        // A copy, since the socket may keep what the kernel does not take at once.
+        if (batch.verdict[slot] === DONE) this.#socket?.send(to, Uint8Array.from(batch.result(slot)))
+      }
+    }
+    batch.reset()
+  }
+
+  // What the kernel has in one turn of the event loop is opened together, as long as it comes from one place.
+  #arrived(bytes: Uint8Array, from: Endpoint): void {
+    const known = this.#openingFrom
+    const isSame = known !== undefined && known.endpoint.port === from.port && equalBytes(known.endpoint.ip.bytes, from.ip.bytes)
+    if (!isSame || this.#opening.count === this.#opening.capacity || bytes.length > SLOT_BYTES) this.#openAll()
+    const path = isSame ? known : pathTo(from)
+    if (bytes.length > SLOT_BYTES) return this.#driver.feed({ type: 'datagram', bytes, from: path })
+    this.#openingFrom = path
+    this.#opening.addCopy(bytes)
+    this.#openingSoon ??= setImmediate(() => this.#openAll())
+  }
+
+  #openAll(): void {
+    if (this.#openingSoon !== undefined) clearImmediate(this.#openingSoon)
+    this.#openingSoon = undefined
+    const batch = this.#opening
+    if (batch.count === 0) return
+    const opened = this.#driver.act((now) => {
+      const plan = this.#device.open(now, this.#openingFrom, batch)
+      const packets: { readonly peer: NodePublicKey; readonly packet: Uint8Array }[] = []
+      for (let slot = 0; slot < batch.count; slot += 1) {
+        const peer = batch.verdict[slot] === DONE ? plan.peerOf(slot) : undefined
+        if (peer !== undefined) packets.push({ peer, packet: Uint8Array.from(batch.result(slot)) })
+      }
+      batch.reset()
+      return packets
+    })
+    for (const { peer, packet } of opened) this.#received(peer, packet)
+  }
+
+  #received(publicKey: NodePublicKey, packet: Uint8Array): void {
+    const peer = this.#peers.get(publicKey.text)
+    if (peer !== undefined && this.#view.at(packet) && this.#router.allows(peer, this.#view)) {
+      if (!this.#closed) this.#options.deliver(packet)
+    } else if (peer !== undefined && peer.held.length < MAX_HELD_PACKETS && this.#router.list(peer).length === 0) {
+      const now = this.#clock()
+      peer.held = [...peer.held.filter((held) => now - held.at < HELD_MS), { packet, at: now }]
+    } else this.drops.wrongSource += 1
+  }
+
+  #release(peer: KnownPeer): void {
+    const { held } = peer
+    peer.held = []
+    for (const { packet, at } of held) if (this.#clock() - at < HELD_MS) this.#received(peer.publicKey, packet)
+  }
+
   #applyMark(mark: number): boolean {
     if (mark === 0 && this.#mark === 0) return true
     if (this.#options.setMark === undefined) return false
@@ -259,20 +371,26 @@ export class Tunnel {
       case 'transmit':
         if (output.to !== undefined) this.#socket?.send(output.to.endpoint, output.bytes)
         return
-      case 'packet': {
-        const peer = this.#peers.get(output.peer.text)
-        if (peer !== undefined && this.#view.at(output.bytes) && this.#router.allows(peer, this.#view)) {
-          if (!this.#closed) this.#options.deliver(output.bytes)
-        } else this.drops.wrongSource += 1
-        return
-      }
+      case 'packet':
+        return this.#received(output.peer, output.bytes)
       case 'roamed':
+        this.#notePlace(output.peer, output.path.endpoint)
         return this.#log('verbose', `peer ${output.peer} is now at ${output.path.id}`)
       case 'handshakeRetry':
+        this.#options.onUnanswered?.(output.peer, this.#device.pathOf(output.peer)?.endpoint)
         return this.#log('verbose', `peer ${output.peer}: handshake not answered, attempt ${output.attempt}`)
+      case 'handshakeFailed':
+        this.#options.onUnanswered?.(output.peer, this.#device.pathOf(output.peer)?.endpoint)
+        return this.#log('verbose', `peer ${output.peer}: no answer, given up`)
       default:
         this.#log('verbose', `peer ${output.peer}: ${output.type}`)
     }
+  }
+
+  #notePlace(publicKey: NodePublicKey, endpoint: Endpoint): void {
+    const places = this.#peers.get(publicKey.text)?.places
+    places?.push({ endpoint, at: Date.now() })
+    if (places !== undefined && places.length > MAX_PLACES) places.shift()
   }
 
   #log(level: 'error' | 'verbose', line: string): void {

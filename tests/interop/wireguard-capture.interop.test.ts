@@ -1,0 +1,66 @@
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { systemRandom } from '@meshwright/runtime-node'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { Capture, findLeaks, PLAINTEXT_MARKER, whyNoCapture } from './wireguard-capture.ts'
+import { until } from './wireguard-lab.ts'
+import { whyNoNamespaces } from './wireguard-programs.ts'
+
+// Every other suite trusts that the search finds what is outside: here it is planted.
+const missing = whyNoNamespaces() ?? whyNoCapture()
+const namespace = `mwcap${process.pid.toString(36)}`
+let folder = ''
+
+beforeEach(() => {
+  if (missing !== undefined) return
+  folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-capture-'))
+  execFileSync('ip', ['netns', 'add', namespace])
+  execFileSync('ip', ['-n', namespace, 'link', 'set', 'lo', 'up'])
+})
+afterEach(() => {
+  if (missing !== undefined) return
+  spawnSync('ip', ['netns', 'del', namespace])
+  rmSync(folder, { recursive: true, force: true })
+})
+
+/** Sends datagrams over the loopback of the namespace while it is captured; gives the findings. */
+async function capture(datagrams: readonly Uint8Array[], secrets: ReadonlyMap<string, Uint8Array> = new Map()): Promise<readonly string[]> {
+  const capturing = await Capture.start(namespace, 'lo', path.join(folder, 'lo.pcap'))
+  const script = `
+    const socket = require('node:dgram').createSocket('udp4')
+    const all = JSON.parse(process.argv[1])
+    const next = () => all.length === 0 ? socket.close() : socket.send(Buffer.from(all.shift(), 'hex'), 51820, '127.0.0.1', next)
+    next()`
+  execFileSync('ip', ['netns', 'exec', namespace, process.execPath, '-e', script, JSON.stringify(datagrams.map((bytes) => Buffer.from(bytes).toString('hex')))])
+  await until(() => capturing.datagrams().length >= datagrams.length, 5_000, 'the datagrams are not in the capture')
+  return capturing.finish(secrets)
+}
+
+/** A transport message: type, receiver index, counter, 16 bytes. */
+function transport(receiver: number, counter: bigint): Uint8Array {
+  const message = Buffer.alloc(32)
+  message.writeUInt32LE(4, 0)
+  message.writeUInt32LE(receiver, 4)
+  message.writeBigUInt64LE(counter, 8)
+  message.set(systemRandom(16), 16)
+  return message
+}
+
+test.runIf(missing === undefined || process.env['REQUIRE_INTEROP'] === '1')('what is planted on the line is found, and nothing else [tcpdump]', async () => {
+  if (missing !== undefined) throw new Error(missing)
+  const key = systemRandom(32)
+  const secrets = new Map([['the key', key], ['another key', systemRandom(32)]])
+  const innocent = [systemRandom(1400), transport(7, 0n), transport(7, 1n), transport(8, 0n), transport(8, 2n ** 63n)]
+  expect(await capture(innocent, secrets)).toEqual([])
+  expect(await capture([...innocent, Buffer.from(`GET / ${PLAINTEXT_MARKER} 17`)], secrets)).toEqual(['plaintext is on the wire'])
+  expect(await capture([Buffer.concat([systemRandom(3), key, systemRandom(9)])], secrets)).toEqual(['the key is on the wire'])
+  expect(await capture([Buffer.from(`PrivateKey = ${Buffer.from(key).toString('base64')}`)], secrets)).toEqual(['the key is on the wire'])
+  expect(await capture([Buffer.from(`private_key=${Buffer.from(key).toString('hex')}`)], secrets)).toEqual(['the key is on the wire'])
+  expect(await capture([transport(9, 2n ** 53n + 1n), transport(9, 2n ** 53n), transport(9, 2n ** 53n + 1n)], secrets)).toEqual([`receiver index 9 and counter ${2n ** 53n + 1n} came twice, to 127.0.0.1:51820`])
+})
+
+test('what is no capture is not taken for one that is clean', () => {
+  expect(findLeaks(Buffer.alloc(0), new Map())).toEqual(['the capture is not readable'])
+})
