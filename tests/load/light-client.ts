@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { encodeJson, MapChunkReader, type MapRequest, type RegisterRequest, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
-import { type ControlConnection, dialControl, nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
+import { type ControlConnection, dialControl, nodeCryptoProvider, systemRandom, wasmCryptoProvider } from '@meshwright/runtime-node/control'
 
 const VERSION = 142
+const CRYPTO = wasmCryptoProvider(nodeCryptoProvider) ?? nodeCryptoProvider
 const STABLE_ID = /"StableID":"([^"]+)"/g
 const TRIES = 5
 
@@ -29,7 +30,6 @@ export class LightClient {
   readonly #discoKey = `discokey:${randomBytes(32).toString('hex')}`
   #connection: ControlConnection | undefined
   #endpoints: readonly string[]
-  #stop: (() => void) | undefined
   #id = ''
   #frames = 0
   #bytes = 0
@@ -81,14 +81,14 @@ export class LightClient {
     const lost = (): void => {
       if (this.#connection === connection) this.#events.lost(this)
     }
-    this.#stop = connection.request(post('/machine/map', body), {
+    connection.request(post('/machine/map', body), {
       response: (status) => {
         if (status !== 200) lost()
       },
       chunk: (bytes) => {
         this.#bytes += bytes.length
         reader.push(bytes)
-        for (let json = reader.next(); json !== undefined; json = reader.next()) this.#frame(Buffer.from(json.buffer, json.byteOffset, json.length).latin1Slice())
+        for (let json = reader.next(); json !== undefined; json = reader.next()) this.#frame(Buffer.from(json.buffer, json.byteOffset, json.length).toString('latin1'))
       },
       end: lost,
       failed: lost,
@@ -117,7 +117,6 @@ export class LightClient {
   drop(): void {
     const connection = this.#connection
     this.#connection = undefined
-    this.#stop = undefined
     connection?.close()
   }
 
@@ -130,7 +129,7 @@ export class LightClient {
   async #dial(url: string, serverKey: MachinePublicKey): Promise<void> {
     for (let left = TRIES; ; left -= 1) {
       try {
-        this.#connection = await dialControl({ url, serverKey, machineKey: this.#machineKey, random: systemRandom, provider: nodeCryptoProvider, version: VERSION, timeoutMs: 30_000 })
+        this.#connection = await dialControl({ url, serverKey, machineKey: this.#machineKey, random: systemRandom, provider: CRYPTO, version: VERSION, timeoutMs: 30_000 })
         return
       } catch (error) {
         if (left === 1) throw error

@@ -54,7 +54,10 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
   return { file, remove: () => rmSync(folder, { recursive: true, force: true }) }
 }
 
-/** Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs. */
+/**
+ * Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs.
+ * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there.
+ */
 export async function startServer(kind: ServerKind, policy: LoadPolicy): Promise<LoadServer> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-load-'))
   const at = (name: string): string => JSON.stringify(path.join(folder, name))
@@ -84,7 +87,9 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy): Promise
   writeFileSync(config, `${lines.join('\n')}\n`)
   const bundled = kind === 'ours' ? await bundleProgram('examples/control-server/src/main.ts', 'control') : undefined
   const [file, before] = bundled === undefined ? [HEADSCALE, []] : [process.execPath, [bundled.file]]
-  const server = new Measured(kind, file, [...before, 'serve', bundled === undefined ? '-c' : '--config', config])
+  const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
+  const profiling = bundled === undefined || profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]
+  const server = new Measured(kind, file, [...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
   const stop = async (): Promise<void> => {
     await server.stop()
     bundled?.remove()

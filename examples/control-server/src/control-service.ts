@@ -3,8 +3,12 @@ import { type AdminCommand, ControlServer, type ControlServerConfig, type Contro
 import type { Instant } from '@meshwright/core'
 import { reasonOf } from './failure.ts'
 import type { Log } from './log.ts'
-import { drive, type Driver, nodeCryptoProvider, systemRandom } from './runtime.ts'
+import { drive, type Driver, serverCrypto, systemRandom } from './runtime.ts'
 import type { SqliteStore } from './store-sqlite.ts'
+
+/** A flush of the disk costs more than the changes in it: one that follows another so soon waits so long for company. */
+const BUSY_MS = 20
+const GATHER_MS = 4
 
 /** Who waits for what the server says to a request. */
 export interface Reply {
@@ -24,6 +28,8 @@ export class ControlService {
   readonly #store: SqliteStore
   readonly #log: Log
   #nextRequest = 1
+  #committedAt = Number.NEGATIVE_INFINITY
+  #stopped = false
 
   constructor(options: { readonly config: ControlServerConfig; readonly store: SqliteStore; readonly log: Log; readonly clock: () => Instant; readonly allowLoopbackEndpoints: boolean }) {
     this.#store = options.store
@@ -34,7 +40,7 @@ export class ControlService {
       state: options.store.load(),
       random: systemRandom,
       wallClock: Date.now,
-      provider: nodeCryptoProvider,
+      provider: serverCrypto,
       allowLoopbackEndpoints: options.allowLoopbackEndpoints,
       ...(compress !== undefined && { compress }),
     })
@@ -74,6 +80,7 @@ export class ControlService {
 
   /** Ends all streams; nothing is answered any more. */
   stop(): void {
+    this.#stopped = true
     this.#driver.stop()
     for (const reply of this.#replies.values()) reply.end?.()
     this.#replies.clear()
@@ -99,15 +106,18 @@ export class ControlService {
       case 'audit':
         return this.#log.info(output.event.detail, { audit: output.event.action, actor: output.event.actor, target: output.event.target })
       case 'commit':
-        // In the next turn: what else arrives in this one shares the next flush of the disk.
-        setImmediate(() => this.#commit(output))
+        // In the next turn, or a little later while there is much to write: what arrives meanwhile shares the next flush of the disk.
+        if (performance.now() - this.#committedAt < BUSY_MS) setTimeout(() => this.#commit(output), GATHER_MS)
+        else setImmediate(() => this.#commit(output))
         return
     }
   }
 
   #commit(output: Extract<ControlServerOutput, { type: 'commit' }>): void {
+    if (this.#stopped) return // nobody has been answered yet
     try {
       this.#store.commit(output.changes)
+      this.#committedAt = performance.now()
     } catch (error) {
       this.#log.error('a change could not be stored and was undone: check the disk', { reason: reasonOf(error) })
       return this.#driver.feed({ type: 'commitFailed', commit: output.commit, reason: reasonOf(error) })

@@ -18,7 +18,7 @@ import { readOrMakeKeyFile } from './key-file.ts'
 import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
 import { buildRelayMap } from './relay-map.ts'
-import { acceptControl, attachDerpServer, type DerpService, nodeCryptoProvider, startStunService, suspendAwareClock, systemRandom } from './runtime.ts'
+import { acceptControl, attachDerpServer, type DerpService, serverCrypto, startStunService, suspendAwareClock, systemRandom } from './runtime.ts'
 import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
@@ -136,7 +136,7 @@ function upgrade(request: http.IncomingMessage, socket: Duplex, head: Buffer, op
   if (path !== '/ts2021') return void socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
   const source = clientAddress(request, options.trustedProxies)
   const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS)
-  acceptControl(request, socket, head, { machineKey: options.machineKey, random: systemRandom, provider: nodeCryptoProvider })
+  acceptControl(request, socket, head, { machineKey: options.machineKey, random: systemRandom, provider: serverCrypto })
     .then((connection) => new NodeApi(options.service, options.log).serve(connection, source))
     .catch((error: unknown) => {
       options.log.debug('a control connection was refused', { source, reason: reasonOf(error) })

@@ -1,4 +1,4 @@
-import { type UnixMillis, utf8Encode } from '@meshwright/core'
+import type { UnixMillis } from '@meshwright/core'
 import {
   CAPVER_CERT_PIN,
   CAPVER_DISPLAY_MESSAGES,
@@ -12,13 +12,16 @@ import {
   type UserProfile,
   ZERO_TIME,
 } from '@meshwright/control-protocol'
+import type { FilterRule } from '@meshwright/packet-filter'
 import type { NodeAccess, VisiblePeer } from './access.ts'
 import type { ControlServerConfig } from './config.ts'
 import { dnsConfigOf } from './dns-config.ts'
+import { filterChunks } from './filter-chunks.ts'
+import { FrameParts, SharedJson } from './frame-parts.ts'
 import { servedRoutes } from './host-facts.ts'
 import { nodeFqdn } from './names.ts'
 import { addressesOf, patchBetween, type PeerImage, PeerImages } from './peer-images.ts'
-import type { NodeRecord } from './records.ts'
+import type { NodeRecord, UserRecord } from './records.ts'
 import { displayNameOf, isExpired, loginNameOf } from './registration.ts'
 import type { State } from './state.ts'
 
@@ -30,6 +33,8 @@ export class Delivered {
   /** How the peers were seen by the access that the last frame was made from. */
   visible: ReadonlyMap<number, VisiblePeer> = new Map()
   readonly profiles: Map<number, string> = new Map()
+  /** The packet filter in chunks, as it was last sent. */
+  filter: ReadonlyMap<string, string> = new Map()
   /** Member of the frame to the JSON that it last had. */
   readonly members: Map<string, string> = new Map()
 }
@@ -74,10 +79,12 @@ const CAP = 'https://tailscale.com/cap/'
 export class MapComposer {
   readonly #world: World
   readonly #images = new PeerImages()
-  readonly #patches = new WeakMap<PeerImage, { readonly from: PeerImage; readonly json: string | undefined }>()
-  readonly #json = new WeakMap<object, string>()
-  #derp: { readonly map: DERPMap; readonly json: string; readonly unpinned: string } | undefined
-  #dns: { readonly config: ControlServerConfig; readonly json: string } | undefined
+  readonly #patches = new WeakMap<PeerImage, { readonly from: PeerImage; readonly json: SharedJson | undefined }>()
+  readonly #json = new WeakMap<object, SharedJson>()
+  readonly #filters = new WeakMap<object, ReadonlyMap<string, string>>()
+  readonly #profileJson = new Map<number, { readonly user: UserRecord | undefined; readonly json: string }>()
+  #derp: { readonly map: DERPMap; readonly json: SharedJson; readonly unpinned: SharedJson } | undefined
+  #dns: { readonly config: ControlServerConfig; readonly json: SharedJson } | undefined
 
   constructor(world: World) {
     this.#world = world
@@ -101,11 +108,12 @@ export class MapComposer {
     const { delivered } = receiver
     const self = this.#world.state.node(receiver.nodeId)
     if (self === undefined) return undefined
-    const parts: string[] = []
-    const member = (name: string, json: string): void => {
-      if (delivered.members.get(name) === json) return
-      delivered.members.set(name, json)
-      parts.push(`"${name}":${json}`)
+    const frame = new FrameParts()
+    const member = (name: string, json: string | SharedJson): void => {
+      const text = typeof json === 'string' ? json : json.text
+      if (delivered.members.get(name) === text) return
+      delivered.members.set(name, text)
+      frame.member(name, json)
     }
     // Order matters little to clients, but taking away stands before giving.
     const everything = difference.everything || delivered.first
@@ -114,39 +122,54 @@ export class MapComposer {
     if (whole) {
       const access = this.#world.accessOf(self.id)
       const config = this.#world.config()
-      member('PacketFilters', `{"base":${this.#encode(access.filter)}}`)
+      this.#filter(delivered, access.filter, frame)
       member('SSHPolicy', this.#encode(access.ssh))
       member('DERPMap', this.#derpMap(config.derpMap, receiver.capVersion))
       member('DNSConfig', this.#dnsConfig(config))
       member('Domain', JSON.stringify(config.baseDomain))
       this.#health(this.#world.policyActive(), receiver, member)
     }
-    const fresh = receiver.omitPeers ? [] : this.#peers(self, delivered, everything, difference.nodes, parts)
-    this.#profiles(self, delivered, everything ? delivered.peers.values() : fresh, parts)
+    const fresh = receiver.omitPeers ? [] : this.#peers(self, delivered, everything, difference.nodes, frame)
+    if (whole || fresh.length > 0) this.#profiles(self, delivered, whole, fresh, frame)
     if (delivered.first) {
-      parts.push('"CollectServices":false')
-      if (!this.#world.config().logtail) parts.push('"Debug":{"DisableLogTail":true}')
+      frame.member('CollectServices', 'false')
+      if (!this.#world.config().logtail) frame.member('Debug', '{"DisableLogTail":true}')
     }
     delivered.first = false
-    if (parts.length === 0) return undefined
-    parts.push(`"ControlTime":"${formatTime(this.#world.wallNow())}"`)
-    return utf8Encode(`{${parts.join(',')}}`)
+    if (frame.empty) return undefined
+    frame.member('ControlTime', `"${formatTime(this.#world.wallNow())}"`)
+    return frame.finish()
+  }
+
+  #filter(delivered: Delivered, rules: readonly FilterRule[], frame: FrameParts): void {
+    let chunks = this.#filters.get(rules)
+    if (chunks === undefined) {
+      chunks = filterChunks(rules)
+      this.#filters.set(rules, chunks)
+    }
+    const before = delivered.filter
+    if (before === chunks) return
+    delivered.filter = chunks
+    const changes: string[] = []
+    for (const name of before.keys()) if (!chunks.has(name)) changes.push(`"${name}":null`)
+    for (const [name, json] of chunks) if (before.get(name) !== json) changes.push(`"${name}":${json}`)
+    if (changes.length > 0) frame.member('PacketFilters', `{${changes.join(',')}}`)
   }
 
   /** Gives the peers that were sent whole. */
-  #peers(self: NodeRecord, delivered: Delivered, everything: boolean, dirty: ReadonlySet<number>, parts: string[]): readonly PeerImage[] {
+  #peers(self: NodeRecord, delivered: Delivered, everything: boolean, dirty: ReadonlySet<number>, frame: FrameParts): readonly PeerImage[] {
     const visible = this.#world.accessOf(self.id).peers
     const seen = delivered.visible
     delivered.visible = visible
     if (delivered.first) {
       const images = [...visible].sort(([a], [b]) => a - b).flatMap(([id, how]) => this.#image(id, how) ?? [])
       for (const image of images) delivered.peers.set(image.id, image)
-      parts.push(`"Peers":[${images.map((image) => image.json).join(',')}]`)
+      frame.array('Peers', images.map((image) => image.json))
       return images
     }
     const removed: number[] = []
     const changed: PeerImage[] = []
-    const patches: string[] = []
+    const patches: SharedJson[] = []
     for (const id of everything ? new Set([...seen.keys(), ...visible.keys()]) : suspects(seen, visible, dirty)) {
       if (id === self.id) continue
       const before = delivered.peers.get(id)
@@ -163,9 +186,9 @@ export class MapComposer {
       if (patch === undefined) changed.push(after)
       else patches.push(patch)
     }
-    if (removed.length > 0) parts.push(`"PeersRemoved":${JSON.stringify(removed.sort((a, b) => a - b))}`)
-    if (changed.length > 0) parts.push(`"PeersChanged":[${changed.sort((a, b) => a.id - b.id).map((image) => image.json).join(',')}]`)
-    if (patches.length > 0) parts.push(`"PeersChangedPatch":[${patches.join(',')}]`)
+    if (removed.length > 0) frame.member('PeersRemoved', JSON.stringify(removed.sort((a, b) => a - b)))
+    if (changed.length > 0) frame.array('PeersChanged', changed.sort((a, b) => a.id - b.id).map((image) => image.json))
+    if (patches.length > 0) frame.array('PeersChangedPatch', patches)
     return changed
   }
 
@@ -181,35 +204,41 @@ export class MapComposer {
     )
   }
 
-  #patch(before: PeerImage, after: PeerImage): string | undefined {
+  #patch(before: PeerImage, after: PeerImage): SharedJson | undefined {
     const known = this.#patches.get(after)
     if (known?.from === before) return known.json
-    const json = patchBetween(before, after)
+    const text = patchBetween(before, after)
+    const json = text === undefined ? undefined : new SharedJson(text)
     this.#patches.set(after, { from: before, json })
     return json
   }
 
-  #profiles(self: NodeRecord, delivered: Delivered, images: Iterable<PeerImage>, parts: string[]): void {
-    const wanted = new Set<number>([self.userId ?? TAGGED_DEVICES_USER_ID])
+  #profiles(self: NodeRecord, delivered: Delivered, again: boolean, images: readonly PeerImage[], frame: FrameParts): void {
+    // Those told before are looked at again when anything but a few nodes may have changed: people change their names too.
+    const wanted = new Set<number>(again ? delivered.profiles.keys() : [])
+    wanted.add(self.userId ?? TAGGED_DEVICES_USER_ID)
     for (const image of images) wanted.add(image.userId)
     const profiles: string[] = []
     for (const id of [...wanted].sort((a, b) => a - b)) {
-      const json = formatJson(this.#profile(id))
+      const json = this.#profile(id)
       if (delivered.profiles.get(id) === json) continue
       delivered.profiles.set(id, json)
       profiles.push(json)
     }
     if (profiles.length === 0) return
-    parts.push(`"UserProfiles":[${profiles.join(',')}]`)
+    frame.member('UserProfiles', `[${profiles.join(',')}]`)
     // Seen with 1.102.5: a frame of peers and profiles alone is applied without the profiles, and people read "userid:7". Any of the
     // members that make clients build their map anew helps; this is the smallest.
-    if (!parts.some((part) => part.startsWith('"Node"') || part.startsWith('"Domain"'))) parts.push(`"Domain":${JSON.stringify(this.#world.config().baseDomain)}`)
+    if (!frame.has('Node') && !frame.has('Domain')) frame.member('Domain', JSON.stringify(this.#world.config().baseDomain))
   }
 
-  #profile(id: number): UserProfile {
+  #profile(id: number): string {
     const user = this.#world.state.user(id)
-    if (user === undefined) return { ID: id, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' }
-    return { ID: id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
+    const known = this.#profileJson.get(id)
+    if (known !== undefined && known.user === user) return known.json
+    const json = formatJson(profileOf(id, user))
+    this.#profileJson.set(id, { user, json })
+    return json
   }
 
   #selfNode(node: NodeRecord): Node {
@@ -257,24 +286,29 @@ export class MapComposer {
     }
   }
 
-  #derpMap(map: DERPMap, capVersion: number): string {
-    if (this.#derp?.map !== map) this.#derp = { map, json: formatJson(map), unpinned: formatJson(withoutPins(map)) }
+  #derpMap(map: DERPMap, capVersion: number): SharedJson {
+    if (this.#derp?.map !== map) this.#derp = { map, json: new SharedJson(formatJson(map)), unpinned: new SharedJson(formatJson(withoutPins(map))) }
     return capVersion >= CAPVER_CERT_PIN ? this.#derp.json : this.#derp.unpinned
   }
 
-  #dnsConfig(config: ControlServerConfig): string {
-    if (this.#dns?.config !== config) this.#dns = { config, json: formatJson(dnsConfigOf(config)) }
+  #dnsConfig(config: ControlServerConfig): SharedJson {
+    if (this.#dns?.config !== config) this.#dns = { config, json: new SharedJson(formatJson(dnsConfigOf(config))) }
     return this.#dns.json
   }
 
-  #encode(value: object): string {
+  #encode(value: object): SharedJson {
     let json = this.#json.get(value)
     if (json === undefined) {
-      json = formatJson(value)
+      json = new SharedJson(formatJson(value))
       this.#json.set(value, json)
     }
     return json
   }
+}
+
+function profileOf(id: number, user: UserRecord | undefined): UserProfile {
+  if (user === undefined) return { ID: id, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' }
+  return { ID: id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
 }
 
 /** The nodes that may look different: those that changed, and those that are seen in another way than before. */

@@ -9,6 +9,8 @@ const MAX_FRAMES_PER_MS = 4
 
 const EVERYTHING: Difference = { everything: true, access: true, nodes: new Set() }
 
+const NOBODY: ReadonlySet<number> = new Set()
+
 /** Packs JSON into a zstd frame, where the runtime can do that: without it frames are stored uncompressed. */
 export type Compressor = (json: Uint8Array) => Uint8Array
 
@@ -21,8 +23,8 @@ export interface SessionSink {
 interface Session extends Receiver {
   readonly stream: RequestId
   readonly compression: MapCompression
-  /** Nodes that changed since its last frame. */
-  readonly dirty: Set<number>
+  /** Nodes that changed while it was blocked, beside those of the running tick. */
+  missed: Set<number> | undefined
   everything: boolean
   access: boolean
   pending: boolean
@@ -42,6 +44,8 @@ export class MapSessions {
   readonly #random: RandomSource
   readonly #sink: SessionSink
   readonly #compress: Compressor | undefined
+  /** Nodes that changed since the last tick: one list for all receivers. */
+  #dirty = new Set<number>()
   #tickDue: Instant | undefined
   #keepaliveDue: Instant | undefined
 
@@ -81,7 +85,7 @@ export class MapSessions {
       compression: zstd ? 'zstd' : 'none',
       delivered: new Delivered(),
       omitPeers: false,
-      dirty: new Set(),
+      missed: undefined,
       everything: true,
       access: true,
       pending: true,
@@ -94,7 +98,7 @@ export class MapSessions {
       this.#sessions.delete(older.stream)
       this.#sink.end(older.stream)
     }
-    this.#send(now, session)
+    this.#send(now, session, NOBODY)
     return older?.stream
   }
 
@@ -124,13 +128,11 @@ export class MapSessions {
 
   /** These nodes changed: everybody who may see them is told with the next tick. */
   changed(now: Instant, nodeIds: Iterable<number>, batchMs: number): void {
-    const ids = [...nodeIds]
-    if (ids.length === 0) return
-    for (const id of ids) this.#composer.changed(id)
-    for (const session of this.#sessions.values()) {
-      session.pending = true
-      for (const id of ids) session.dirty.add(id)
+    for (const id of nodeIds) {
+      this.#composer.changed(id)
+      this.#dirty.add(id)
     }
+    if (this.#dirty.size === 0) return
     this.#tickDue = earlier(this.#tickDue, after(now, this.#delay(batchMs)))
   }
 
@@ -139,6 +141,14 @@ export class MapSessions {
     for (const id of nodeIds) {
       const session = this.#byNode.get(id)
       if (session === undefined) continue
+      session.pending = true
+      session.access = true
+    }
+  }
+
+  /** What anybody may see and do may have changed, and nothing else. */
+  allAffected(): void {
+    for (const session of this.#sessions.values()) {
       session.pending = true
       session.access = true
     }
@@ -169,7 +179,18 @@ export class MapSessions {
   /** Tells everybody what changed. */
   tick(now: Instant): void {
     this.#tickDue = undefined
-    for (const session of this.#sessions.values()) if (session.pending && !session.blocked) this.#send(now, session)
+    const dirty = this.#dirty
+    this.#dirty = new Set()
+    for (const session of this.#sessions.values()) {
+      if (session.blocked) {
+        if (dirty.size === 0) continue
+        session.missed ??= new Set()
+        for (const id of dirty) session.missed.add(id)
+        session.pending = true
+      } else if (session.pending || dirty.size > 0) {
+        this.#send(now, session, session.missed === undefined ? dirty : new Set([...session.missed, ...dirty]))
+      }
+    }
   }
 
   /** Sends what keeps quiet polls alive; gives the nodes whose readers have stalled and were dropped. */
@@ -206,12 +227,12 @@ export class MapSessions {
     return Math.max(batchMs, this.#sessions.size / MAX_FRAMES_PER_MS)
   }
 
-  #send(now: Instant, session: Session): void {
-    const frame = this.#composer.compose(session, { everything: session.everything, access: session.access, nodes: session.dirty })
+  #send(now: Instant, session: Session, nodes: ReadonlySet<number>): void {
+    const frame = this.#composer.compose(session, { everything: session.everything, access: session.access, nodes })
     session.pending = false
     session.everything = false
     session.access = false
-    session.dirty.clear()
+    session.missed = undefined
     if (frame === undefined) return
     this.#sink.chunk(session.stream, this.#encode(frame, session.compression))
     this.#arm(now, session)

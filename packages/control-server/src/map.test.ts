@@ -47,6 +47,29 @@ describe('what a node is told', () => {
     expect(told(lab, b, () => lite(lab, a, { Endpoints: [] }))).toEqual([{ PeersChangedPatch: [{ NodeID: a.id, Endpoints: [] }] }])
   })
 
+  test('a user with another name is told to those who see nodes of theirs', () => {
+    const lab = open()
+    lab.node('alice', 'a')
+    const b = lab.node('bob', 'b')
+    const frames = told(lab, b, () => lab.admin({ command: 'renameUser', id: 1, newName: 'alicia' }))
+    expect(frames.flatMap((frame) => frame.UserProfiles ?? []).map((profile) => profile.LoginName)).toEqual(['alicia'])
+  })
+
+  test('a node that joins a large group costs those who accept it one small chunk of their filter', () => {
+    const lab = open('{"groups":{"group:b":["bob@"]},"acls":[{"action":"accept","src":["group:b"],"dst":["alice@:80"]}]}')
+    const a = lab.node('alice', 'a')
+    // By turns, so that the addresses of the group are no range.
+    for (let i = 0; i < 40; i += 1) lab.node(i % 2 === 0 ? 'bob' : 'alice', `n${i}`)
+    lab.advance(1000)
+    const whole = lab.framesOf(a.stream).flatMap((frame) => Object.keys(frame.PacketFilters ?? {}))
+    const frames = told(lab, a, () => lab.node('bob', 'late'))
+    const chunks = frames.flatMap((frame) => Object.entries(frame.PacketFilters ?? {}))
+    expect(new Set(whole).size).toBeGreaterThan(4)
+    expect(chunks.length).toBeLessThanOrEqual(4) // the node has two addresses, and a chunk may be split
+    expect(JSON.stringify(chunks)).toContain('100.64.0.42')
+    expect(JSON.stringify(chunks).length).toBeLessThan(1000)
+  })
+
   test('a repeated report writes nothing to the disk and tells nobody', () => {
     const lab = open()
     const a = lab.node('alice', 'a')

@@ -1,5 +1,6 @@
 import { formatJson, formatTime, type Hostinfo, type Node, type PeerChange, TAGGED_DEVICES_USER_ID, ZERO_TIME } from '@meshwright/control-protocol'
 import { PLAIN_PEER, type VisiblePeer } from './access.ts'
+import { SharedJson } from './frame-parts.ts'
 import { nodeFqdn } from './names.ts'
 import type { NodeRecord } from './records.ts'
 
@@ -16,8 +17,8 @@ export interface PeerImage {
   /** Number of the user profile that goes with it. */
   readonly userId: number
   readonly node: Node
-  /** JSON of the whole node. */
-  readonly json: string
+  /** JSON of the whole node, shared by all frames that hold it. */
+  readonly json: SharedJson
   /** JSON of what a patch cannot change. */
   readonly fixed: string
   /** What a patch can change. */
@@ -56,7 +57,7 @@ export class PeerImages {
     if (known !== undefined) return known
     const fresh = encodePeer(record, variant, facts())
     const before = this.#stale.get(record.id)?.get(key)
-    const image = before?.json === fresh.json ? before : fresh
+    const image = before?.json.text === fresh.json.text ? before : fresh
     const images = this.#images.get(record.id)
     if (images === undefined) this.#images.set(record.id, new Map([[key, image]]))
     else images.set(key, image)
@@ -116,7 +117,7 @@ function encodePeer(record: NodeRecord, variant: VisiblePeer, facts: PeerFacts):
   }
   const { DERPRegion, ...same } = patchable
   const node: Node = { ...fixed, ...same, HomeDERP: DERPRegion }
-  return { id: record.id, userId, node, json: formatJson(node), fixed: formatJson(fixed), patchable }
+  return { id: record.id, userId, node, json: new SharedJson(formatJson(node)), fixed: formatJson(fixed), patchable }
 }
 
 /** What peers need of a host: how to reach its peer API, what it runs, its SSH keys. The rest is nobody's business. */

@@ -244,7 +244,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
 
   #tick(): void {
     const affected = this.#policy.takeAffected()
-    if (affected === 'all') this.#sessions.allChanged()
+    if (affected === 'all') this.#sessions.allAffected()
     else this.#sessions.affected(affected)
     this.#sessions.tick(this.#now)
   }
