@@ -5,6 +5,7 @@ import { NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseResponder, type NoiseRespon
 import { instant, type RandomSource } from '@meshwright/core'
 import { type ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, type MachinePublicKey, nobleProvider } from '@meshwright/crypto'
 import { ControlConnectionError, NoiseStream } from './control-dial.ts'
+import { acceptWebSocket, asksForWebSocket } from './control-websocket.ts'
 
 /** How a server takes control connections. */
 export interface ControlAcceptOptions {
@@ -33,37 +34,49 @@ const DEFAULT_MAX_STREAMS = 100
 const WINDOW_BYTES = 1_048_576
 
 /**
- * Answers the upgrade request of a client (`POST /ts2021`, event `upgrade` of an HTTP server) and gives HTTP/2 inside the Noise channel.
- * Refusals are answered with status 400 and the socket is closed; a handshake that fails is told to the client by an error frame.
+ * Answers the upgrade request of a client (`POST` or `GET /ts2021`, event `upgrade` of an HTTP server) and gives HTTP/2 inside the Noise
+ * channel. Two forms: an upgrade to `tailscale-control-protocol` with the initiation in a header, and, for browsers, a WebSocket of that
+ * subprotocol with the initiation in the query. Refusals are answered with status 400 and the socket is closed; a handshake that fails is
+ * told to the client by an error frame.
  * @throws RUNTIME_CONTROL_UPGRADE the request is no control upgrade; RUNTIME_CONTROL_CHANNEL the handshake failed
  */
 export async function acceptControl(request: IncomingMessage, socket: Duplex, head: Uint8Array, options: ControlAcceptOptions): Promise<AcceptedControl> {
   socket.on('error', () => socket.destroy())
-  const header = request.headers[NOISE_HANDSHAKE_HEADER.toLowerCase()]
-  const initiation = typeof header === 'string' ? parseHandshakeHeader(header) : undefined
-  if (request.method !== 'POST') throw refuse(socket, 'only POST is supported')
-  if (request.headers.upgrade?.toLowerCase() !== NOISE_UPGRADE) throw refuse(socket, `the Upgrade header must be ${NOISE_UPGRADE}`)
-  if (initiation === undefined) throw refuse(socket, `the ${NOISE_HANDSHAKE_HEADER} header is missing or not an initiation`)
+  const webSocket = asksForWebSocket(request)
+  const given = webSocket ? handshakeInQuery(request) : request.headers[NOISE_HANDSHAKE_HEADER.toLowerCase()]
+  const initiation = typeof given === 'string' ? parseHandshakeHeader(given) : undefined
+  if (request.method !== 'POST' && request.method !== 'GET') throw refuse(socket, 'only POST and GET are supported')
+  if (!webSocket && request.headers.upgrade?.toLowerCase() !== NOISE_UPGRADE) throw refuse(socket, `the Upgrade header must be ${NOISE_UPGRADE}`)
+  if (initiation === undefined) throw refuse(socket, `the ${NOISE_HANDSHAKE_HEADER} ${webSocket ? 'parameter' : 'header'} is missing or not an initiation`)
 
+  // As the reference server: clients behind a WebSocket get no early payload.
+  const earlyPayload = webSocket ? false : options.earlyPayload
   const channel = new NoiseResponder({
     provider: options.provider ?? nobleProvider,
     random: options.random,
     machineKey: options.machineKey,
-    ...(options.earlyPayload !== undefined && { earlyPayload: options.earlyPayload }),
+    ...(earlyPayload !== undefined && { earlyPayload }),
   })
-  socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: ${NOISE_UPGRADE}\r\nConnection: upgrade\r\n\r\n`)
+  const raw = webSocket ? await acceptWebSocket(request, socket, head) : socket
+  raw.on('error', () => raw.destroy())
+  if (!webSocket) raw.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: ${NOISE_UPGRADE}\r\nConnection: upgrade\r\n\r\n`)
   channel.handleInput(instant(performance.now()), { type: 'initiation', bytes: initiation })
-  const stream = new NoiseStream(socket, channel)
+  const stream = new NoiseStream(raw, channel)
   const established = await new Promise<NoiseResponderOutput & { type: 'established' }>((resolve, reject) => {
     stream.once('established', resolve)
     stream.once('error', (cause: Error) => reject(new ControlConnectionError('RUNTIME_CONTROL_CHANNEL', cause.message, { cause })))
-    stream.begin(head)
+    stream.begin(webSocket ? new Uint8Array(0) : head)
   })
   const session = http2.performServerHandshake(stream, {
     settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS, initialWindowSize: WINDOW_BYTES },
   })
   session.on('error', () => session.destroy())
   return { machineKey: established.machineKey, version: established.version, challenge: established.challenge, session }
+}
+
+function handshakeInQuery(request: IncomingMessage): string | undefined {
+  // "+" is a character of base64 that some clients leave as it is; in a query it reads as a space.
+  return new URLSearchParams((request.url ?? '').split('?')[1] ?? '').get(NOISE_HANDSHAKE_HEADER)?.replaceAll(' ', '+')
 }
 
 function refuse(socket: Duplex, reason: string): ControlConnectionError {
