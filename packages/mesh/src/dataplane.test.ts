@@ -219,3 +219,16 @@ describe('apply', () => {
     expect([wire.taken(), drops(wire, 2)]).toEqual([['deliver 2<1'], { 'filter-in': 1 }])
   })
 })
+
+test('a peer behind a relay that goes on in a session which we have forgotten is called at once', () => {
+  const wire = new Wire(1, 2)
+  const plane = wire.plane(1)
+  const data = Uint8Array.from({ length: 64 }, (_, i) => [4, 0, 0, 0, 7, 7, 7, 7][i] ?? 0)
+  plane.inboundRelayed(NOW, data, 1, keysOf(3).node.publicKey())
+  expect(plane.pollOutput(), 'nobody of ours').toBeUndefined()
+  plane.inboundRelayed(NOW, data, 1, keysOf(2).node.publicKey())
+  expect(plane.pollOutput()).toMatchObject({ type: 'datagram', to: place(2) })
+  wire.carry()
+  plane.inboundDirect(NOW, data, place(2))
+  expect(plane.pollOutput(), 'directly, nobody vouches for the sender').toBeUndefined()
+})

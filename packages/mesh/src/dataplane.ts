@@ -134,7 +134,8 @@ export class DataPlane {
 
   /** A WireGuard datagram that a relay brought from `peer`. */
   inboundRelayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
-    const from: DataPath = { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, via: { type: 'relay', region, peer } }
+    // Named, a peer that still sends on a session that we have forgotten is called at once, and need not notice by itself after 15 seconds.
+    const from: DataPath = { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, peer, via: { type: 'relay', region, peer } }
     this.device.handleInput(now, { type: 'datagram', bytes, from })
     this.#drain(now)
   }

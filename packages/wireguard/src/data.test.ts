@@ -284,5 +284,5 @@ test('misuse is told', () => {
   expect(() => link.a.device.setMtu(-1)).toThrow(/MTU/)
   expect(() => new WireGuardDevice({ ...options, limits: { rejectAfterMessages: 1n << 64n } })).toThrow(/lower/)
   expect(() => new WireGuardDevice({ ...options, maxPeers: 0 }).setPeer(link.now, { publicKey: link.b.id })).toThrow(/0 peers/)
-  expect(() => link.a.device.prepareOpen(link.now, undefined, Object.assign(PacketBatch.slab(4, 100), { count: 4 }), link.a.device.openPlan(2))).toThrow(/plan/)
+  expect(() => link.a.device.prepareOpen(link.now, Object.assign(PacketBatch.slab(4, 100), { count: 4 }), link.a.device.openPlan(2))).toThrow(/plan/)
 })

@@ -1,23 +1,28 @@
 import { DROPPED, type Instant, instant, type Machine, PacketBatch, PENDING } from '@meshwright/core'
 import type { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import { Admission } from './admission.ts'
 import { MAX_TIMER_HANDSHAKES, REKEY_TIMEOUT_JITTER_MAX_MS, REKEY_TIMEOUT_MS } from './constants.ts'
 import { DueHeap } from './due-heap.ts'
 import { markCongestion, outerTrafficClass } from './ecn.ts'
-import { WireGuardError } from './errors.ts'
-import { Handshakes, type PeerCandidate } from './handshakes.ts'
+import { Handshakes } from './handshakes.ts'
 import { Identity } from './identity.ts'
-import { HandshakeLoadMonitor, type LoadMonitor } from './load-monitor.ts'
-import { COOKIE_REPLY_TYPE, decodeMessage, INITIATION_TYPE, RESPONSE_TYPE } from './messages.ts'
-import { Peer } from './peer.ts'
+import { HandshakeLoadMonitor } from './load-monitor.ts'
+import { COOKIE_REPLY_TYPE, decodeMessage, INITIATION_TYPE, RESPONSE_TYPE, TRANSPORT_TYPE } from './messages.ts'
+import type { Peer } from './peer.ts'
+import { checkPeerConfig, PeerTable } from './peer-table.ts'
 import { OpenPlan, SealPlan } from './plans.ts'
-import type { Session } from './session.ts'
 import { checkMtu, createShared, drop, isReachable, pushTransmit, type Shared } from './shared.ts'
 import { deviceStatus, peerStatus } from './status.ts'
 import { Transport } from './transport.ts'
+import { WorkBudget } from './work-budget.ts'
 import type { DeviceStatus, PeerConfig, PeerStatus, WireGuardDeviceOptions, WireGuardInput, WireGuardOutput, WireGuardPath } from './types.ts'
 
 const DEFAULT_MAX_PEERS = 65_536
 const MAX_INNER_BYTES = 65_536
+// Handshakes begun because of packets that nobody can authenticate: 10 a second in the long run.
+const STRAYS_PER_MS = 0.01
+const STRAYS_AT_ONCE = 20
+const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
 const EMPTY: Uint8Array = new Uint8Array(0)
 
 /**
@@ -46,15 +51,11 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   readonly #shared: Shared<Path>
   readonly #handshakes: Handshakes<Path>
   readonly #transport: Transport<Path>
-  readonly #loadMonitor: LoadMonitor
-  readonly #stopwatch: (() => number) | undefined
-  readonly #peerLookup: ((publicKey: NodePublicKey) => PeerConfig<Path> | undefined) | undefined
-  readonly #maxPeers: number
-  readonly #peers: Map<string, Peer<Path>> = new Map()
+  readonly #admission: Admission<Path>
+  readonly #peers: PeerTable<Path>
   readonly #due: DueHeap<Peer<Path>> = new DueHeap()
-  readonly #jitter: () => number
-  readonly #sessionDropped: (session: Session<Peer<Path>>) => void = (session) => this.#shared.index.delete(session.localIndex)
   readonly #touched: (peer: Peer<Path>) => void = (peer) => this.#due.update(peer)
+  readonly #strays: WorkBudget = new WorkBudget(STRAYS_PER_MS, STRAYS_AT_ONCE)
   readonly #sealPlan: SealPlan<Path> = new SealPlan()
   #openPlan: OpenPlan<Path> = new OpenPlan(1)
   // One packet at a time goes through batches of one: two, since opening a packet can cause others to be sealed.
@@ -64,16 +65,20 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   readonly #openOnePlan: OpenPlan<Path> = new OpenPlan(1)
 
   constructor(options: WireGuardDeviceOptions<Path>) {
-    this.#shared = createShared(options)
-    this.#jitter = () => {
-      const [high = 0, low = 0] = options.random(2)
-      return Math.floor(((high * 256 + low) / 65_536) * (REKEY_TIMEOUT_JITTER_MAX_MS + 1))
-    }
-    this.#loadMonitor = options.loadMonitor ?? new HandshakeLoadMonitor()
-    this.#stopwatch = options.stopwatch
-    this.#peerLookup = options.peerLookup
-    this.#maxPeers = options.maxPeers ?? DEFAULT_MAX_PEERS
-    this.#handshakes = new Handshakes(this.#shared, this.#loadMonitor, (publicKey) => this.#candidate(publicKey))
+    const shared = createShared(options)
+    this.#shared = shared
+    this.#admission = new Admission(shared, options.loadMonitor ?? new HandshakeLoadMonitor(), options.stopwatch)
+    this.#peers = new PeerTable(shared, {
+      jitter: () => {
+        const [high = 0, low = 0] = options.random(2)
+        return Math.floor(((high * 256 + low) / 65_536) * (REKEY_TIMEOUT_JITTER_MAX_MS + 1))
+      },
+      sessionDropped: (session) => shared.index.delete(session.localIndex),
+      lookup: options.peerLookup,
+      maxPeers: options.maxPeers ?? DEFAULT_MAX_PEERS,
+      touched: this.#touched,
+    })
+    this.#handshakes = new Handshakes(shared, this.#admission, (publicKey) => this.#peers.candidate(publicKey))
     this.#transport = new Transport(this.#shared, this.#handshakes, (now, peer) => this.#flushStaged(now, peer))
   }
 
@@ -111,29 +116,43 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   setPeer(now: Instant, config: PeerConfig<Path>): boolean {
     checkPeerConfig(config)
     if (this.publicKey?.equals(config.publicKey)) return false
-    let peer = this.#peers.get(config.publicKey.text)
-    if (peer === undefined) {
-      if (this.#peers.size >= this.#maxPeers) throw new WireGuardError('WIREGUARD_TOO_MANY_PEERS', `this device holds ${this.#maxPeers} peers`)
-      peer = this.#newPeer(config.publicKey)
-      this.#peers.set(config.publicKey.text, peer)
-    }
+    const peer = this.#peers.ensure(config.publicKey)
     const hadPersistent = peer.timers.persistentMs > 0
-    this.#configure(now, peer, config)
+    const oldPath = peer.path
+    this.#peers.configure(now, peer, config)
+    if (peer.initiation !== undefined && oldPath !== undefined && peer.path !== undefined && oldPath.id !== peer.path.id) {
+      peer.handshakeSentAt = -Infinity // that was another place: the wait spares each, and the new one has not been asked yet
+      this.#handshakes.initiate(now, peer, false)
+    }
     if (peer.timers.persistentMs > 0 && !hadPersistent) this.#sendKeepalive(now, peer)
     if (peer.stagedCount > 0 && peer.initiation === undefined && config.path !== undefined) this.#handshakes.initiate(now, peer, false)
     this.#due.update(peer)
     return true
   }
 
+  /**
+   * Makes `configs` the whole set of peers, in one call: whoever is not in it is removed, whoever is in it keeps sessions, counters and
+   * (unless the config names one) its path. A preshared key or persistent keepalives that a config leaves out are off from now on.
+   * Nothing changes when a config is refused.
+   * @throws WIREGUARD_PRESHARED_KEY_LENGTH WIREGUARD_KEEPALIVE_RANGE WIREGUARD_TOO_MANY_PEERS
+   */
+  replacePeers(now: Instant, configs: readonly PeerConfig<Path>[]): void {
+    for (const config of configs) checkPeerConfig(config)
+    const wanted = new Set(configs.map((config) => config.publicKey.text))
+    this.#peers.checkRoomFor(wanted.size)
+    for (const peer of [...this.#peers.all()]) if (!wanted.has(peer.publicKey.text)) this.removePeer(now, peer.publicKey)
+    for (const config of configs) this.setPeer(now, { presharedKey: NO_PRESHARED_KEY, persistentKeepaliveSeconds: 0, ...config })
+  }
+
   /** Removes a peer with all its keys, timers and staged packets; `false` when there is none. Its datagrams are unknown from now on. */
   removePeer(_now: Instant, publicKey: NodePublicKey): boolean {
-    const peer = this.#peers.get(publicKey.text)
+    const peer = this.#peers.get(publicKey)
     if (peer === undefined) return false
     this.#wipe(peer)
     peer.timers.stop()
     peer.presharedKey?.fill(0)
     this.#due.remove(peer)
-    this.#peers.delete(publicKey.text)
+    this.#peers.delete(publicKey)
     return true
   }
 
@@ -142,7 +161,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
    * initiations stay replays.
    */
   resetPeer(_now: Instant, publicKey: NodePublicKey): boolean {
-    const peer = this.#peers.get(publicKey.text)
+    const peer = this.#peers.get(publicKey)
     if (peer === undefined) return false
     this.#expire(peer)
     peer.handshakeSentAt = -Infinity
@@ -151,17 +170,17 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
 
   /** True when the peer is configured, or was created on demand. */
   hasPeer(publicKey: NodePublicKey): boolean {
-    return this.#peers.has(publicKey.text)
+    return this.#peers.get(publicKey) !== undefined
   }
 
   /** The keys of all peers, in the order in which they were added. */
   peerKeys(): NodePublicKey[] {
-    return Array.from(this.#peers.values(), (peer) => peer.publicKey)
+    return Array.from(this.#peers.all(), (peer) => peer.publicKey)
   }
 
   /** Where datagrams to the peer go now. */
   pathOf(publicKey: NodePublicKey): Path | undefined {
-    return this.#peers.get(publicKey.text)?.path
+    return this.#peers.get(publicKey)?.path
   }
 
   /**
@@ -175,7 +194,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     old?.destroy()
     shared.identity = key === undefined ? undefined : new Identity(shared.provider, key)
     if (this.publicKey !== undefined) this.removePeer(now, this.publicKey)
-    for (const peer of this.#peers.values()) {
+    for (const peer of this.#peers.all()) {
       this.#handshakes.forget(peer)
       peer.wipeSecrets()
       if (peer.sessions.current !== undefined) peer.sessions.current.sendAllowed = false
@@ -191,7 +210,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
 
   /** Begins a handshake if there is no session to send on: so that one is ready when packets come. */
   connect(now: Instant, publicKey: NodePublicKey): void {
-    const peer = this.#peerOrLookup(now, publicKey)
+    const peer = this.#peers.getOrAdmit(now, publicKey)
     if (peer === undefined || peer.sendingSession(now) !== undefined) return
     this.#handshakes.initiate(now, peer, false)
     this.#due.update(peer)
@@ -199,7 +218,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
 
   /** Sends an empty packet, or begins a handshake when there is no session. */
   sendKeepalive(now: Instant, publicKey: NodePublicKey): void {
-    const peer = this.#peerOrLookup(now, publicKey)
+    const peer = this.#peers.getOrAdmit(now, publicKey)
     if (peer === undefined) return
     this.#sendKeepalive(now, peer)
     this.#due.update(peer)
@@ -207,7 +226,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
 
   /** Tells by how many milliseconds the caller's event loop is late: much of it makes the device ask for cookies. */
   noteLag(now: Instant, ms: number): void {
-    this.#loadMonitor.worked(now, ms)
+    this.#admission.noteLag(now, ms)
   }
 
   /**
@@ -224,7 +243,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   /** First step of {@link WireGuardDevice.seal}. */
   prepareSeal(now: Instant, publicKey: NodePublicKey, batch: PacketBatch, plan: SealPlan<Path>): void {
     plan.session = undefined
-    const peer = this.#peerOrLookup(now, publicKey)
+    const peer = this.#peers.getOrAdmit(now, publicKey)
     if (peer === undefined) {
       for (let i = 0; i < batch.count; i += 1) {
         if (batch.verdict[i] !== PENDING) continue
@@ -256,15 +275,15 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
    */
   open(now: Instant, from: Path | undefined, batch: PacketBatch): OpenPlan<Path> {
     if (this.#openPlan.capacity < batch.capacity) this.#openPlan = new OpenPlan(batch.capacity)
-    this.prepareOpen(now, from, batch, this.#openPlan)
+    this.prepareOpen(now, batch, this.#openPlan)
     this.cryptOpen(batch, this.#openPlan)
     this.commitOpen(now, from, batch, this.#openPlan)
     return this.#openPlan
   }
 
   /** First step of {@link WireGuardDevice.open}. @throws WIREGUARD_PLAN_CAPACITY */
-  prepareOpen(now: Instant, from: Path | undefined, batch: PacketBatch, plan: OpenPlan<Path>): void {
-    this.#transport.prepareOpen(now, batch, plan, (slot) => this.#handleHandshake(now, Uint8Array.from(batch.source(slot)), from))
+  prepareOpen(now: Instant, batch: PacketBatch, plan: OpenPlan<Path>): void {
+    this.#transport.prepareOpen(now, batch, plan)
   }
 
   /** Second step: only AEAD, no decision. */
@@ -272,9 +291,12 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.#transport.cryptOpen(batch, plan)
   }
 
-  /** Third step; gives the number of inner packets. */
+  /** Third step; gives the number of inner packets. Handshakes of the batch are worked on behind all its packets. */
   commitOpen(now: Instant, from: Path | undefined, batch: PacketBatch, plan: OpenPlan<Path>): number {
-    return this.#transport.commitOpen(now, from, batch, plan, this.#touched)
+    const opened = this.#transport.commitOpen(now, from, batch, plan, this.#touched)
+    for (let i = 0; i < plan.otherCount; i += 1) this.#handleHandshake(now, batch.source(plan.others[i] ?? 0), from)
+    if (plan.hasStrays) this.#answerStray(now, from?.peer)
+    return opened
   }
 
   /** A plan for {@link WireGuardDevice.prepareSeal}, when batches overlap. */
@@ -289,21 +311,21 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
 
   /** What is known now, of all peers. */
   status(now: Instant): DeviceStatus<Path> {
-    return deviceStatus(now, this.#shared, this.#peers.values(), this.#loadMonitor.isUnderLoad(now))
+    return deviceStatus(now, this.#shared, this.#peers.all(), this.#admission)
   }
 
   /** What is known now of one peer. */
   peerStatus(now: Instant, publicKey: NodePublicKey): PeerStatus<Path> | undefined {
-    const peer = this.#peers.get(publicKey.text)
+    const peer = this.#peers.get(publicKey)
     return peer && peerStatus(now, peer)
   }
 
   /** Removes all peers and overwrites all keys. The device is silent from then on. */
   destroy(now: Instant): void {
-    for (const peer of [...this.#peers.values()]) this.removePeer(now, peer.publicKey)
+    for (const peer of [...this.#peers.all()]) this.removePeer(now, peer.publicKey)
     this.#shared.identity?.destroy()
     this.#shared.identity = undefined
-    this.#handshakes.destroy()
+    this.#admission.destroy()
   }
 
   #handleDatagram(now: Instant, bytes: Uint8Array, from: Path | undefined, congested: boolean): void {
@@ -311,7 +333,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     const batch = this.#openingOne
     batch.reset()
     if (batch.addCopy(bytes) < 0) return drop(this.#shared, 'malformed')
-    this.prepareOpen(now, from, batch, this.#openOnePlan)
+    this.prepareOpen(now, batch, this.#openOnePlan)
     this.cryptOpen(batch, this.#openOnePlan)
     this.commitOpen(now, from, batch, this.#openOnePlan)
     const peer = this.#openOnePlan.peerOf(0)
@@ -322,29 +344,33 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   }
 
   #handleHandshake(now: Instant, bytes: Uint8Array, from: Path | undefined): void {
-    const started = this.#stopwatch?.()
     const message = decodeMessage(bytes)
-    if (message?.type === INITIATION_TYPE) {
-      const peer = this.#handshakes.handleInitiation(now, bytes, message, from)
-      if (peer !== undefined) this.#due.update(peer)
-    } else if (message?.type === RESPONSE_TYPE) {
-      const peer = this.#handshakes.handleResponse(now, bytes, message, from)
-      if (peer !== undefined) {
+    if (message === undefined || message.type === TRANSPORT_TYPE) return drop(this.#shared, 'malformed')
+    this.#admission.spendTime(now, () => {
+      if (message.type === COOKIE_REPLY_TYPE) return this.#handshakes.handleCookieReply(now, message)
+      const peer = message.type === INITIATION_TYPE ? this.#handshakes.handleInitiation(now, bytes, message, from) : this.#handshakes.handleResponse(now, bytes, message, from)
+      if (peer === undefined) return
+      if (message.type === RESPONSE_TYPE) {
         // The first packet confirms the session to the responder, so there must be one.
         if (peer.stagedCount > 0) this.#flushStaged(now, peer)
         else this.#sendKeepalive(now, peer)
-        this.#due.update(peer)
       }
-    } else if (message?.type === COOKIE_REPLY_TYPE) {
-      this.#handshakes.handleCookieReply(now, message)
-    } else {
-      drop(this.#shared, 'malformed')
-    }
-    if (this.#stopwatch !== undefined && started !== undefined) this.#loadMonitor.worked(now, this.#stopwatch() - started)
+      this.#due.update(peer)
+    })
+  }
+
+  // A peer that sends on a session of which we know nothing believes to have one, and would go on so for 15 seconds. If we have none either
+  // (we were started anew, or the peer was removed and is back), a handshake brings both together. Where the caller names a peer only.
+  #answerStray(now: Instant, publicKey: NodePublicKey | undefined): void {
+    const peer = publicKey && this.#peers.get(publicKey)
+    if (peer === undefined || peer.state !== 'idle' || this.#admission.isUnderLoad(now) || !this.#strays.allows(now)) return
+    this.#strays.spend(now, 1)
+    this.#handshakes.initiate(now, peer, false)
+    this.#due.update(peer)
   }
 
   #handlePacket(now: Instant, publicKey: NodePublicKey, bytes: Uint8Array): void {
-    const peer = this.#peerOrLookup(now, publicKey)
+    const peer = this.#peers.getOrAdmit(now, publicKey)
     if (peer === undefined) return drop(this.#shared, 'unknown-peer')
     this.#sealOne(now, peer, bytes)
     this.#due.update(peer)
@@ -420,60 +446,5 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     const staged = peer.dropStaged()
     if (staged > 0) drop(this.#shared, 'staging-given-up', peer, staged)
     peer.timers.reset()
-  }
-
-  #configure(now: Instant, peer: Peer<Path>, config: PeerConfig<Path>): void {
-    if (config.presharedKey !== undefined) {
-      peer.presharedKey?.fill(0)
-      peer.presharedKey = config.presharedKey.every((byte) => byte === 0) ? undefined : Uint8Array.from(config.presharedKey)
-    }
-    if (config.path !== undefined) {
-      peer.path = config.path
-      peer.noEndpointSaid = false
-    }
-    const seconds = config.persistentKeepaliveSeconds
-    if (seconds !== undefined && seconds * 1000 !== peer.timers.persistentMs) peer.timers.setPersistent(now, seconds * 1000)
-    this.#due.update(peer)
-  }
-
-  #newPeer(publicKey: NodePublicKey): Peer<Path> {
-    return new Peer(publicKey, this.#jitter, this.#sessionDropped)
-  }
-
-  #peerOrLookup(now: Instant, publicKey: NodePublicKey): Peer<Path> | undefined {
-    const known = this.#peers.get(publicKey.text)
-    if (known !== undefined) return known
-    const candidate = this.#candidate(publicKey)
-    return candidate?.admit(now) === true ? candidate.peer : undefined
-  }
-
-  #candidate(publicKey: NodePublicKey): PeerCandidate<Path> | undefined {
-    const known = this.#peers.get(publicKey.text)
-    if (known !== undefined) return { peer: known, admit: () => true }
-    if (this.publicKey?.equals(publicKey)) return undefined
-    const config = this.#peerLookup?.(publicKey)
-    if (config === undefined || !config.publicKey.equals(publicKey)) return undefined
-    checkPeerConfig(config)
-    const peer = this.#newPeer(publicKey)
-    peer.presharedKey = config.presharedKey && Uint8Array.from(config.presharedKey)
-    return { peer, admit: (now) => this.#admit(now, peer, config) }
-  }
-
-  #admit(now: Instant, peer: Peer<Path>, config: PeerConfig<Path>): boolean {
-    if (this.#peers.size >= this.#maxPeers) return false
-    this.#peers.set(peer.publicKey.text, peer)
-    this.#shared.outbox.push({ type: 'peerAdded', peer: peer.publicKey })
-    this.#configure(now, peer, config)
-    return true
-  }
-}
-
-function checkPeerConfig<Path extends WireGuardPath>(config: PeerConfig<Path>): void {
-  if (config.presharedKey !== undefined && config.presharedKey.length !== 32) {
-    throw new WireGuardError('WIREGUARD_PRESHARED_KEY_LENGTH', `a preshared key has 32 bytes, not ${config.presharedKey.length}`)
-  }
-  const seconds = config.persistentKeepaliveSeconds
-  if (seconds !== undefined && (!Number.isInteger(seconds) || seconds < 0 || seconds > 65_535)) {
-    throw new WireGuardError('WIREGUARD_KEEPALIVE_RANGE', `a keepalive interval is 0 to 65535 seconds, not ${seconds}`)
   }
 }

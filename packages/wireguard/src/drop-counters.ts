@@ -8,6 +8,7 @@
  * | `mac1` | wrong or missing mac1: the sender does not know our public key |
  * | `cookie-required` | under load and mac2 not valid: answered by a cookie reply |
  * | `rate-limited` | under load and too many handshakes from this source |
+ * | `overloaded` | handshakes have taken all the time that they may take: dropped unread, or not answered by a cookie |
  * | `handshake-auth` | a handshake message whose sealed parts do not open, or with a low-order point |
  * | `unknown-peer` | a peer that is not configured |
  * | `initiation-replay` | timestamp not newer than the greatest one accepted |
@@ -30,6 +31,7 @@ export type DropReason =
   | 'mac1'
   | 'cookie-required'
   | 'rate-limited'
+  | 'overloaded'
   | 'handshake-auth'
   | 'unknown-peer'
   | 'initiation-replay'

@@ -1,20 +1,17 @@
 import type { Instant } from '@meshwright/core'
 import { clampX25519, NodePublicKey } from '@meshwright/crypto'
+import type { Admission } from './admission.ts'
 import { INITIATION_INTERVAL_MS, REKEY_TIMEOUT_MS } from './constants.ts'
-import { CookieChecker, isMac1Valid } from './cookie.ts'
 import { createInitiation, createResponse, openInitiationStatic, openInitiationTimestamp, openResponse, wipeInitiation } from './handshake.ts'
 import { type Identity, mac1KeyOf } from './identity.ts'
-import type { LoadMonitor } from './load-monitor.ts'
 import type { CookieReplyMessage, InitiationMessage, ResponseMessage } from './messages.ts'
 import type { IndexEntry, Peer, PendingInitiation } from './peer.ts'
-import { RateLimiter } from './rate-limiter.ts'
 import { Session } from './session.ts'
 import { drop, heardFrom, isReachable, type Shared, transmitHandshake } from './shared.ts'
 import { encodeTimestamp, isLaterTimestamp, nextSlot, slotOfWall } from './tai64n.ts'
 import type { WireGuardPath } from './types.ts'
 
 const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
-const NO_COOKIE_BYTES: Uint8Array = new Uint8Array(0)
 
 /** Who a static key belongs to: a peer, or one that will be made once it has proved to own the key. */
 export interface PeerCandidate<Path extends WireGuardPath> {
@@ -24,7 +21,7 @@ export interface PeerCandidate<Path extends WireGuardPath> {
 }
 
 /**
- * Everything that handshake messages do, both roles, with cookies and load. A message that fails changes nothing.
+ * Everything that handshake messages do, both roles, once they were let in (see `Admission`). A message that fails changes nothing.
  *
  * | slot | holds | ends |
  * |---|---|---|
@@ -35,16 +32,13 @@ export interface PeerCandidate<Path extends WireGuardPath> {
  */
 export class Handshakes<Path extends WireGuardPath> {
   readonly #shared: Shared<Path>
-  readonly #loadMonitor: LoadMonitor
+  readonly #admission: Admission<Path>
   readonly #candidate: (publicKey: NodePublicKey) => PeerCandidate<Path> | undefined
-  readonly #limiter: RateLimiter = new RateLimiter()
-  readonly #cookies: CookieChecker
 
-  constructor(shared: Shared<Path>, loadMonitor: LoadMonitor, candidate: (publicKey: NodePublicKey) => PeerCandidate<Path> | undefined) {
+  constructor(shared: Shared<Path>, admission: Admission<Path>, candidate: (publicKey: NodePublicKey) => PeerCandidate<Path> | undefined) {
     this.#shared = shared
-    this.#loadMonitor = loadMonitor
+    this.#admission = admission
     this.#candidate = candidate
-    this.#cookies = new CookieChecker(shared.provider, shared.random)
   }
 
   /**
@@ -91,7 +85,7 @@ export class Handshakes<Path extends WireGuardPath> {
   /** Takes an initiation and answers it; gives the peer whose state has changed. */
   handleInitiation(now: Instant, bytes: Uint8Array, message: InitiationMessage, from: Path | undefined): Peer<Path> | undefined {
     const shared = this.#shared
-    const identity = this.#admit(now, bytes, message.sender, from)
+    const identity = this.#admission.admit(now, bytes, message.sender, from)
     if (identity === undefined) return undefined
     const opened = openInitiationStatic(shared.provider, identity, message)
     if (opened === undefined) return drop(shared, 'handshake-auth')
@@ -129,7 +123,7 @@ export class Handshakes<Path extends WireGuardPath> {
   /** Takes the answer to our initiation; gives the peer that now has a session to send on. */
   handleResponse(now: Instant, bytes: Uint8Array, message: ResponseMessage, from: Path | undefined): Peer<Path> | undefined {
     const shared = this.#shared
-    const identity = this.#admit(now, bytes, message.sender, from)
+    const identity = this.#admission.admit(now, bytes, message.sender, from)
     if (identity === undefined) return undefined
     const initiation = shared.index.get(message.receiver)
     if (initiation === undefined || !isPending(initiation)) return drop(shared, 'unknown-index')
@@ -153,7 +147,8 @@ export class Handshakes<Path extends WireGuardPath> {
   handleCookieReply(now: Instant, message: CookieReplyMessage): void {
     const peer = this.#shared.index.get(message.receiver)?.owner
     if (peer === undefined) return drop(this.#shared, 'unknown-index')
-    if (!peer.cookies.consume(now, this.#shared.provider, peer.publicKey.bytes, message)) drop(this.#shared, 'cookie-auth', peer)
+    if (peer.cookies.consume(now, this.#shared.provider, peer.publicKey.bytes, message)) peer.cookiesReceived += 1
+    else drop(this.#shared, 'cookie-auth', peer)
   }
 
   /** Both ends have the session: notes it and tells the caller. */
@@ -161,31 +156,6 @@ export class Handshakes<Path extends WireGuardPath> {
     peer.latestHandshake = this.#shared.wallClock()
     peer.handshakesCompleted += 1
     this.#shared.outbox.push({ type: 'established', peer: peer.publicKey, initiator })
-  }
-
-  /** Overwrites what was kept for cookies. */
-  destroy(): void {
-    this.#cookies.destroy()
-  }
-
-  // Gates in the order of their cost: mac1 always, mac2 and rate only under load.
-  #admit(now: Instant, bytes: Uint8Array, sender: number, from: Path | undefined): Identity | undefined {
-    const shared = this.#shared
-    const identity = shared.identity
-    if (identity === undefined) return drop(shared, 'no-private-key')
-    if (!isMac1Valid(shared.provider, identity.mac1Key, bytes)) return drop(shared, 'mac1')
-    if (!this.#loadMonitor.handshakeArrived(now)) return identity
-    const cookieBytes = from?.cookieBytes ?? NO_COOKIE_BYTES
-    if (!this.#cookies.isMac2Valid(now, cookieBytes, bytes)) {
-      if (from !== undefined) {
-        shared.cookieRepliesSent += 1
-        const reply = this.#cookies.reply(now, identity, cookieBytes, bytes, sender)
-        shared.outbox.push({ type: 'transmit', kind: 'cookie', to: from, trafficClass: 0, bytes: reply })
-      }
-      return drop(shared, 'cookie-required')
-    }
-    if (!this.#limiter.allow(now, cookieBytes)) return drop(shared, 'rate-limited')
-    return identity
   }
 
   #send(now: Instant, peer: Peer<Path>, message: Uint8Array): void {

@@ -1,6 +1,7 @@
 export { WireGuardDevice } from './device.ts'
 export type {
   DeviceStatus,
+  DeviceTables,
   MessageLimits,
   PeerConfig,
   PeerState,

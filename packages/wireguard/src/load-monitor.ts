@@ -19,17 +19,20 @@ export interface HandshakeLoadOptions {
   readonly burst?: number
   /** Share of the time that handshakes may take, 0 to 1 (default 0.25). */
   readonly timeShare?: number
+  /** Over how many milliseconds that share is taken (default 200): a quarter of them spent at once is load. */
+  readonly windowMs?: number
 }
 
 /**
- * Under load when handshake messages come faster than a rate, or when they took more than a share of the last second: two leaky
+ * Under load when handshake messages come faster than a rate, or when they took more than a share of the last moments: two leaky
  * buckets. The state lasts a second after it was last true, as in the kernel. Other implementations watch the length of a queue, which
- * a single thread does not have.
+ * a single thread does not have; what it has is packets of sessions that wait while it computes, so the window is short.
  */
 export class HandshakeLoadMonitor implements LoadMonitor {
   readonly #rate: number
   readonly #burst: number
   readonly #timeShare: number
+  readonly #workLimitMs: number
   #messages = 0
   #workMs = 0
   #at = -Infinity
@@ -39,6 +42,7 @@ export class HandshakeLoadMonitor implements LoadMonitor {
     this.#rate = options.messagesPerSecond ?? 100
     this.#burst = options.burst ?? 200
     this.#timeShare = options.timeShare ?? 0.25
+    this.#workLimitMs = (options.windowMs ?? 200) * this.#timeShare
   }
 
   handshakeArrived(now: Instant): boolean {
@@ -50,7 +54,7 @@ export class HandshakeLoadMonitor implements LoadMonitor {
 
   worked(now: Instant, ms: number): void {
     this.#leak(now)
-    this.#workMs = Math.min(this.#workMs + ms, 2_000 * this.#timeShare)
+    this.#workMs = Math.min(this.#workMs + ms, 2 * this.#workLimitMs)
     this.#judge(now)
   }
 
@@ -66,6 +70,6 @@ export class HandshakeLoadMonitor implements LoadMonitor {
   }
 
   #judge(now: Instant): void {
-    if (this.#messages > this.#burst || this.#workMs > 1_000 * this.#timeShare) this.#underLoadUntil = now + UNDER_LOAD_STICKY_MS
+    if (this.#messages > this.#burst || this.#workMs > this.#workLimitMs) this.#underLoadUntil = now + UNDER_LOAD_STICKY_MS
   }
 }

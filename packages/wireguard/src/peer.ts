@@ -47,6 +47,7 @@ export class Peer<Path extends WireGuardPath> implements Due {
   receivedPackets = 0
   sentPackets = 0
   handshakesCompleted = 0
+  cookiesReceived = 0
   #staged: BoundedQueue<Uint8Array> | undefined
 
   constructor(publicKey: NodePublicKey, jitter: () => number, sessionDropped: (session: Session<Peer<Path>>) => void) {

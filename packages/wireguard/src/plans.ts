@@ -26,10 +26,17 @@ export class OpenPlan<Path extends WireGuardPath = WireGuardPath> {
   readonly capacity: number
   /** Internal: the session of each slot; `undefined` for slots that were dropped or were no transport messages. */
   readonly sessions: (Session<Peer<Path>> | undefined)[]
+  /** Internal: the slots that are no transport messages, in order. They are worked on last: packets of sessions come first. */
+  readonly others: Int32Array
+  /** Internal: how many of `others` there are. */
+  otherCount = 0
+  /** Internal: whether transport messages came that belong to no session of ours. */
+  hasStrays = false
 
   constructor(capacity: number) {
     this.capacity = capacity
     this.sessions = new Array<Session<Peer<Path>> | undefined>(capacity).fill(undefined)
+    this.others = new Int32Array(capacity)
   }
 
   /** Who sent the packet of a slot whose verdict is `DONE`; `undefined` for all others. */
@@ -41,5 +48,7 @@ export class OpenPlan<Path extends WireGuardPath = WireGuardPath> {
   reset(count: number): void {
     if (count > this.capacity) throw new WireGuardError('WIREGUARD_PLAN_CAPACITY', `a plan for ${this.capacity} slots cannot hold a batch of ${count}`)
     this.sessions.fill(undefined)
+    this.otherCount = 0
+    this.hasStrays = false
   }
 }

@@ -5,6 +5,8 @@ import type { SessionKeys } from './handshake.ts'
 import { ReplayWindow } from './replay-window.ts'
 
 const U32 = 0x1_0000_0000
+// One place to put two halves together in: cheaper than arithmetic on BigInts, of which every step makes a new one.
+const COUNTER: DataView = new DataView(new ArrayBuffer(8))
 
 /** Where a session's message numbers bring changes; see `MessageLimits` of the device. */
 export interface CounterLimits {
@@ -47,7 +49,14 @@ export class Session<Owner> {
 
   /** The next message number. */
   get sendCounter(): bigint {
-    return (BigInt(this.#sendHigh) << 32n) | BigInt(this.#sendLow)
+    COUNTER.setUint32(0, this.#sendLow, true)
+    COUNTER.setUint32(4, this.#sendHigh, true)
+    return COUNTER.getBigUint64(0, true)
+  }
+
+  /** How many messages can be sent until the next number is `high` and `low`; negative when it is greater. Exact where it is small. */
+  messagesBefore(high: number, low: number): number {
+    return (high - this.#sendHigh) * U32 + (low - this.#sendLow)
   }
 
   /** Takes `count` message numbers out of circulation, beginning at `sendCounter`. The caller has checked the limit. */

@@ -1,4 +1,5 @@
 import type { Instant } from '@meshwright/core'
+import type { Admission } from './admission.ts'
 import type { Peer } from './peer.ts'
 import type { Shared } from './shared.ts'
 import type { DeviceStatus, PeerStatus, WireGuardPath } from './types.ts'
@@ -20,6 +21,7 @@ export function peerStatus<Path extends WireGuardPath>(now: Instant, peer: Peer<
     sentPackets: peer.sentPackets,
     stagedPackets: peer.stagedCount,
     handshakesCompleted: peer.handshakesCompleted,
+    cookiesReceived: peer.cookiesReceived,
     drops: peer.drops.snapshot(),
   }
 }
@@ -29,14 +31,15 @@ export function deviceStatus<Path extends WireGuardPath>(
   now: Instant,
   shared: Shared<Path>,
   peers: Iterable<Peer<Path>>,
-  underLoad: boolean,
+  admission: Admission<Path>,
 ): DeviceStatus<Path> {
   return {
     publicKey: shared.identity?.publicKey,
     provider: shared.provider.name,
     mtu: shared.mtu,
-    underLoad,
+    underLoad: admission.isUnderLoad(now),
     cookieRepliesSent: shared.cookieRepliesSent,
+    tables: { indices: shared.index.size, sources: admission.sources, outputs: shared.outbox.size },
     drops: shared.drops.snapshot(),
     peers: Array.from(peers, (peer) => peerStatus(now, peer)),
   }

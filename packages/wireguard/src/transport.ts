@@ -25,6 +25,8 @@ export class Transport<Path extends WireGuardPath> {
   readonly #confirmed: (now: Instant, peer: Peer<Path>) => void
   readonly #rejectHigh: number
   readonly #rejectLow: number
+  readonly #rekeyHigh: number
+  readonly #rekeyLow: number
 
   /** @param confirmed called when a peer's first packet has confirmed a session that we answered */
   constructor(shared: Shared<Path>, handshakes: Handshakes<Path>, confirmed: (now: Instant, peer: Peer<Path>) => void) {
@@ -33,6 +35,8 @@ export class Transport<Path extends WireGuardPath> {
     this.#confirmed = confirmed
     this.#rejectHigh = Number(shared.limits.rejectAfter >> 32n)
     this.#rejectLow = Number(shared.limits.rejectAfter & 0xffff_ffffn)
+    this.#rekeyHigh = Number(shared.limits.rekeyAfter >> 32n)
+    this.#rekeyLow = Number(shared.limits.rekeyAfter & 0xffff_ffffn)
   }
 
   /** Picks the session, pads, takes message numbers. Without a session the packets are staged and a handshake begins. */
@@ -42,8 +46,7 @@ export class Transport<Path extends WireGuardPath> {
     const session = peer.sendingSession(now)
     if (session === undefined) return this.#stageAll(now, peer, batch)
     if (!isReachable(this.#shared, peer)) return this.#dropAll(batch, peer)
-    const counter = session.sendCounter
-    const left = this.#shared.limits.rejectAfter - counter
+    const left = session.messagesBefore(this.#rejectHigh, this.#rejectLow)
     let count = 0
     for (let i = 0; i < batch.count; i += 1) {
       if (batch.verdict[i] !== PENDING) continue
@@ -71,9 +74,9 @@ export class Transport<Path extends WireGuardPath> {
     }
     if (peer.stagedCount > 0) this.#handshakes.initiate(now, peer, false)
     if (count === 0) return
-    session.advance(count)
     plan.session = session
-    plan.firstCounter = counter
+    plan.firstCounter = session.sendCounter
+    session.advance(count)
   }
 
   /** The provider's part. */
@@ -100,12 +103,12 @@ export class Transport<Path extends WireGuardPath> {
     peer.sentBytes += bytes
     peer.sentPackets += sealed
     const isOld = session.initiator && now - session.createdAt > REKEY_AFTER_TIME_MS
-    if (isOld || session.sendCounter > this.#shared.limits.rekeyAfter) this.#handshakes.initiate(now, peer, false)
+    if (isOld || session.messagesBefore(this.#rekeyHigh, this.#rekeyLow) < 0) this.#handshakes.initiate(now, peer, false)
     return sealed
   }
 
-  /** Reads the headers and finds the session of each slot. `other` takes the index of each slot that is no transport message. */
-  prepareOpen(now: Instant, batch: PacketBatch, plan: OpenPlan<Path>, other: (slot: number) => void): void {
+  /** Reads the headers and finds the session of each slot. The slots that are no transport messages become `plan.others`. */
+  prepareOpen(now: Instant, batch: PacketBatch, plan: OpenPlan<Path>): void {
     plan.reset(batch.count)
     const { view, memory } = batch
     let lastIndex = -1
@@ -115,7 +118,8 @@ export class Transport<Path extends WireGuardPath> {
       const offset = batch.offset[i] ?? 0
       const length = batch.length[i] ?? 0
       if (length < TRANSPORT_MIN_BYTES || offset + length > memory.length || view.getUint32(offset, true) !== 4) {
-        other(i)
+        plan.others[plan.otherCount] = i
+        plan.otherCount += 1
         batch.verdict[i] = DROPPED
         continue
       }
@@ -126,6 +130,7 @@ export class Transport<Path extends WireGuardPath> {
       }
       if (!(lastEntry instanceof Session)) {
         drop(this.#shared, 'unknown-index')
+        plan.hasStrays = true
         batch.verdict[i] = DROPPED
         continue
       }

@@ -15,6 +15,12 @@ export interface WireGuardPath {
    * sender. Rate limits count by IPv4 address or IPv6 /64 of it.
    */
   readonly cookieBytes: Uint8Array
+  /**
+   * Who stands behind this path as far as the caller knows, for example because a relay says so. Named, a peer that sends on a session
+   * which is unknown here while we have none with it either is called at once (some 10 of them a second at most): it would notice only
+   * after 15 seconds. Not named, such packets are dropped without a word, as WireGuard has it.
+   */
+  readonly peer?: NodePublicKey
 }
 
 /** What is to be known of a peer. Fields left out keep their value; a new peer has none of them. */
@@ -102,7 +108,10 @@ export interface WireGuardDeviceOptions<Path extends WireGuardPath = WireGuardPa
   readonly peerLookup?: (publicKey: NodePublicKey) => PeerConfig<Path> | undefined
   /** Decides when the device is under load. Default: `HandshakeLoadMonitor`. */
   readonly loadMonitor?: LoadMonitor
-  /** Reads a clock of fine resolution, in milliseconds, to tell the load monitor what handshakes cost. Without it only their number counts. */
+  /**
+   * Reads a clock of fine resolution, in milliseconds, around the work for a handshake message: what it took decides about load and about
+   * what is left for handshakes. Without it the load is judged by their number, and costs are assumed.
+   */
   readonly stopwatch?: () => number
   /** The most peers (default 65536). */
   readonly maxPeers?: number
@@ -141,8 +150,20 @@ export interface PeerStatus<Path extends WireGuardPath = WireGuardPath> {
   readonly sentPackets: number
   readonly stagedPackets: number
   readonly handshakesCompleted: number
+  /** Cookies that the peer, being under load, has asked us to come back with. */
+  readonly cookiesReceived: number
   /** Drops that could be laid to this peer. */
   readonly drops: ReadonlyMap<DropReason, number>
+}
+
+/** Sizes of a device's tables. */
+export interface DeviceTables {
+  /** Indices in use: unanswered initiations and sessions, four for each peer at most. */
+  readonly indices: number
+  /** Sources that are remembered to limit their rate, while under load; 16384 at most. */
+  readonly sources: number
+  /** Outputs that nobody has drained. */
+  readonly outputs: number
 }
 
 /** What is known of a device at a moment. */
@@ -152,6 +173,8 @@ export interface DeviceStatus<Path extends WireGuardPath = WireGuardPath> {
   readonly mtu: number
   readonly underLoad: boolean
   readonly cookieRepliesSent: number
+  /** How full the tables are that packets from outside can reach into. */
+  readonly tables: DeviceTables
   /** All drops, those of peers included. */
   readonly drops: ReadonlyMap<DropReason, number>
   readonly peers: readonly PeerStatus<Path>[]

@@ -35,6 +35,13 @@ export function formatMetrics(status: DeviceStatus, interfaceName: string, wallN
       samples: status.peers.flatMap((peer) => Array.from(peer.drops, ([reason, count]) => [`,peer="${formatPublicKey(peer.publicKey)}",reason="${reason}"`, count] as const)),
     },
     { name: 'wireguard_device_drops_total', type: 'counter', help: 'All drops, by reason.', samples: Array.from(status.drops, ([reason, count]) => [`,reason="${reason}"`, count] as const) },
+    {
+      name: 'wireguard_rate_limited_total',
+      type: 'counter',
+      help: 'Handshakes refused because their source sent too many, or because handshakes had taken all the time that they may take.',
+      samples: (['rate-limited', 'overloaded'] as const).map((reason) => [`,reason="${reason}"`, status.drops.get(reason) ?? 0] as const),
+    },
+    { name: 'wireguard_cookies_received_total', type: 'counter', help: 'Cookies that a peer under load has sent us.', samples: perPeer((peer) => peer.cookiesReceived) },
     { name: 'wireguard_cookie_replies_total', type: 'counter', help: 'Cookie replies sent while under load.', samples: [['', status.cookieRepliesSent]] },
     { name: 'wireguard_under_load', type: 'gauge', help: '1 while handshakes must bring a cookie.', samples: [['', status.underLoad ? 1 : 0]] },
   ]
