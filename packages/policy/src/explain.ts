@@ -1,5 +1,5 @@
 import type { UnixMillis } from '@meshwright/core'
-import { type Ip, parseIp } from '@meshwright/ip'
+import { formatIpRange, type Ip, parseIp, type Prefix, prefixContains, prefixRange } from '@meshwright/ip'
 import { type Alias, parseAlias } from './aliases.ts'
 import type { CompiledPolicy } from './compiled.ts'
 import type { Place } from './diagnostics.ts'
@@ -7,19 +7,23 @@ import type { Engine } from './engine.ts'
 import type { NodeRecord } from './inventory.ts'
 import { undefinedName } from './names.ts'
 import type { LocatedAlias, Statement } from './policy.ts'
-import { allowingTarget, type Connection, DEFAULT_PROTOCOLS } from './reach.ts'
-import { INTERNET, type Resolved } from './resolve.ts'
+import { coversAddress, type NearMiss, nearMissOf, posturesMet, receives } from './near-miss.ts'
+import type { Connection } from './reach.ts'
+import { INTERNET } from './resolve.ts'
+import { type SshAccess, sshAccessOf } from './ssh-access.ts'
 import type { CompiledStatement } from './statements.ts'
 import type { TailnetNode } from './tailnet.ts'
-
-/** What a statement lacks to allow a connection. */
-export type Lack = 'source' | 'posture' | 'destination' | 'protocol' | 'port' | 'receiver'
 
 /** An alias that takes part, where it stands, and where its meaning comes from (a member of a group, a host, an ipset). */
 export interface Involved {
   readonly text: string
   readonly at: Place
-  readonly through: readonly Place[]
+  readonly through: readonly NamedPlace[]
+}
+
+/** A name and where it stands. */
+export interface NamedPlace extends Place {
+  readonly text: string
 }
 
 /** A statement that allows a connection. */
@@ -30,15 +34,10 @@ export interface Contribution {
   readonly destinations: readonly Involved[]
   /** Tags of routers that the traffic must take. */
   readonly via: readonly string[]
+  /** Postures that the source meets, where the statement asks for one. */
+  readonly postures: readonly NamedPlace[]
   /** Nodes that let the connection in: the destination itself, or routers that serve it. */
   readonly receivers: readonly TailnetNode[]
-}
-
-/** A statement that would allow a connection if it had what it lacks. */
-export interface NearMiss {
-  readonly kind: Statement['kind']
-  readonly at: Place
-  readonly lacks: readonly Lack[]
 }
 
 /** Whether a connection is allowed and why. */
@@ -50,6 +49,10 @@ export interface Explanation {
   readonly nearest: readonly NearMiss[]
   /** Nodes that could let it in at all; none: nobody has or serves the destination. */
   readonly candidates: readonly TailnetNode[]
+  /** Routers that lead there for the source, where the destination is no node's address; empty: none does. */
+  readonly routes: readonly { readonly node: TailnetNode; readonly route: Prefix }[]
+  /** Entries of ssh that let the source into the destination, in the order in which its server goes through them: the first that fits decides. */
+  readonly ssh: readonly SshAccess[]
 }
 
 const MOST_NEAREST = 5
@@ -61,14 +64,20 @@ export function explainAccess(compiled: CompiledPolicy, connection: Connection, 
   const contributions: Contribution[] = []
   const misses: NearMiss[] = []
   for (const statement of engine.statements) {
-    const { kind, at } = statement.statement
-    const lacks = lacksOf(engine, statement, connection, candidates)
-    if (lacks.length > 0) misses.push({ kind, at, lacks })
+    const miss = nearMissOf(engine, statement, connection, candidates)
+    if (miss !== undefined) misses.push(miss)
     else contributions.push(contributionOf(engine, statement, connection, candidates))
   }
   const allowed = contributions.length > 0
   const nearest = allowed ? [] : misses.sort((a, b) => a.lacks.length - b.lacks.length).slice(0, MOST_NEAREST)
-  return { allowed, contributions, nearest, candidates: candidates.map(({ node }) => node) }
+  return {
+    allowed,
+    contributions,
+    nearest,
+    candidates: candidates.map(({ node }) => node),
+    routes: routesTo(engine, connection),
+    ssh: sshAccessOf(engine, connection, (alias, address) => meaningOf(engine, alias, address)),
+  }
 }
 
 /** The addresses that a name means: a node's name, an address, or any name of the policy; empty when it means none. */
@@ -103,39 +112,16 @@ function candidatesFor(engine: Engine, destination: Ip): readonly NodeRecord[] {
     : []
 }
 
-function receives(compiled: CompiledStatement, engine: Engine, record: NodeRecord): boolean {
-  return compiled.receivers.has(record.slot) || (compiled.self !== undefined && engine.inventory.ownerOf(record.node) !== undefined)
-}
-
-function lacksOf(engine: Engine, compiled: CompiledStatement, connection: Connection, candidates: readonly NodeRecord[]): Lack[] {
-  const lacks: Lack[] = []
-  const { statement, sources, targets, self } = compiled
-  if (!sources.set(engine.inventory).contains(connection.source)) {
-    const unrestricted =
-      engine.posturesOf(statement.srcPosture).length > 0 &&
-      engine.compile(statement, compiled.index, undefined).sources.set(engine.inventory).contains(connection.source)
-    lacks.push(unrestricted ? 'posture' : 'source')
-  }
-  const protocols = statement.protocols.filter((each) =>
-    each === undefined ? DEFAULT_PROTOCOLS.includes(connection.protocol) : each === connection.protocol,
+/** The longest of the routes that lead to an address over the peers of its source. */
+function routesTo(engine: Engine, { source, destination }: Connection): { readonly node: TailnetNode; readonly route: Prefix }[] {
+  if (engine.inventory.recordsAt(destination).length > 0) return []
+  const routes = engine.inventory.recordsAt(source).flatMap((viewer) =>
+    engine.visibility.routesOf(viewer).flatMap(({ record, subnetRoutes, exitRoutes }) =>
+      [...subnetRoutes, ...exitRoutes].filter((route) => prefixContains(route, destination)).map((route) => ({ node: record.node, route })),
+    ),
   )
-  if (protocols.length === 0) lacks.push('protocol')
-  const reached = [...targets, ...(self === undefined ? [] : [self])].filter(({ resolved }) => coversAddress(engine, resolved, connection))
-  if (reached.length === 0) lacks.push('destination')
-  if (lacks.length === 0 && allowingTarget(engine, compiled, connection) === undefined) lacks.push('port')
-  if (lacks.length === 0 && !candidates.some((record) => receives(compiled, engine, record))) lacks.push('receiver')
-  return lacks
-}
-
-function coversAddress(engine: Engine, resolved: Resolved, { source, destination }: Connection): boolean {
-  if (resolved.kind === 'any') return true
-  if (resolved.kind === 'addresses') return resolved.set.contains(destination)
-  if (resolved.kind === 'internet') return INTERNET.contains(destination)
-  const owners = engine.inventory.recordsAt(destination)
-  if (resolved.kind === 'nodes') return owners.some(({ slot }) => resolved.nodes.has(slot))
-  if (resolved.kind !== 'self') return false
-  const users = new Set(engine.inventory.recordsAt(source).flatMap(({ node }) => engine.inventory.ownerOf(node)?.id ?? []))
-  return owners.some(({ node }) => users.has(engine.inventory.ownerOf(node)?.id ?? Number.NaN))
+  const longest = routes.reduce((most, { route }) => Math.max(most, route.bits), 0)
+  return routes.filter(({ route }) => route.bits === longest)
 }
 
 function contributionOf(
@@ -161,17 +147,20 @@ function contributionOf(
     sources: involved(statement.sources, source, true),
     destinations: involved(statement.destinations, connection, false),
     via: statement.via.map(({ alias }) => alias.text),
+    postures: posturesMet(engine, statement.srcPosture, connection.source),
     receivers: candidates.filter((record) => receives(compiled, engine, record)).map(({ node }) => node),
   }
 }
 
 /** Where the meaning of a name comes from: the members of a group that have the address, the definition of a host or ipset. */
-function meaningOf(engine: Engine, alias: Alias, address: Ip): readonly Place[] {
+function meaningOf(engine: Engine, alias: Alias, address: Ip): readonly NamedPlace[] {
   const { groups, hosts, ipsets } = engine.policy
-  if (alias.kind === 'host') return [hosts.get(alias.name)?.at].flatMap((at) => at ?? [])
-  if (alias.kind === 'ipset') return [ipsets.get(alias.text)?.at].flatMap((at) => at ?? [])
+  const host = alias.kind === 'host' ? hosts.get(alias.name) : undefined
+  if (host !== undefined) return [{ ...host.at, text: formatIpRange(prefixRange(host.value)) }]
+  const ipset = alias.kind === 'ipset' ? ipsets.get(alias.text) : undefined
+  if (ipset !== undefined) return [{ ...ipset.at, text: alias.text }]
   if (alias.kind !== 'group') return []
   const owners = new Set(engine.inventory.recordsAt(address).flatMap(({ node }) => engine.inventory.ownerOf(node)?.id ?? []))
   const members = groups.get(alias.text)?.value ?? []
-  return members.filter((member) => engine.inventory.usersNamed(member.value).some(({ id }) => owners.has(id))).map(({ at }) => at)
+  return members.filter((member) => engine.inventory.usersNamed(member.value).some(({ id }) => owners.has(id))).map(({ at, value }) => ({ ...at, text: value }))
 }

@@ -41,6 +41,14 @@ export function parseAssertion(written: string): Assertion | undefined {
   return { key, operator, value }
 }
 
+/** An assertion as it may be written: `node:os == 'linux'`. */
+export function formatAssertion(assertion: Assertion): string {
+  const quoted = (value: PostureValue): string => (typeof value === 'string' ? `'${value}'` : String(value))
+  const start = `${assertion.key} ${assertion.operator}`
+  if ('values' in assertion) return `${start} [${assertion.values.map(quoted).join(', ')}]`
+  return 'value' in assertion ? `${start} ${quoted(assertion.value)}` : start
+}
+
 const OPERATORS = ['==', '!=', '<', '<=', '>', '>='] as const
 
 /** Whether an assertion holds for the attributes. An attribute that is not set fails every operator but `NOT SET`. */

@@ -67,8 +67,13 @@ export class SshCompiler {
 
   /** Checks before accepts; within each the order of the file. */
   rulesFor(record: NodeRecord): SshRuleView[] {
-    const rules = this.#policy.ssh.flatMap((rule) => this.#rulesOf(rule, record).map((view) => ({ check: rule.action === 'check', view })))
-    return [...rules.filter(({ check }) => check), ...rules.filter(({ check }) => !check)].map(({ view }) => view)
+    return this.originsFor(record).map(({ view }) => view)
+  }
+
+  /** The rules of a node in their order, with the entries of the policy that they come from. */
+  originsFor(record: NodeRecord): { readonly rule: SshRule; readonly view: SshRuleView }[] {
+    const rules = this.#policy.ssh.flatMap((rule) => this.#rulesOf(rule, record).map((view) => ({ rule, view })))
+    return [...rules.filter(({ rule }) => rule.action === 'check'), ...rules.filter(({ rule }) => rule.action !== 'check')]
   }
 
   /** The nodes that a rule lets in, once for every reason. */
