@@ -1,6 +1,7 @@
 import { type Located, type Place, pointerPart, type Reporter } from './diagnostics.ts'
 import { literalKind, literalText } from './hujson/literal.ts'
 import type { ByteText } from './hujson/byte-text.ts'
+import { quoteText } from './hujson/quote.ts'
 import type { Value } from './hujson/tree.ts'
 
 /** A JSON value deeper than this, inside the parts that are passed through unread, is refused: nothing that follows need fear its depth. */
@@ -23,6 +24,8 @@ export interface Entry {
 export class Decoder {
   readonly #reporter: Reporter
   readonly #lineStarts: number[] = [0]
+  readonly #members: Place[] = []
+  #member: Place | undefined
 
   constructor(text: ByteText, reporter: Reporter) {
     this.#reporter = reporter
@@ -31,6 +34,24 @@ export class Decoder {
 
   get reporter(): Reporter {
     return this.#reporter
+  }
+
+  /** Notes how the autogroup of all members is written: a policy uses one of its two names. */
+  spelled(text: string, at: Place): void {
+    if (text === 'autogroup:member') this.#member ??= at
+    else if (text === 'autogroup:members') this.#members.push(at)
+  }
+
+  /** Reports where the old name of the autogroup of all members stands beside the new one. */
+  checkSpelling(): void {
+    if (this.#member === undefined) return
+    for (const at of this.#members) {
+      this.#reporter.report(at, 'POLICY_SHAPE', 'cannot use both autogroup:member and autogroup:members', {
+        remedy: 'autogroup:members is the old name of autogroup:member.',
+        // Destinations carry ports behind the name: their text is not known here.
+        ...(/\/(?:dst|ports|accept|deny|allow)\//.test(at.path) ? {} : { fix: [{ op: 'replace', path: at.path, value: 'autogroup:member' }] }),
+      })
+    }
   }
 
   /** Where an item stands. */
@@ -57,7 +78,7 @@ export class Decoder {
       const path = `${item.path}/${pointerPart(name)}`
       const nameAt = this.#place(member.name.start, path)
       if (seen.has(name)) {
-        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, {
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${quoteText(name)}`, {
           remedy: 'Keep one of them.',
         })
         continue
@@ -79,15 +100,26 @@ export class Decoder {
       const field = known.find((candidate) => candidate.toLowerCase() === name.toLowerCase())
       if (field === undefined) {
         const guess = this.#reporter.guess(name, known)
-        const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${JSON.stringify(guess)}?`
-        this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${JSON.stringify(name)}`, { remedy })
+        const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${quoteText(guess)}?`
+        this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${quoteText(name)}`, { remedy })
       } else if (found.has(field)) {
-        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${JSON.stringify(name)}`, {
+        this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${quoteText(name)}`, {
           remedy: 'Keep one of them.',
         })
       } else found.set(field, value)
     }
     return found
+  }
+
+  /** The member under its name or its old one; both at once are refused. */
+  either<Name extends string>(fields: ReadonlyMap<Name, Item>, name: Name, old: Name): Item | undefined {
+    const [item, older] = [fields.get(name), fields.get(old)]
+    if (item !== undefined && older !== undefined) {
+      this.#reporter.report(this.placeOf(older), 'POLICY_DUPLICATE_FIELD', `only one of ${quoteText(name)} and ${quoteText(old)} may be specified`, {
+        remedy: `${quoteText(old)} is the old name of ${quoteText(name)}: keep one of them.`,
+      })
+    }
+    return item ?? older
   }
 
   /** Elements of an array; absent or `null` gives `undefined`. */

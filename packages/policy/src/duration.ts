@@ -1,38 +1,76 @@
-const UNITS: ReadonlyMap<string, number> = new Map([
-  ['ns', 1e-6],
-  ['us', 1e-3],
-  ['µs', 1e-3],
-  ['μs', 1e-3],
-  ['ms', 1],
-  ['s', 1000],
-  ['m', 60_000],
-  ['h', 3_600_000],
-])
-/** Longer texts are no duration that anyone means; the pattern below is not for them. */
-const MOST_LENGTH = 64
-const MOST_MS = 9_223_372_036_854 // a Go duration holds 2^63 - 1 nanoseconds
+import { encodeByteText } from './hujson/byte-text.ts'
 
-/** Milliseconds of a duration as Go writes it (`1h30m`, `-1.5s`, `0`); `undefined` for anything else. */
-export function parseDuration(text: string): number | undefined {
-  if (text.length > MOST_LENGTH) return undefined
-  const sign = text.startsWith('-') ? -1 : 1
-  const body = /^[+-]/.test(text) ? text.slice(1) : text
-  if (body === '0') return 0
-  if (!/^(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+$/.test(body)) return undefined
-  let total = 0
-  for (const [, digits = '', unit = ''] of body.matchAll(/([0-9.]+)([a-zµμ]+)/g)) total += Number(digits) * (UNITS.get(unit) ?? 0)
-  return total > MOST_MS ? undefined : sign * total
+const SECOND = 1_000_000_000n
+const UNITS: ReadonlyMap<string, bigint> = new Map([
+  ['ns', 1n],
+  ['us', 1000n],
+  ['µs', 1000n],
+  ['μs', 1000n],
+  ['ms', 1_000_000n],
+  ['s', SECOND],
+  ['m', 60n * SECOND],
+  ['h', 3600n * SECOND],
+])
+/** A Go duration holds 2^63 - 1 nanoseconds, and one more below zero. */
+const LIMIT = 1n << 63n
+/** More digits than that overflow in Go too; converting them would cost time. */
+const MOST_DIGITS = 20
+
+/** A duration in nanoseconds, or the words in which Go's `time.ParseDuration` refuses it. */
+export type Duration = { readonly ns: bigint; readonly error?: undefined } | { readonly ns?: undefined; readonly error: string }
+
+/** Reads a duration as Go writes it: `1h30m`, `-1.5s`, `0`. */
+export function parseDuration(text: string): Duration {
+  const invalid: Duration = { error: `time: invalid duration ${quoteBytes(text)}` }
+  const negative = text.startsWith('-')
+  let rest = /^[+-]/.test(text) ? text.slice(1) : text
+  if (rest === '0') return { ns: 0n }
+  if (rest === '') return invalid
+  let total = 0n
+  while (rest !== '') {
+    const number = /^([0-9]*)(?:\.([0-9]*))?/.exec(rest)
+    const [, whole = '', fraction = ''] = number ?? []
+    if (whole === '' && fraction === '') return invalid
+    rest = rest.slice(number?.[0].length ?? 0)
+    const unit = /^[^.0-9]+/.exec(rest)?.[0]
+    if (whole.replace(/^0+/, '').length > MOST_DIGITS) return invalid
+    if (unit === undefined) return { error: `time: missing unit in duration ${quoteBytes(text)}` }
+    const size = UNITS.get(unit)
+    if (size === undefined) return { error: `time: unknown unit ${quoteBytes(unit)} in duration ${quoteBytes(text)}` }
+    rest = rest.slice(unit.length)
+    total += BigInt(whole === '' ? '0' : whole) * size + BigInt(Math.trunc(Number(`0.${fraction.slice(0, MOST_DIGITS)}0`) * Number(size)))
+    if (total > LIMIT) return invalid
+  }
+  if (negative) return { ns: -total }
+  return total === LIMIT ? invalid : { ns: total }
 }
 
-/** A duration of whole milliseconds as Go prints it: `168h0m1s`, `-1m0s`, `1.5s`, `0s`. */
-export function formatDuration(ms: number): string {
-  if (ms === 0) return '0s'
-  const sign = ms < 0 ? '-' : ''
-  const size = Math.abs(ms)
-  if (size < 1000) return size < 1 ? `${sign}${size * 1000}µs` : `${sign}${size}ms`
-  const hours = Math.floor(size / 3_600_000)
-  const minutes = Math.floor(size / 60_000) % 60
-  const seconds = `${(size % 60_000) / 1000}s`
-  if (hours > 0) return `${sign}${hours}h${minutes}m${seconds}`
-  return minutes > 0 ? `${sign}${minutes}m${seconds}` : `${sign}${seconds}`
+/** A duration as Go prints it: `168h0m1s`, `-1m0s`, `1.5s`, `2µs`, `0s`. */
+export function formatDuration(ns: bigint): string {
+  if (ns === 0n) return '0s'
+  const sign = ns < 0n ? '-' : ''
+  const size = ns < 0n ? -ns : ns
+  for (const [unit, limit, scale] of [
+    ['ns', 1000n, 1n],
+    ['µs', 1_000_000n, 1000n],
+    ['ms', SECOND, 1_000_000n],
+  ] as const)
+    if (size < limit) return `${sign}${decimal(size, scale)}${unit}`
+  const minutes = size / (60n * SECOND)
+  const seconds = `${decimal(size % (60n * SECOND), SECOND)}s`
+  if (minutes >= 60n) return `${sign}${minutes / 60n}h${minutes % 60n}m${seconds}`
+  return minutes > 0n ? `${sign}${minutes}m${seconds}` : `${sign}${seconds}`
+}
+
+function decimal(value: bigint, scale: bigint): string {
+  const fraction = (value % scale).toString().padStart(scale.toString().length - 1, '0').replace(/0+$/, '')
+  return `${value / scale}${scale === 1n || fraction === '' ? '' : `.${fraction}`}`
+}
+
+/** In quotes as Go's time package writes texts: every byte that is not plain ASCII as `\xNN`. */
+function quoteBytes(text: string): string {
+  const shown = encodeByteText(text).replace(/["\\]|[^ -\x7f]/g, (character) =>
+    character === '"' || character === '\\' ? `\\${character}` : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
+  )
+  return `"${shown}"`
 }

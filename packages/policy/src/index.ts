@@ -11,7 +11,7 @@ export {
 } from './compiled.ts'
 export type { Diagnostic, DiagnosticCode, Located, Place, Repair } from './diagnostics.ts'
 export type { Policy, Statement, SshRule, PolicyTest, SshTest, PolicySettings } from './policy.ts'
-export type { TailnetChange, TailnetNode, TailnetUser, TailnetView, UserRole } from './tailnet.ts'
+export type { TailnetChange, TailnetNode, TailnetService, TailnetUser, TailnetView, UserRole } from './tailnet.ts'
 export type { NodeAttributeValue, PostureValue } from './posture.ts'
 export type { PeerView } from './visibility.ts'
 export type { SshActionView, SshPrincipalView, SshRuleView } from './ssh.ts'

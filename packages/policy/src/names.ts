@@ -1,6 +1,7 @@
 import { isRoleAutogroup, type Alias, parseAlias } from './aliases.ts'
 import type { Decoder, Item } from './decode.ts'
 import { type DiagnosticCode, type Located, nearest, type Problem } from './diagnostics.ts'
+import { quoteText } from './hujson/quote.ts'
 import type { LocatedAlias, Policy } from './policy.ts'
 
 /** The sections that give names a meaning. */
@@ -32,19 +33,21 @@ export function classOf(alias: Alias): AliasClass | undefined {
   return alias.kind
 }
 
+const SERVICE = /^svc:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i
+
 /** Why a name means nothing in this policy, in the hosted service's words where they are known; `undefined` when it does. */
 export function undefinedName(
   alias: Alias,
   names: Definitions,
   suggest: (name: string, known: Iterable<string>) => string | undefined = nearest,
 ): { readonly message: string; readonly remedy?: string } | undefined {
-  const text = JSON.stringify(alias.text)
+  const text = quoteText(alias.text)
   const missing = (message: string, known: Iterable<string>, section: string): { message: string; remedy: string } => {
     const guess = suggest(alias.text, known)
     return {
       message,
       remedy:
-        guess === undefined ? `Define it in ${section}.` : `Did you mean ${JSON.stringify(guess)}? Otherwise define it in ${section}.`,
+        guess === undefined ? `Define it in ${section}.` : `Did you mean ${quoteText(guess)}? Otherwise define it in ${section}.`,
     }
   }
   if (alias.kind === 'tag')
@@ -58,6 +61,7 @@ export function undefinedName(
     return names.hosts.has(alias.name) ? undefined : missing(`${text}: invalid address`, names.hosts.keys(), 'hosts')
   if (alias.kind === 'ipset')
     return names.ipsets.has(alias.text) ? undefined : missing(`ipset not found: ${text}`, names.ipsets.keys(), 'ipsets')
+  if (alias.kind === 'service') return SERVICE.test(alias.text) ? undefined : { message: `${text} is not a valid service name`, remedy: 'Write svc: and a DNS label.' }
   if (alias.kind === 'range') return { message: `${text}: invalid address`, remedy: 'A range of addresses stands in ipsets only.' }
   if (alias.kind === 'unknownAutogroup') return { message: `unknown autogroup: ${text}` }
   return undefined
@@ -98,6 +102,7 @@ export function checkName(
     decoder.reporter.report(at, rules.code, message, problem)
     return undefined
   }
+  decoder.spelled(alias.text, at)
   if (kind !== undefined && !rules.allowed.includes(kind)) return report(rules.refuse(alias))
   if (missing !== undefined)
     return report(rules.wrap(missing.message, alias), missing.remedy === undefined ? {} : { remedy: missing.remedy })

@@ -1,10 +1,11 @@
 import type { PortRange } from '@meshwright/packet-filter'
 import { type Alias, parseAlias } from './aliases.ts'
-import type { Decoder, Item } from './decode.ts'
+import type { Decoder, Entry, Item } from './decode.ts'
 import type { Located, Place } from './diagnostics.ts'
+import { quoteText } from './hujson/quote.ts'
 import { type AliasClass, checkName, classOf, type Definitions, type NameRules, readNames } from './names.ts'
 import type { AppCapability, Destination, LocatedAlias, Statement } from './policy.ts'
-import { ALL_PORTS, hasPorts, parsePorts, parseProtocol, PROTOCOL_NAMES } from './ports.ts'
+import { ALL_PORTS, hasPorts, parsePorts, parseProtocol, PROTOCOL_NAMES, protocolProblem } from './ports.ts'
 
 /** Members of an entry of acls. */
 export const ACL_FIELDS = ['action', 'src', 'dst', 'proto', 'srcPosture', 'users', 'ports'] as const
@@ -54,7 +55,7 @@ const SOURCE_RULES: NameRules = {
   what: 'src',
   allowed: SOURCES,
   code: 'POLICY_SOURCE',
-  refuse: (alias) => `${JSON.stringify(alias.text)} not valid on the src side of a rule`,
+  refuse: (alias) => `${quoteText(alias.text)} not valid on the src side of a rule`,
   wrap: (message) => `src=${message}`,
 }
 
@@ -63,7 +64,7 @@ const ACL_DESTINATION_RULES: NameRules = {
   allowed: DESTINATIONS,
   code: 'POLICY_DESTINATION',
   refuse: refuseDestination,
-  wrap: (message, alias) => `dst=${JSON.stringify(alias.text)}: ${message}`,
+  wrap: (message, alias) => `dst=${quoteText(alias.text)}: ${message}`,
 }
 
 const GRANT_DESTINATION_RULES: NameRules = { ...ACL_DESTINATION_RULES }
@@ -78,14 +79,14 @@ export function readAcl(decoder: Decoder, item: Item, names: Definitions): State
   if (action?.value.trim() !== 'accept') {
     const path = `${at.path}/action`
     const remedy = 'Policies only allow: write "accept", or leave the entry out.'
-    reporter.report(action?.at ?? at, 'POLICY_ACTION', `action=${JSON.stringify(action?.value ?? '')} is not supported`, {
+    reporter.report(action?.at ?? at, 'POLICY_ACTION', `action=${quoteText(action?.value ?? '')} is not supported`, {
       remedy,
       ...(action === undefined || action.value.trim().toLowerCase() === 'accept' ? { fix: [{ op: 'add', path, value: 'accept' }] } : {}),
     })
   }
-  const sources = readNames(decoder, fields.get('src') ?? fields.get('users'), names, SOURCE_RULES) ?? []
+  const sources = readNames(decoder, decoder.either(fields, 'src', 'users'), names, SOURCE_RULES) ?? []
   const protocol = readProtocol(decoder, fields.get('proto'))
-  const destinations = (decoder.strings(fields.get('dst') ?? fields.get('ports'), 'dst') ?? []).flatMap(
+  const destinations = (decoder.strings(decoder.either(fields, 'dst', 'ports'), 'dst') ?? []).flatMap(
     (text) => readAclDestination(decoder, text, names, protocol) ?? [],
   )
   checkSelf(decoder, sources, destinations, ['any', ...SELF_SOURCES])
@@ -119,7 +120,7 @@ export function readGrant(decoder: Decoder, item: Item, names: Definitions): Sta
   for (const { alias, at: place } of targets) {
     const prefix = alias.kind === 'prefix' ? alias.prefix : alias.kind === 'host' ? names.hosts.get(alias.name)?.value : undefined
     if (prefix?.bits === 0) {
-      const message = `dst ${JSON.stringify(alias.text)}: to allow all IP addresses, use "*" or "autogroup:internet"`
+      const message = `dst ${quoteText(alias.text)}: to allow all IP addresses, use "*" or "autogroup:internet"`
       decoder.reporter.report(place, 'POLICY_DESTINATION', message)
     }
     if (app.written && alias.kind === 'autogroup' && alias.autogroup === 'internet') {
@@ -147,7 +148,7 @@ export function readPostureNames(decoder: Decoder, item: Item | undefined, names
   return decoder.strings(item, 'srcPosture')?.map(({ value, at }) => {
     const name = value.trim()
     if (!names.postures.has(name))
-      decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${JSON.stringify(name)}`, { remedy: 'Define it in postures.' })
+      decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${quoteText(name)}`, { remedy: 'Define it in postures.' })
     return name
   })
 }
@@ -157,17 +158,20 @@ export function readApp(
   decoder: Decoder,
   item: Item | undefined,
   reserved: ReadonlySet<string> = GRANTABLE,
+  check: (entry: Entry) => void = () => {},
 ): { readonly capabilities: readonly AppCapability[]; readonly written: boolean } {
   if (item === undefined) return { capabilities: [], written: false }
   const entries = decoder.entries(item, 'app')
   const capabilities: AppCapability[] = []
-  for (const { name, nameAt, item: value } of entries) {
+  for (const entry of entries) {
+    const { name, nameAt, item: value } = entry
+    check(entry)
     const problem = capabilityProblem(name, reserved)
     if (problem !== undefined) decoder.reporter.report(nameAt, 'POLICY_CAPABILITY', problem)
     if (decoder.isNull(value)) capabilities.push({ name, values: null })
     else {
-      const values = decoder.elements(value, `app[${JSON.stringify(name)}]`) ?? []
-      capabilities.push({ name, values: values.map((element) => decoder.json(element, `app[${JSON.stringify(name)}]`)) })
+      const values = decoder.elements(value, `app[${quoteText(name)}]`) ?? []
+      capabilities.push({ name, values: values.map((element) => decoder.json(element, `app[${quoteText(name)}]`)) })
     }
   }
   return { capabilities, written: entries.length > 0 }
@@ -184,12 +188,12 @@ function readProtocol(decoder: Decoder, item: Item | undefined): number | undefi
   const text = decoder.optionalString(item, 'proto')
   if (text === undefined || text.value === '') return undefined
   const protocol = parseProtocol(text.value.trim())
-  if (protocol === undefined) reportProtocol(decoder, text.at, text.value)
+  if (protocol === undefined) reportProtocol(decoder, text.at, text.value.trim())
   return protocol
 }
 
 function reportProtocol(decoder: Decoder, at: Place, text: string): void {
-  decoder.reporter.report(at, 'POLICY_PROTOCOL', `invalid protocol ${JSON.stringify(text)}`, {
+  decoder.reporter.report(at, 'POLICY_PROTOCOL', protocolProblem(text), {
     remedy: `Write a number from 1 to 255 or one of ${PROTOCOL_NAMES.join(', ')}.`,
   })
 }
@@ -204,12 +208,12 @@ function readAclDestination(
   const colon = text.lastIndexOf(':')
   const written = colon < 0 ? text : text.slice(0, colon)
   const report = (message: string): undefined => {
-    decoder.reporter.report(at, 'POLICY_DESTINATION', `dst=${JSON.stringify(text)}: ${message}`, {
+    decoder.reporter.report(at, 'POLICY_DESTINATION', `dst=${quoteText(text)}: ${message}`, {
       remedy: 'Write NAME:PORTS, such as "tag:web:443" or "*:*".',
     })
     return undefined
   }
-  if (colon < 0) return report('missing port')
+  if (colon < 0) return report('hostport must contain a colon (":")')
   const { ports, error } = parsePorts(text.slice(colon + 1).trim())
   if (error !== undefined) return report(error)
   const bare = unbracket(written)
@@ -217,8 +221,9 @@ function readAclDestination(
   const target = checkName(decoder, { value: bare, at }, names, ACL_DESTINATION_RULES)
   if (target === undefined) return undefined
   if (protocol !== undefined && !hasPorts(protocol) && !ports.every(isEveryPort)) {
-    decoder.reporter.report(at, 'POLICY_PORTS', `dst=${JSON.stringify(text)}: protocol ${protocol} has no ports`, {
-      remedy: `Write ${JSON.stringify(`${written}:*`)}.`,
+    decoder.reporter.report(at, 'POLICY_PORTS', `dst=${quoteText(text)}: protocol ${protocol} has no ports`, {
+      remedy: `Write ${quoteText(`${written}:*`)}.`,
+      fix: [{ op: 'replace', path: at.path, value: `${written}:*` }],
     })
   }
   return { ...target, ports: [ports] }
@@ -246,16 +251,20 @@ function readAccess(
   const texts = decoder.strings(item, 'ip') ?? []
   for (const { value, at } of texts) {
     const text = value.trim()
-    const colon = text.indexOf(':')
-    const name = colon < 0 ? undefined : text.slice(0, colon).trim()
-    const protocol = name === undefined || name === '*' ? undefined : parseProtocol(name)
+    const colon = text.lastIndexOf(':')
+    const name = colon < 0 ? '*' : text.slice(0, colon).trim()
+    const protocol = name === '*' ? undefined : parseProtocol(name)
     const { ports, error } = parsePorts(text.slice(colon + 1).trim())
     const known = byProtocol.get(protocol)
-    if (name !== undefined && name !== '*' && protocol === undefined) reportProtocol(decoder, at, name)
+    if (text === '') decoder.reporter.report(at, 'POLICY_PORTS', 'empty string', { remedy: 'Write "*" for all traffic.' })
+    else if (name.includes(',')) decoder.reporter.report(at, 'POLICY_PORTS', 'host cannot contain a comma (",")')
     else if (error !== undefined) decoder.reporter.report(at, 'POLICY_PORTS', error, portRemedy(text, at))
+    else if (name === '') decoder.reporter.report(at, 'POLICY_PROTOCOL', 'empty protocol')
+    else if (name !== '*' && protocol === undefined) reportProtocol(decoder, at, name)
     else if (protocol !== undefined && !hasPorts(protocol) && !ports.every(isEveryPort)) {
-      decoder.reporter.report(at, 'POLICY_PORTS', `port range ${JSON.stringify(text)}: protocol ${protocol} has no ports`, {
+      decoder.reporter.report(at, 'POLICY_PORTS', `port range ${quoteText(text)}: protocol ${protocol} has no ports`, {
         remedy: `Write "${name}:*".`,
+        fix: [{ op: 'replace', path: at.path, value: `${name}:*` }],
       })
     } else if (known === undefined) byProtocol.set(protocol, [...ports])
     else for (const range of ports) known.push(range)
@@ -278,7 +287,7 @@ function readVia(decoder: Decoder, item: Item | undefined, names: Definitions): 
       allowed: ['tag'],
       code: 'POLICY_VIA',
       refuse: () => 'via can only be a tag',
-      wrap: (message, alias) => (alias.kind === 'tag' ? `tag ${JSON.stringify(alias.text)} not found` : message),
+      wrap: (message, alias) => (alias.kind === 'tag' ? `tag ${quoteText(alias.text)} not found` : message),
     }) ?? []
   )
 }
@@ -303,5 +312,5 @@ function checkSelf(
 
 function refuseDestination(alias: Alias): string {
   if (alias.kind === 'autogroup' && alias.autogroup === 'danger-all') return 'cannot use autogroup:danger-all as a dst'
-  return `${JSON.stringify(alias.text)} not valid on the dst side of a rule`
+  return `${quoteText(alias.text)} not valid on the dst side of a rule`
 }

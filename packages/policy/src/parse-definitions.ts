@@ -2,6 +2,7 @@ import { parseIpRange, parsePrefix } from '@meshwright/ip'
 import { type Alias, parseAlias } from './aliases.ts'
 import type { Decoder, Entry, Item } from './decode.ts'
 import type { Located } from './diagnostics.ts'
+import { quoteText } from './hujson/quote.ts'
 import { type Definitions, type NameRules, readNames } from './names.ts'
 import type { Definition, IpsetStep, LocatedAlias, Policy } from './policy.ts'
 import { type Assertion, parseAssertion } from './posture.ts'
@@ -48,16 +49,16 @@ function readGroups(decoder: Decoder, item: Item | undefined): Policy['groups'] 
   for (const entry of readSection(decoder, item, 'groups')) {
     const name = entry.name.trim()
     if (!/^group:./.test(name)) {
-      decoder.reporter.report(entry.nameAt, 'POLICY_GROUP', `groups[${JSON.stringify(name)}]: group names must start with 'group:'`)
+      decoder.reporter.report(entry.nameAt, 'POLICY_GROUP', `groups[${quoteText(name)}]: group names must start with 'group:'`)
       continue
     }
     const members: Located<string>[] = []
-    for (const member of decoder.strings(entry.item, `groups[${JSON.stringify(name)}]`) ?? []) {
+    for (const member of decoder.strings(entry.item, `groups[${quoteText(name)}]`) ?? []) {
       const alias = parseAlias(member.value)
       if (alias.kind === 'group') nested.push({ parent: entry, member })
       else if (alias.kind === 'user') members.push({ value: alias.text, at: member.at })
       else {
-        const message = `groups[${JSON.stringify(name)}]: ${JSON.stringify(alias.text)}: group members must be users`
+        const message = `groups[${quoteText(name)}]: ${quoteText(alias.text)}: group members must be users`
         decoder.reporter.report(member.at, 'POLICY_GROUP', message, {
           remedy: 'Write the login name of a user, such as "alice@example.com".',
         })
@@ -68,7 +69,7 @@ function readGroups(decoder: Decoder, item: Item | undefined): Policy['groups'] 
   // Of several, the hosted service names the last parent in sorted order.
   nested.sort((a, b) => (a.parent.name < b.parent.name ? 1 : a.parent.name > b.parent.name ? -1 : 0))
   for (const { parent, member } of nested) {
-    const message = `groups[${JSON.stringify(parent.name)}]: ${JSON.stringify(member.value)}: group members cannot be recursive`
+    const message = `groups[${quoteText(parent.name)}]: ${quoteText(member.value)}: group members cannot be recursive`
     decoder.reporter.report(member.at, 'POLICY_GROUP', message, { remedy: 'List the users of the inner group.' })
   }
   return groups
@@ -77,12 +78,12 @@ function readGroups(decoder: Decoder, item: Item | undefined): Policy['groups'] 
 function readHosts(decoder: Decoder, item: Item | undefined): Policy['hosts'] {
   const hosts: Map<string, Policy['hosts'] extends ReadonlyMap<string, infer D> ? D : never> = new Map()
   for (const { name, nameAt, item: value } of readSection(decoder, item, 'hosts')) {
-    const text = decoder.string(value, `hosts[${JSON.stringify(name)}]`)
+    const text = decoder.string(value, `hosts[${quoteText(name)}]`)
     if (text === undefined) continue
     const prefix = parsePrefix(text.value.trim())
-    if (name.includes('@')) decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${JSON.stringify(name)}]: host names cannot contain '@'`)
+    if (name.includes('@')) decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${quoteText(name)}]: host names cannot contain '@'`)
     else if (prefix === undefined)
-      decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${JSON.stringify(name)}]: ${JSON.stringify(text.value)}: invalid address`)
+      decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${quoteText(name)}]: ${quoteText(text.value)}: invalid address`)
     else hosts.set(name, { name, at: nameAt, value: prefix })
   }
   return hosts
@@ -96,17 +97,17 @@ function isTag(decoder: Decoder, { name, nameAt }: Entry): boolean {
     : /^tag:[a-zA-Z]/.test(tag)
     ? 'tag names can only contain numbers, letters, or dashes'
     : "tag names must start with a letter, after 'tag:'"
-  decoder.reporter.report(nameAt, 'POLICY_TAG_OWNER', `tagOwners[${JSON.stringify(tag)}]: ${reason}`)
+  decoder.reporter.report(nameAt, 'POLICY_TAG_OWNER', `tagOwners[${quoteText(tag)}]: ${reason}`)
   return false
 }
 
 function ownerRules(tag: string): NameRules {
-  const prefix = `tagOwners[${JSON.stringify(tag)}]: `
+  const prefix = `tagOwners[${quoteText(tag)}]: `
   return {
-    what: `tagOwners[${JSON.stringify(tag)}]`,
+    what: `tagOwners[${quoteText(tag)}]`,
     allowed: ['user', 'group', 'tag', 'role', 'member', 'tagged'],
     code: 'POLICY_TAG_OWNER',
-    refuse: (alias) => `${prefix}${JSON.stringify(alias.text)}: not a user, group, tag or autogroup that can own a tag`,
+    refuse: (alias) => `${prefix}${quoteText(alias.text)}: not a user, group, tag or autogroup that can own a tag`,
     wrap: (message) => prefix + message,
   }
 }
@@ -118,10 +119,10 @@ function readIpsets(decoder: Decoder, item: Item | undefined, names: Definitions
   for (const { name, nameAt, item: value } of entries) {
     const set = name.trim()
     if (!/^ipset:./.test(set)) {
-      decoder.reporter.report(nameAt, 'POLICY_IPSET', `ipsets[${JSON.stringify(set)}]: ipset names must start with 'ipset:'`)
+      decoder.reporter.report(nameAt, 'POLICY_IPSET', `ipsets[${quoteText(set)}]: ipset names must start with 'ipset:'`)
       continue
     }
-    const lines = decoder.strings(value, `ipsets[${JSON.stringify(set)}]`) ?? []
+    const lines = decoder.strings(value, `ipsets[${quoteText(set)}]`) ?? []
     const removes = lines.some((line) => /^\s*remove\s/.test(line.value))
     const steps: IpsetStep[] = []
     for (const { value: line, at } of lines) {
@@ -133,7 +134,7 @@ function readIpsets(decoder: Decoder, item: Item | undefined, names: Definitions
         (target.kind !== 'ipset' || known.has(target.text)) &&
         (target.kind !== 'host' || names.hosts.has(target.name))
       if ((verb !== 'add' && verb !== 'remove') || !usable)
-        decoder.reporter.report(at, 'POLICY_IPSET', `ipsets[${JSON.stringify(set)}]: ${JSON.stringify(line)}: invalid entry`, {
+        decoder.reporter.report(at, 'POLICY_IPSET', `ipsets[${quoteText(set)}]: ${quoteText(line)}: invalid entry`, {
           remedy: 'Write "add" or "remove" and an address, CIDR, range, host:name, ipset:name or autogroup:internet.',
         })
       else steps.push({ add: verb === 'add', target, at })
@@ -176,7 +177,7 @@ function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly
         const level = 1 + top.inner.reduce((most, name) => Math.max(most, depth.get(name) ?? 0), 0)
         const definition = ipsets.get(top.name)
         if (level > MOST_IPSET_DEPTH && definition !== undefined) {
-          decoder.reporter.report(definition.at, 'POLICY_IPSET', `ipsets[${JSON.stringify(top.name)}]: ipsets are nested too deeply`)
+          decoder.reporter.report(definition.at, 'POLICY_IPSET', `ipsets[${quoteText(top.name)}]: ipsets are nested too deeply`)
           ipsets.set(top.name, { ...definition, value: [] })
         }
         depth.set(top.name, level)
@@ -188,7 +189,7 @@ function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly
           decoder.reporter.report(
             definition.at,
             'POLICY_IPSET',
-            `ipsets[${JSON.stringify(top.name)}]: ${JSON.stringify(next)}: ipsets cannot be recursive`,
+            `ipsets[${quoteText(top.name)}]: ${quoteText(next)}: ipsets cannot be recursive`,
           )
           ipsets.set(top.name, { ...definition, value: [] })
         }
@@ -202,7 +203,7 @@ function withoutCycles(decoder: Decoder, ipsets: Map<string, Definition<readonly
 function readPostures(decoder: Decoder, item: Item | undefined): Policy['postures'] {
   const postures = new Map<string, Definition<readonly Assertion[]>>()
   for (const { name, nameAt, item: value } of readSection(decoder, item, 'postures')) {
-    const what = `postures[${JSON.stringify(name)}]`
+    const what = `postures[${quoteText(name)}]`
     if (!/^posture:./.test(name)) {
       decoder.reporter.report(nameAt, 'POLICY_POSTURE', `${what}: posture names must start with 'posture:'`)
       continue
@@ -212,7 +213,7 @@ function readPostures(decoder: Decoder, item: Item | undefined): Policy['posture
     for (const { value: text, at } of decoder.strings(list, what) ?? []) {
       const assertion = parseAssertion(text)
       if (assertion === undefined)
-        decoder.reporter.report(at, 'POLICY_POSTURE', `${what}: ${JSON.stringify(text)}: invalid assertion`, {
+        decoder.reporter.report(at, 'POLICY_POSTURE', `${what}: ${quoteText(text)}: invalid assertion`, {
           remedy: "Write an attribute, an operator and a value, such as node:os == 'linux'.",
         })
       else assertions.push(assertion)

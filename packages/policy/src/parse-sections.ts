@@ -1,6 +1,7 @@
 import { parsePrefix, type Prefix, prefixContains, prefixCovers } from '@meshwright/ip'
-import type { Decoder, Item } from './decode.ts'
+import type { Decoder, Entry, Item } from './decode.ts'
 import type { Located } from './diagnostics.ts'
+import { quoteText } from './hujson/quote.ts'
 import { type AliasClass, type Definitions, type NameRules, readNames } from './names.ts'
 import { readApp } from './parse-access.ts'
 import type { AutoApprovers, NodeAttribute, PolicySettings, PolicyTest, SshTest } from './policy.ts'
@@ -10,7 +11,7 @@ export const NODE_ATTRIBUTE_FIELDS = ['target', 'attr', 'app', 'ipPool'] as cons
 /** Members of autoApprovers. */
 export const AUTO_APPROVER_FIELDS = ['routes', 'exitNode', 'services'] as const
 /** Members of an entry of tests. */
-export const TEST_FIELDS = ['src', 'srcPostureAttrs', 'proto', 'accept', 'deny', 'allow'] as const
+export const TEST_FIELDS = ['src', 'srcPostureAttrs', 'proto', 'accept', 'deny', 'user', 'allow'] as const
 /** Members of an entry of sshTests. */
 export const SSH_TEST_FIELDS = ['src', 'dst', 'accept', 'check', 'deny', 'srcPostureAttrs'] as const
 
@@ -18,13 +19,23 @@ const CGNAT = constant('100.64.0.0/10')
 const RESERVED_POOLS = ['100.100.0.0/24', '100.100.100.0/24', '100.115.92.0/23'].map(constant)
 const APP_CONNECTORS: ReadonlySet<string> = new Set(['tailscale.com/app-connectors'])
 
+/** Members of an app connector. */
+const APP_CONNECTOR_FIELDS = ['name', 'connectors', 'domains', 'routes'] as const
+const CONNECTOR_RULES: NameRules = {
+  what: 'connectors',
+  allowed: ['any', 'tag'],
+  code: 'POLICY_NODE_ATTRIBUTE',
+  refuse: (alias) => `app connector ${quoteText(alias.text)}: not a tag or "*"`,
+  wrap: (message) => message,
+}
+
 const TARGETS: readonly AliasClass[] = ['any', 'user', 'domain', 'group', 'tag', 'host', 'prefix', 'member', 'tagged', 'role']
 
 const TARGET_RULES: NameRules = {
   what: 'target',
   allowed: TARGETS,
   code: 'POLICY_NODE_ATTRIBUTE',
-  refuse: (alias) => `${JSON.stringify(alias.text)} not valid as a target of nodeAttrs`,
+  refuse: (alias) => `${quoteText(alias.text)} not valid as a target of nodeAttrs`,
   wrap: (message) => message,
 }
 
@@ -51,8 +62,22 @@ export function readNodeAttribute(decoder: Decoder, item: Item, names: Definitio
     at: decoder.placeOf(item),
     targets: readNames(decoder, fields.get('target'), names, TARGET_RULES) ?? [],
     attributes: (decoder.strings(fields.get('attr'), 'attr') ?? []).map((attribute) => attribute.value),
-    app: readApp(decoder, fields.get('app'), APP_CONNECTORS).capabilities,
+    app: readApp(decoder, fields.get('app'), APP_CONNECTORS, (entry) => checkAppConnectors(decoder, entry, names)).capabilities,
     ipPool,
+  }
+}
+
+/** Reports app connectors that no node could read: the values of tailscale.com/app-connectors (tailscale/tailscale:types/appctype). */
+function checkAppConnectors(decoder: Decoder, { name, item }: Entry, names: Definitions): void {
+  if (!APP_CONNECTORS.has(name)) return
+  for (const connector of decoder.elements(item, name) ?? []) {
+    const fields = decoder.fields(connector, 'every app connector', APP_CONNECTOR_FIELDS)
+    decoder.optionalString(fields.get('name'), 'name')
+    decoder.strings(fields.get('domains'), 'domains')
+    readNames(decoder, fields.get('connectors'), names, CONNECTOR_RULES)
+    for (const { value, at } of decoder.strings(fields.get('routes'), 'routes') ?? [])
+      if (parsePrefix(value.trim()) === undefined)
+        decoder.reporter.report(at, 'POLICY_NODE_ATTRIBUTE', `app connector route ${quoteText(value)}: invalid prefix`)
   }
 }
 
@@ -64,7 +89,7 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
     what: 'autoApprovers',
     allowed: ['user', 'group', 'tag', 'member', 'tagged', 'role'],
     code: 'POLICY_AUTO_APPROVER',
-    refuse: (alias) => `${JSON.stringify(alias.text)} not valid as an auto approver`,
+    refuse: (alias) => `${quoteText(alias.text)} not valid as an auto approver`,
     wrap: (message) => message,
   }
   const routeItem = fields.get('routes')
@@ -72,7 +97,7 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
     ({ name, nameAt, item: value }) => {
       const prefix = parsePrefix(name.trim())
       if (prefix === undefined)
-        decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.routes[${JSON.stringify(name)}]: invalid prefix`)
+        decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.routes[${quoteText(name)}]: invalid prefix`)
       const approvers = readNames(decoder, value, names, rules) ?? []
       return prefix === undefined ? [] : [{ prefix, approvers }]
     },
@@ -84,7 +109,7 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
         decoder.reporter.report(
           nameAt,
           'POLICY_AUTO_APPROVER',
-          `autoApprovers.services[${JSON.stringify(name)}]: must be a service or a tag`,
+          `autoApprovers.services[${quoteText(name)}]: must be a service or a tag`,
         )
       return [{ service: name, approvers: readNames(decoder, value, names, rules) ?? [] }]
     },
@@ -99,9 +124,9 @@ export function readTest(decoder: Decoder, item: Item): PolicyTest {
     (list ?? []).map(({ value, at }) => ({ value: value.trim(), at }))
   return {
     at: decoder.placeOf(item),
-    src: decoder.optionalString(fields.get('src'), 'src')?.value.trim() ?? '',
+    src: decoder.optionalString(decoder.either(fields, 'src', 'user'), 'src')?.value.trim() ?? '',
     proto: decoder.optionalString(fields.get('proto'), 'proto')?.value.trim(),
-    accept: trimmed(decoder.strings(fields.get('accept') ?? fields.get('allow'), 'accept')),
+    accept: trimmed(decoder.strings(decoder.either(fields, 'accept', 'allow'), 'accept')),
     deny: trimmed(decoder.strings(fields.get('deny'), 'deny')),
     srcPostureAttrs: readAttributes(decoder, fields.get('srcPostureAttrs')),
   }
@@ -114,9 +139,9 @@ export function readSshTest(decoder: Decoder, item: Item, names: Definitions): S
   for (const { value, at } of decoder.strings(fields.get('dst'), 'dst') ?? []) {
     const text = value.trim()
     const refused = text === 'autogroup:internet' || text === '*' || text.includes('/')
-    if (refused) decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains disallowed element ${JSON.stringify(text)}`)
+    if (refused) decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains disallowed element ${quoteText(text)}`)
     else if (text.startsWith('tag:') && !names.tagOwners.has(text)) {
-      decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains unknown tag ${JSON.stringify(text)}`, {
+      decoder.reporter.report(at, 'POLICY_TEST_SHAPE', `SSH tests dst contains unknown tag ${quoteText(text)}`, {
         remedy: 'Destinations of sshTests have no port.',
       })
     } else dst.push({ value: text, at })
@@ -130,6 +155,7 @@ export function readSshTest(decoder: Decoder, item: Item, names: Definitions): S
     accept: list('accept'),
     check: list('check'),
     deny: list('deny'),
+    srcPostureAttrs: readAttributes(decoder, fields.get('srcPostureAttrs')),
   }
 }
 
@@ -145,12 +171,12 @@ export interface SettingItems {
 /** Reads the settings of the tailnet. */
 export function readSettings(decoder: Decoder, items: SettingItems): PolicySettings {
   const { derpMap, services } = items
-  if (derpMap !== undefined && !decoder.isNull(derpMap)) decoder.fields(derpMap, 'derpMap', ['OmitDefaultRegions', 'Regions', 'HomeParams'])
+  if (derpMap !== undefined && !decoder.isNull(derpMap)) checkDerpMap(decoder, derpMap)
   const route = decoder.optionalString(items.oneCGNATRoute, 'oneCGNATRoute')
   const oneCgnatRoute = route?.value ?? ''
   const known = oneCgnatRoute === '' || oneCgnatRoute === 'mac-always' || oneCgnatRoute === 'mac-never' ? oneCgnatRoute : undefined
   if (known === undefined && route !== undefined)
-    decoder.reporter.report(route.at, 'POLICY_SETTING', `invalid oneCGNATRoute ${JSON.stringify(oneCgnatRoute)}`, {
+    decoder.reporter.report(route.at, 'POLICY_SETTING', `invalid oneCGNATRoute ${quoteText(oneCgnatRoute)}`, {
       remedy: 'Write "", "mac-always" or "mac-never".',
     })
   return {
@@ -159,6 +185,18 @@ export function readSettings(decoder: Decoder, items: SettingItems): PolicySetti
     oneCgnatRoute: known ?? '',
     randomizeClientPort: decoder.boolean(items.randomizeClientPort, 'randomizeClientPort') ?? false,
     services: services === undefined ? undefined : decoder.json(services, 'services'),
+  }
+}
+
+function checkDerpMap(decoder: Decoder, item: Item): void {
+  const fields = decoder.fields(item, 'derpMap', ['OmitDefaultRegions', 'Regions', 'HomeParams'])
+  decoder.boolean(fields.get('OmitDefaultRegions'), 'derpMap.OmitDefaultRegions')
+  const regions = fields.get('Regions')
+  for (const { name, nameAt, item: region } of regions === undefined ? [] : decoder.entries(regions, 'derpMap.Regions')) {
+    if (!/^[0-9]+$/.test(name))
+      decoder.reporter.report(nameAt, 'POLICY_SETTING', `derpMap.Regions[${quoteText(name)}]: regions are named by number`)
+    else if (!decoder.isNull(region) && region.value.trimmed.kind !== 'object')
+      decoder.shape(region, `derpMap.Regions[${quoteText(name)}] must be an object, or null to leave it out`)
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Decoder, Item } from './decode.ts'
 import type { Located, Place } from './diagnostics.ts'
 import { formatDuration, parseDuration } from './duration.ts'
+import { quoteText } from './hujson/quote.ts'
 import { type AliasClass, type Definitions, type NameRules, readNames } from './names.ts'
 import { readPostureNames } from './parse-access.ts'
 import type { LocatedAlias, SshRule } from './policy.ts'
@@ -19,13 +20,13 @@ export const SSH_FIELDS = [
 ] as const
 
 const DEFAULT_CHECK_PERIOD_MS = 12 * 3_600_000
-const MOST_CHECK_PERIOD_MS = 168 * 3_600_000
+const MOST_CHECK_PERIOD_NS = 168n * 3_600_000_000_000n
 
 const SOURCE_RULES: NameRules = {
   what: 'src',
   allowed: ['user', 'domain', 'group', 'tag', 'member', 'tagged', 'role'],
   code: 'POLICY_SSH',
-  refuse: (alias) => `invalid src ${JSON.stringify(alias.text)}`,
+  refuse: (alias) => `invalid src ${quoteText(alias.text)}`,
   wrap: (message) => `src=${message}`,
 }
 
@@ -33,8 +34,8 @@ const DESTINATION_RULES: NameRules = {
   what: 'dst',
   allowed: ['user', 'tag', 'tagged', 'member', 'self'],
   code: 'POLICY_SSH',
-  refuse: (alias) => `invalid dst ${JSON.stringify(alias.text)}`,
-  wrap: (message, alias) => `dst=${JSON.stringify(alias.text)}: ${message}`,
+  refuse: (alias) => `invalid dst ${quoteText(alias.text)}`,
+  wrap: (message, alias) => `dst=${quoteText(alias.text)}: ${message}`,
 }
 
 /** Reads one entry of ssh; reports what is wrong with it. */
@@ -53,7 +54,7 @@ export function readSshRule(decoder: Decoder, item: Item, names: Definitions): S
     what: 'recorder',
     allowed: ['tag', 'host', 'prefix', 'user', 'group'],
     code: 'POLICY_SSH',
-    refuse: (alias) => `invalid recorder ${JSON.stringify(alias.text)}`,
+    refuse: (alias) => `invalid recorder ${quoteText(alias.text)}`,
     wrap: (message) => message,
   })
   return {
@@ -74,7 +75,7 @@ function readAction(decoder: Decoder, item: Item | undefined, at: Place): 'accep
   const written = decoder.optionalString(item, 'action')
   const action = written?.value.trim() ?? ''
   if (action === 'accept' || action === 'check') return action
-  const message = action === '' ? 'action must be specified' : `${JSON.stringify(action)} is not a valid action`
+  const message = action === '' ? 'action must be specified' : `${quoteText(action)} is not a valid action`
   const lower = action.toLowerCase()
   const meant = lower === 'accept' || lower === 'check'
   decoder.reporter.report(written?.at ?? at, 'POLICY_SSH', message, {
@@ -91,7 +92,7 @@ function readUsers(decoder: Decoder, item: Item | undefined, at: Place): readonl
   const users = written.map((user) => ({ value: user.value.trim(), at: user.at }))
   for (const { value, at: place } of users) {
     if (value === '' || value === '*')
-      decoder.reporter.report(place, 'POLICY_SSH', `user ${JSON.stringify(value)} is not valid`, {
+      decoder.reporter.report(place, 'POLICY_SSH', `user ${quoteText(value)} is not valid`, {
         remedy: 'For everyone but root write "autogroup:nonroot".',
       })
   }
@@ -103,17 +104,18 @@ function readCheckPeriod(decoder: Decoder, item: Item | undefined): number | 'al
   const text = written?.value.trim() ?? ''
   if (written === undefined || text === '') return DEFAULT_CHECK_PERIOD_MS
   if (text === 'always') return 'always'
-  const ms = parseDuration(text)
-  if (ms === undefined)
-    decoder.reporter.report(written.at, 'POLICY_SSH', `time: invalid duration ${JSON.stringify(text)}`, {
-      remedy: 'Write a duration such as "12h" or "30m", or "always".',
-    })
-  else if (ms < 0) decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ms)} must be a positive duration`)
-  else if (ms > MOST_CHECK_PERIOD_MS)
-    decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ms)} is above the max (168h)`, {
+  const { ns, error } = parseDuration(text)
+  if (error !== undefined) {
+    decoder.reporter.report(written.at, 'POLICY_SSH', error, { remedy: 'Write a duration such as "12h" or "30m", or "always".' })
+    return DEFAULT_CHECK_PERIOD_MS
+  }
+  if (ns < 0n) decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ns)} must be a positive duration`)
+  else if (ns > MOST_CHECK_PERIOD_NS)
+    decoder.reporter.report(written.at, 'POLICY_SSH', `checkPeriod ${formatDuration(ns)} is above the max (168h)`, {
+      remedy: 'Write at most "168h".',
       fix: [{ op: 'replace', path: written.at.path, value: '168h' }],
     })
-  return ms === undefined || ms < 0 ? DEFAULT_CHECK_PERIOD_MS : ms
+  return ns < 0n ? DEFAULT_CHECK_PERIOD_MS : Number(ns) / 1e6
 }
 
 /** From users to their own devices, from users to tagged devices, from tagged devices to tagged devices, and nothing else. */
@@ -128,7 +130,7 @@ function checkPairs(
     decoder.reporter.report(
       tagged.at,
       'POLICY_SSH',
-      `invalid src ${JSON.stringify(tagged.alias.text)}: check is not possible from tagged devices`,
+      `invalid src ${quoteText(tagged.alias.text)}: check is not possible from tagged devices`,
       { remedy: 'Use the action "accept" in an entry of its own.' },
     )
   }
@@ -136,7 +138,7 @@ function checkPairs(
     if (alias.kind === 'user') {
       const others = sources.filter((source) => source.alias.kind !== 'user' || source.alias.text !== alias.text)
       if (others.length > 0)
-        decoder.reporter.report(at, 'POLICY_SSH', `invalid dst ${JSON.stringify(alias.text)}`, {
+        decoder.reporter.report(at, 'POLICY_SSH', `invalid dst ${quoteText(alias.text)}`, {
           remedy: 'Only the same user may be the source; for own devices use autogroup:self.',
         })
     } else if (alias.kind === 'autogroup' && alias.autogroup !== 'tagged') {

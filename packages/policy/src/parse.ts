@@ -1,6 +1,7 @@
 import { Decoder, type Item } from './decode.ts'
 import { type Diagnostic, Reporter } from './diagnostics.ts'
 import { parseHuJson } from './hujson/hujson.ts'
+import { quoteText } from './hujson/quote.ts'
 import { packValue } from './hujson/tree.ts'
 import { type Definitions } from './names.ts'
 import { readAcl, readGrant } from './parse-access.ts'
@@ -53,6 +54,7 @@ export function parsePolicy(text: string | Uint8Array): ParsedPolicy {
   const reporter = new Reporter()
   const decoder = new Decoder(packValue(root.value), reporter)
   const policy = readPolicy(decoder, root)
+  decoder.checkSpelling()
   return reporter.diagnostics.length > 0 ? { diagnostics: reporter.diagnostics } : { policy, diagnostics: [] }
 }
 
@@ -121,7 +123,7 @@ function allowAll(decoder: Decoder, root: Item): Statement {
 
 function readDefaultPosture(decoder: Decoder, item: Item | undefined, names: Definitions): readonly string[] {
   return (decoder.strings(item, 'defaultSrcPosture') ?? []).map(({ value, at }) => {
-    if (!names.postures.has(value)) decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${JSON.stringify(value)}`)
+    if (!names.postures.has(value)) decoder.reporter.report(at, 'POLICY_POSTURE', `posture not found: ${quoteText(value)}`)
     return value
   })
 }

@@ -3,14 +3,15 @@ import { Ip, singleAddress, type Prefix } from '@meshwright/ip'
 import { type Alias, parseAlias } from './aliases.ts'
 import type { CompiledPolicy } from './compiled.ts'
 import type { Located, Place } from './diagnostics.ts'
-import type { Engine } from './engine.ts'
+import { type Engine, usesPostures } from './engine.ts'
+import { quoteText } from './hujson/quote.ts'
 import type { NodeRecord } from './inventory.ts'
 import { undefinedName } from './names.ts'
 import { unbracket } from './parse-access.ts'
 import type { PolicyTest, SshTest, Statement } from './policy.ts'
 import { parseProtocol } from './ports.ts'
 import { allowingTarget } from './reach.ts'
-import { localpartDomain } from './ssh.ts'
+import { localpartDomain, type SshCompiler } from './ssh.ts'
 import type { CompiledStatement } from './statements.ts'
 
 /** How one entry of tests or sshTests went. */
@@ -61,11 +62,15 @@ function addressesOf(engine: Engine, alias: Alias, role: string): readonly Ip[] 
   if (prefix !== undefined)
     return isSingle(prefix) && !(alias.kind === 'prefix' && alias.text.includes('/'))
       ? [prefix.ip]
-      : `${role} ${JSON.stringify(alias.text)} is a network, not one address`
+      : `${role} ${quoteText(alias.text)} is a network, not one address`
   const resolved = engine.resolver.resolve(alias)
-  if (resolved.kind !== 'nodes') return `${JSON.stringify(alias.text)} cannot be the ${role} of a test`
+  if (alias.kind === 'service' && role === 'destination') {
+    const virtual = (engine.inventory.view.services ?? []).filter(({ name }) => name === alias.text).flatMap(({ addresses }) => addresses)
+    return virtual.length === 0 ? `destination ${quoteText(alias.text)} has no addresses` : virtual
+  }
+  if (resolved.kind !== 'nodes') return `${quoteText(alias.text)} cannot be the ${role} of a test`
   const found = recordsOf(engine, resolved.nodes.slots()).flatMap((record) => record.node.addresses)
-  return found.length === 0 ? `${role} ${JSON.stringify(alias.text)} has no nodes` : found
+  return found.length === 0 ? `${role} ${quoteText(alias.text)} has no nodes` : found
 }
 
 function isSingle(prefix: Prefix): boolean {
@@ -83,8 +88,8 @@ function failuresOf(engine: Engine, test: PolicyTest): readonly TestFailure[] {
   const sources = addressesOf(engine, parseAlias(test.src), 'src')
   if (typeof sources === 'string') return fail(sources)
   const protocol = test.proto === undefined || test.proto === '' ? undefined : parseProtocol(test.proto)
-  if (test.proto !== undefined && test.proto !== '' && protocol === undefined) return fail(`unknown protocol ${JSON.stringify(test.proto)}`)
-  const statements = test.srcPostureAttrs.size === 0 ? engine.statements : withAttributes(engine, test)
+  if (test.proto !== undefined && test.proto !== '' && protocol === undefined) return fail(`unknown protocol ${quoteText(test.proto)}`)
+  const statements = usesPostures(engine.policy) ? withAttributes(engine, test) : engine.statements
   const reaches = (destinations: readonly Ip[], port: number, source: Ip): boolean =>
     destinations.some((destination) =>
       (protocol === undefined ? [TCP, UDP] : [protocol]).some((each) =>
@@ -113,15 +118,15 @@ function failuresOf(engine: Engine, test: PolicyTest): readonly TestFailure[] {
 function readDestination(engine: Engine, text: string): { readonly addresses: readonly Ip[]; readonly port: number } | string {
   const colon = text.lastIndexOf(':')
   const name = colon < 0 ? undefined : unbracket(text.slice(0, colon))
-  if (name === undefined) return `${JSON.stringify(text)}: write NAME:PORT`
+  if (name === undefined) return `${quoteText(text)}: write NAME:PORT`
   const digits = text.slice(colon + 1)
   const port = /^[0-9]{1,5}$/.test(digits) ? Number(digits) : 0
-  if (port < 1 || port > 65535) return `${JSON.stringify(text)}: a test needs one port from 1 to 65535`
+  if (port < 1 || port > 65535) return `${quoteText(text)}: a test needs one port from 1 to 65535`
   const addresses = addressesOf(engine, parseAlias(name), 'destination')
   return typeof addresses === 'string' ? addresses : { addresses, port }
 }
 
-/** Statements as they would be if the source had the attributes that the test gives it. */
+/** Statements as they would be if the source had just the attributes that the test gives it. */
 function withAttributes(engine: Engine, test: PolicyTest): readonly CompiledStatement[] {
   return engine.statements
     .filter(({ statement }: { readonly statement: Statement }) => {
@@ -140,6 +145,7 @@ function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
   if (typeof sources === 'string') return fail(sources)
   if (test.dst.length === 0) return fail('an SSH test needs a dst')
   const failures: TestFailure[] = []
+  const ssh = usesPostures(engine.policy) ? engine.sshWith(test.srcPostureAttrs) : engine.ssh
   for (const { value, at } of test.dst) {
     const nodes = sshDestinations(engine, { value, at })
     if (typeof nodes === 'string') {
@@ -152,7 +158,7 @@ function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
       ['deny', test.deny],
     ] as const) {
       for (const name of names) {
-        const wrong = nodes.some((node) => sources.some((source) => !isAsExpected(expected, sshVerdict(engine, source, node, name))))
+        const wrong = nodes.some((node) => sources.some((source) => !isAsExpected(expected, sshVerdict(ssh, source, node, name))))
         if (wrong) failures.push({ at, message: `${test.src} as ${name} on ${value}: not ${expected}` })
       }
     }
@@ -169,12 +175,12 @@ function sshDestinations(engine: Engine, { value }: Located<string>): readonly N
   const missing = undefinedName(alias, engine.policy)
   if (missing !== undefined) return missing.message
   const nodes = recordsOf(engine, engine.resolver.nodesOf(alias).slots())
-  return nodes.length === 0 ? `dst ${JSON.stringify(value)} has no nodes` : nodes
+  return nodes.length === 0 ? `dst ${quoteText(value)} has no nodes` : nodes
 }
 
 /** What the node's SSH server says: the first rule that lets the source be the local user. */
-export function sshVerdict(engine: Engine, source: Ip, node: NodeRecord, login: string): 'accept' | 'check' | 'deny' {
-  for (const { principals, sshUsers, action } of engine.ssh.rulesFor(node)) {
+export function sshVerdict(ssh: SshCompiler, source: Ip, node: NodeRecord, login: string): 'accept' | 'check' | 'deny' {
+  for (const { principals, sshUsers, action } of ssh.rulesFor(node)) {
     if (!principals.some(({ nodeIP }) => nodeIP === source.key)) continue
     const exact = Object.hasOwn(sshUsers, login) ? sshUsers[login] : undefined
     const local = exact ?? (login === 'root' ? '' : sshUsers['*']) ?? ''

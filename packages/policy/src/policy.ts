@@ -125,6 +125,7 @@ export interface SshTest {
   readonly accept: readonly string[]
   readonly check: readonly string[]
   readonly deny: readonly string[]
+  readonly srcPostureAttrs: ReadonlyMap<string, string | number | boolean>
 }
 
 /** Settings of the tailnet that stand in the policy. */

@@ -94,14 +94,14 @@ export class Resolver {
   #usersOf(alias: Alias): readonly TailnetUser[] {
     const { users } = this.#inventory.view
     if (alias.kind === 'user') return this.#inventory.usersNamed(alias.login)
-    if (alias.kind === 'domain') return users.filter((user) => domainOf(user.login) === alias.domain)
+    if (alias.kind === 'domain') return users.filter((user) => user.external !== true && domainOf(user.login) === alias.domain)
     if (alias.kind === 'group')
       return (this.#policy.groups.get(alias.text)?.value ?? []).flatMap((member) => this.#inventory.usersNamed(member.value))
     if (alias.kind !== 'autogroup') return []
     const { autogroup } = alias
     if (isRoleAutogroup(autogroup))
-      return users.filter((user) => user.role === autogroup || (autogroup === 'admin' && user.role === 'owner'))
-    return autogroup === 'member' ? users : []
+      return users.filter((user) => user.external !== true && (user.role === autogroup || (autogroup === 'admin' && user.role === 'owner')))
+    return users.filter((user) => (autogroup === 'shared' ? user.external === true : autogroup === 'member' && user.external !== true))
   }
 
   #lookUp(alias: Alias): Resolved {
@@ -128,6 +128,7 @@ export class Resolver {
       case 'autogroup':
         return this.#autogroup(alias, alias.autogroup)
       case 'service':
+        return this.#service(alias.text)
       case 'unknownAutogroup':
         return { kind: 'nothing' }
     }
@@ -137,6 +138,7 @@ export class Resolver {
     if (isRoleAutogroup(autogroup)) return this.#owned(alias)
     switch (autogroup) {
       case 'member':
+      case 'shared':
         return this.#owned(alias)
       case 'tagged':
         return this.#nodes(this.#inventory.records.filter((record) => record !== undefined && record.node.tags.length > 0))
@@ -145,8 +147,6 @@ export class Resolver {
         return { kind: autogroup }
       case 'danger-all':
         return { kind: 'dangerAll' }
-      case 'shared':
-        return { kind: 'nothing' }
     }
   }
 
@@ -162,6 +162,12 @@ export class Resolver {
 
   #addresses(set: IpSet): Resolved {
     return { kind: 'addresses', set, nodes: this.#inventory.within(set) }
+  }
+
+  /** The addresses of a service; nodes have them by serving them as routes. */
+  #service(name: string): Resolved {
+    const services = (this.#inventory.view.services ?? []).filter((service) => service.name === name)
+    return services.length === 0 ? { kind: 'nothing' } : this.#addresses(IpSet.from(services.flatMap(({ addresses }) => addresses)))
   }
 
   /** An ipset's steps in order, starting empty. Sets hold no cycles: the parser has refused them. */

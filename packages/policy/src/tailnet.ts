@@ -14,6 +14,11 @@ export interface TailnetUser {
   readonly login: string
   readonly displayName?: string
   readonly role: UserRole
+  /**
+   * True for a user of another tailnet who shares devices into this one: those are `autogroup:shared` (and what the user's login names), not
+   * `autogroup:member`, and postures do not ask them for anything. Absent: no.
+   */
+  readonly external?: boolean
 }
 
 /** A node of the tailnet. Never changed: a node that changes is another object with the same id. */
@@ -35,10 +40,19 @@ export interface TailnetNode {
   readonly attributes?: ReadonlyMap<string, NodeAttributeValue>
 }
 
+/** A service: what policies name `svc:x`. Its hosts serve its addresses as single-address routes, advertised and approved like others. */
+export interface TailnetService {
+  /** `svc:x`. */
+  readonly name: string
+  readonly addresses: readonly Ip[]
+}
+
 /** All of a tailnet that policies depend on. */
 export interface TailnetView {
   readonly users: readonly TailnetUser[]
   readonly nodes: readonly TailnetNode[]
+  /** Absent: none, and `svc:x` means nothing. */
+  readonly services?: readonly TailnetService[]
   /** Domains of logins that belong to the tailnet; compared with case. */
   readonly domains: readonly string[]
   /** Whether nodes can get certificates; without it, `funnel` comes with a warning. Absent: no. */
