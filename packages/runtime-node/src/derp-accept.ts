@@ -7,6 +7,7 @@ import type { NodePublicKey } from '@meshwright/crypto'
 import { decideUpgrade, type DerpServer, type DerpServerInput, type DerpServerOutput, encodeUpgradeResponse, type PlainResponse } from '@meshwright/derp'
 import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import { BatchedWriter } from './derp-stream.ts'
+import { acceptDerpWebSocket } from './derp-websocket.ts'
 import { drive, type Driver } from './drive.ts'
 
 const TCP_KEEPALIVE_MS = 600_000
@@ -96,6 +97,7 @@ class Service implements DerpService {
   readonly #driver: Driver<DerpServerInput>
   readonly #sockets: Map<number, { readonly socket: Duplex; readonly writer: BatchedWriter }> = new Map()
   #nextConnection = 1
+  #closed = false
 
   constructor(server: DerpServer, options: DerpServiceOptions) {
     this.#server = server
@@ -117,8 +119,8 @@ class Service implements DerpService {
     if (decision.type === 'other') return false
     socket.on('error', () => undefined) // `close` follows each error and tells
     if (decision.type === 'respond') respond(socket, decision.response)
-    else if (decision.type === 'websocket') respond(socket, { status: 501, headers: {}, body: 'this relay does not speak WebSocket\n' })
-    else this.#accept(socket, head, decision.fastStart, decision.notIdeal)
+    else if (decision.type === 'websocket') this.#acceptWebSocket(request, socket, head, decision.notIdeal)
+    else this.#accept(socket, socket, head, decision.fastStart, decision.notIdeal)
     return true
   }
 
@@ -127,17 +129,33 @@ class Service implements DerpService {
   }
 
   close(): void {
+    this.#closed = true
     this.onClose()
     this.#driver.stop()
     for (const { socket } of this.#sockets.values()) socket.destroy()
     this.#sockets.clear()
   }
 
-  #accept(socket: Duplex, head: Uint8Array, fastStart: boolean, notIdeal: boolean): void {
+  #acceptWebSocket(request: IncomingMessage, socket: Duplex, head: Uint8Array, notIdeal: boolean): void {
+    acceptDerpWebSocket(request, socket, head).then(
+      (stream) => {
+        stream.on('error', () => undefined) // `close` follows each error and tells
+        // The WebSocket's own answer has gone out: like fast start, frames begin at once.
+        this.#accept(stream, socket, new Uint8Array(0), true, notIdeal)
+      },
+      (error: unknown) => {
+        this.#options.log?.(`a WebSocket was refused: ${error instanceof Error ? error.message : 'unknown error'}`)
+        if (!socket.writableEnded) socket.destroy()
+      },
+    )
+  }
+
+  #accept(socket: Duplex, transport: Duplex, head: Uint8Array, fastStart: boolean, notIdeal: boolean): void {
+    if (this.#closed) return void socket.destroy()
     const conn = this.#nextConnection
     this.#nextConnection += 1
-    const from = endpointOf(socket)
-    if (socket instanceof net.Socket) socket.setTimeout(0).setNoDelay(true).setKeepAlive(true, TCP_KEEPALIVE_MS)
+    const from = endpointOf(transport)
+    if (transport instanceof net.Socket) transport.setTimeout(0).setNoDelay(true).setKeepAlive(true, TCP_KEEPALIVE_MS)
     const writer = new BatchedWriter(socket, (bytes, drained) => this.#driver.feed(drained ? { type: 'writable', conn } : { type: 'writable', conn, bytes }))
     this.#sockets.set(conn, { socket, writer })
     socket.on('data', (bytes: Uint8Array) => this.#driver.feed({ type: 'bytes', conn, bytes }))

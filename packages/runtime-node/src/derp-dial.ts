@@ -1,11 +1,13 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import net from 'node:net'
+import type { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import { MeshwrightError, type RelayNode } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { decodeMetacert, encodeUpgradeRequest, UpgradeResponseReader } from '@meshwright/derp'
 import { BatchedWriter } from './derp-stream.ts'
+import { dialDerpWebSocket } from './derp-websocket.ts'
 import { type Outside, systemOutside } from './outside.ts'
 
 const DIAL_TIMEOUT_MS = 10_000
@@ -35,6 +37,8 @@ export interface DerpDialOptions {
   readonly timeoutMs?: number
   /** Use fast start where the server offers it (default true). */
   readonly fastStart?: boolean
+  /** WebSocket instead of the relay's own upgrade, for networks that let nothing else pass (default false). */
+  readonly webSocket?: boolean
   /** IPv6 is known to work: give it 200 ms before IPv4 is tried. */
   readonly preferIpv6?: boolean
   /** Name of the region's first relay when `node` is another one. */
@@ -254,16 +258,24 @@ async function upgrade(
 ): Promise<DerpConnection> {
   const { node, idealNode } = options
   const port = portOf(options)
-  const host = net.isIPv6(node.hostName) ? `[${node.hostName}]` : node.hostName
+  const name6 = net.isIPv6(node.hostName) ? `[${node.hostName}]` : node.hostName
+  const host = port === TLS_PORT ? name6 : `${name6}:${port}`
+  if (options.webSocket === true) {
+    try {
+      return new Connection(await dialDerpWebSocket(socket, host, signal), socket, undefined, undefined)
+    } catch (error) {
+      throw new DerpDialError('DERP_DIAL_REFUSED', `relay ${name} does not speak WebSocket here: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+    }
+  }
   socket.write(
     encodeUpgradeRequest({
-      host: port === TLS_PORT ? host : `${host}:${port}`,
+      host,
       fastStart: serverKey !== undefined,
       ...(idealNode !== undefined && { idealNode }),
     }),
   )
   const rest = serverKey === undefined ? await readAnswer(socket, signal, name) : undefined
-  return new Connection(socket, serverKey, rest)
+  return new Connection(socket, socket, serverKey, rest)
 }
 
 function readAnswer(socket: net.Socket, signal: AbortSignal, name: string): Promise<Uint8Array> {
@@ -295,18 +307,19 @@ class Connection implements DerpConnection {
   readonly localAddress: string
   readonly remoteAddress: string
   readonly tlsVersion: string | undefined
-  readonly #socket: net.Socket
+  readonly #socket: Duplex
   readonly #writer: BatchedWriter
   #rest: Uint8Array | undefined
   #events: DerpConnectionEvents | undefined
   #failure: string | undefined
 
-  constructor(socket: net.Socket, serverKey: NodePublicKey | undefined, rest: Uint8Array | undefined) {
+  /** @param socket carries frames; @param transport is below it, or the same */
+  constructor(socket: Duplex, transport: net.Socket, serverKey: NodePublicKey | undefined, rest: Uint8Array | undefined) {
     this.#socket = socket
     this.serverKey = serverKey
-    this.localAddress = socket.localAddress ?? ''
-    this.remoteAddress = socket.remoteAddress ?? ''
-    this.tlsVersion = socket instanceof tls.TLSSocket ? (socket.getProtocol() ?? undefined) : undefined
+    this.localAddress = transport.localAddress ?? ''
+    this.remoteAddress = transport.remoteAddress ?? ''
+    this.tlsVersion = transport instanceof tls.TLSSocket ? (transport.getProtocol() ?? undefined) : undefined
     this.#rest = rest
     this.#writer = new BatchedWriter(socket, (_bytes, drained) => {
       if (drained) this.#events?.writable()

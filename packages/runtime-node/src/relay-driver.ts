@@ -1,6 +1,6 @@
-import type { RelayNode, RelayRegion } from '@meshwright/core'
+import { isMeshwrightError, type RelayNode, type RelayRegion } from '@meshwright/core'
 import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
-import { type DerpConnection, dialDerp } from './derp-dial.ts'
+import { type DerpConnection, type DerpDialOptions, dialDerp } from './derp-dial.ts'
 import type { Outside } from './outside.ts'
 
 /** Carries a node's connections with relays over real sockets. */
@@ -45,7 +45,7 @@ export class RelayDriver {
   #dial(link: number, node: RelayNode): void {
     const abort = new AbortController()
     this.#dials.set(link, abort)
-    dialDerp({ node, signal: abort.signal, outside: this.#outside, plainHttp: this.#plainHttp || isLoopbackPlain(node) }).then(
+    dial({ node, signal: abort.signal, outside: this.#outside, plainHttp: this.#plainHttp || isLoopbackPlain(node) }).then(
       (connection) => {
         this.#dials.delete(link)
         if (this.#closed || abort.signal.aborted) {
@@ -72,6 +72,18 @@ export class RelayDriver {
 
   #tell(input: RelayLinksInput): void {
     if (!this.#closed) this.#feed(input)
+  }
+}
+
+// Who answers, but not to a relay's own upgrade, may be a proxy that passes WebSocket alone.
+async function dial(options: DerpDialOptions): Promise<DerpConnection> {
+  try {
+    return await dialDerp(options)
+  } catch (error) {
+    if (!isMeshwrightError(error, 'DERP_DIAL_REFUSED')) throw error
+    return dialDerp({ ...options, webSocket: true }).catch(() => {
+      throw error // what the relay itself was asked says more
+    })
   }
 }
 
