@@ -77,7 +77,8 @@ export class Tailscaled {
     return this.#lab.at(`${this.name}.sock`)
   }
 
-  get #program(): string {
+  /** The file of its command line. */
+  get program(): string {
     return `${this.#bin}/tailscale${this.#suffix}`
   }
 
@@ -121,13 +122,13 @@ export class Tailscaled {
   }
 
   run(args: readonly string[], timeoutMs?: number): Promise<RunResult> {
-    return runProgram(this.#program, [`--socket=${this.socket}`, ...args], { ...(timeoutMs !== undefined && { timeoutMs }), ...(this.#options.env !== undefined && { env: this.#options.env }) })
+    return runProgram(this.program, [`--socket=${this.socket}`, ...args], { ...(timeoutMs !== undefined && { timeoutMs }), ...(this.#options.env !== undefined && { env: this.#options.env }) })
   }
 
   /** A command that must succeed. */
   async cli(...args: readonly string[]): Promise<string> {
     try {
-      return await runOk(this.#program, [`--socket=${this.socket}`, ...args])
+      return await runOk(this.program, [`--socket=${this.socket}`, ...args])
     } catch (error) {
       throw new Error(`${this.name}: ${error instanceof Error ? error.message : String(error)}\n${this.#process?.tail() ?? ''}`, { cause: error })
     }
@@ -143,7 +144,7 @@ export class Tailscaled {
   }
 
   async status(): Promise<TailscaleStatus> {
-    return JSON.parse(await runOk(this.#program, [`--socket=${this.socket}`, 'status', '--json'], { timeoutMs: 10_000 })) as TailscaleStatus // the shape of the program's own documentation
+    return JSON.parse(await runOk(this.program, [`--socket=${this.socket}`, 'status', '--json'], { timeoutMs: 10_000 })) as TailscaleStatus // the shape of the program's own documentation
   }
 
   async peer(name: string): Promise<TailscalePeer | undefined> {

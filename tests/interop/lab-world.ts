@@ -42,11 +42,13 @@ export interface Base {
 export interface WorldOptions {
   /** Codes of the relays, each a region of its own from 900 on. Default: one, `ours`. */
   readonly relays?: readonly string[]
+  /** Each version has relays of its own: for flows that stop them. */
+  readonly apart?: boolean
   /** More lines for the configuration of the control server. */
   readonly lines?: readonly string[]
-  /** In the place of `dns:` of the configuration. */
-  readonly dns?: string
-  /** The policy at first. Default: everything is allowed. */
+  /** In the place of `dns:` of the configuration; begins with `dns:`. */
+  readonly dns?: (lab: Lab, address: string) => Promise<string>
+  /** The policy at first, `null` for none at all. Default: everything is allowed. */
   readonly policy?: unknown
 }
 
@@ -74,10 +76,10 @@ export class World {
   static async start(version: string, base: Base, options: WorldOptions): Promise<World> {
     const lab = new Lab()
     base.lab.onStop(() => lab.stop())
-    const control = new OurControl(lab, base.programs, { ...(options.lines !== undefined && { lines: options.lines }), ...(options.dns !== undefined && { dns: options.dns }) })
+    const control = new OurControl(lab, base.programs, { ...(options.lines !== undefined && { lines: options.lines }), ...(options.dns !== undefined && { dns: await options.dns(lab, base.address) }) })
     await control.start(base.relayMap)
     const [alice, bob] = [await control.createUser('alice'), await control.createUser('bob')]
-    await control.setPolicy(options.policy ?? OPEN_POLICY)
+    if (options.policy !== null) await control.setPolicy(options.policy ?? OPEN_POLICY)
     return new World(version, base, lab, control, { alice, bob }, await startWeb(lab, 'hello'))
   }
 
@@ -156,18 +158,21 @@ export class World {
 export class Worlds {
   readonly #options: WorldOptions
   readonly #worlds = new Map<string, Promise<World>>()
-  #base: Promise<Base> | undefined
+  readonly #bases = new Map<string, Promise<Base>>()
 
   constructor(options: WorldOptions = {}) {
     this.#options = options
   }
 
-  get base(): Promise<Base> {
-    return (this.#base ??= startBase(this.#options.relays ?? ['ours']))
+  #base(version: string): Promise<Base> {
+    const key = this.#options.apart === true ? version : ''
+    const made = this.#bases.get(key) ?? startBase(this.#options.relays ?? ['ours'])
+    this.#bases.set(key, made)
+    return made
   }
 
   of(version: string): Promise<World> {
-    const made = this.#worlds.get(version) ?? this.base.then((base) => World.start(version, base, this.#options))
+    const made = this.#worlds.get(version) ?? this.#base(version).then((base) => World.start(version, base, this.#options))
     this.#worlds.set(version, made)
     return made
   }
@@ -175,7 +180,7 @@ export class Worlds {
   /** Ends every program of every world. */
   async stop(): Promise<void> {
     await Promise.allSettled([...this.#worlds.values()])
-    if (this.#base !== undefined) await (await this.#base).lab.stop()
+    for (const base of this.#bases.values()) await base.then(({ lab }) => lab.stop())
   }
 }
 
@@ -193,11 +198,14 @@ async function startBase(codes: readonly string[]): Promise<Base> {
   return { lab, programs, address, relays, relayMap, trust: { SSL_CERT_FILE: certificate.cert, NODE_EXTRA_CA_CERTS: certificate.cert } }
 }
 
+/** A row of the matrix: its name, what happens, and the limit of time. */
+export type WorldFlow = (flow: string, body: (world: World) => Promise<void>, timeoutMs?: number) => void
+
 /**
  * Makes the flows of a suite. `flow('login by URL', ...)` is a row of the matrix with one cell for each version of tailscaled: the versions
  * run side by side, each in its own world; the flows of a suite run one after the other and may build on what earlier ones left.
  */
-export function worldFlows(group: string, worlds: Worlds, more: readonly string[] = []): (flow: string, body: (world: World) => Promise<void>, timeoutMs?: number) => void {
+export function worldFlows(group: string, worlds: Worlds, more: readonly string[] = []): WorldFlow {
   afterAll(() => worlds.stop())
   return (flow, body, timeoutMs = 120_000) => {
     describe(group, () => {
