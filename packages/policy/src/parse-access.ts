@@ -17,7 +17,8 @@ const GRANTABLE = new Set(
   ['drive', 'relay', 'webui', 'kubernetes', 'tsidp', 'secrets', 'golink', 'tailsql'].map((name) => `tailscale.com/cap/${name}`),
 )
 
-const SOURCES: readonly AliasClass[] = [
+/** What may be a source of an acl or grant. */
+export const SOURCES: readonly AliasClass[] = [
   'any',
   'user',
   'domain',
@@ -32,7 +33,8 @@ const SOURCES: readonly AliasClass[] = [
   'shared',
   'danger-all',
 ]
-const DESTINATIONS: readonly AliasClass[] = [
+/** What may be a destination of an acl or grant. */
+export const DESTINATIONS: readonly AliasClass[] = [
   'any',
   'user',
   'domain',

@@ -3,7 +3,7 @@ import { type Alias, parseAlias } from './aliases.ts'
 import type { Decoder, Entry, Item } from './decode.ts'
 import type { Located } from './diagnostics.ts'
 import { quoteText } from './hujson/quote.ts'
-import { type Definitions, type NameRules, readNames } from './names.ts'
+import { type AliasClass, type Definitions, type NameRules, readNames } from './names.ts'
 import type { Definition, IpsetStep, LocatedAlias, Policy } from './policy.ts'
 import { type Assertion, parseAssertion } from './posture.ts'
 
@@ -101,11 +101,14 @@ function isTag(decoder: Decoder, { name, nameAt }: Entry): boolean {
   return false
 }
 
+/** Who may own a tag. */
+export const OWNERS: readonly AliasClass[] = ['user', 'group', 'tag', 'role', 'member', 'tagged']
+
 function ownerRules(tag: string): NameRules {
   const prefix = `tagOwners[${quoteText(tag)}]: `
   return {
     what: `tagOwners[${quoteText(tag)}]`,
-    allowed: ['user', 'group', 'tag', 'role', 'member', 'tagged'],
+    allowed: OWNERS,
     code: 'POLICY_TAG_OWNER',
     refuse: (alias) => `${prefix}${quoteText(alias.text)}: not a user, group, tag or autogroup that can own a tag`,
     wrap: (message) => prefix + message,

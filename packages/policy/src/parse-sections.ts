@@ -29,7 +29,11 @@ const CONNECTOR_RULES: NameRules = {
   wrap: (message) => message,
 }
 
-const TARGETS: readonly AliasClass[] = ['any', 'user', 'domain', 'group', 'tag', 'host', 'prefix', 'member', 'tagged', 'role']
+/** What may be a target of nodeAttrs. */
+export const TARGETS: readonly AliasClass[] = ['any', 'user', 'domain', 'group', 'tag', 'host', 'prefix', 'member', 'tagged', 'role']
+
+/** Who may approve routes and services. */
+export const APPROVERS: readonly AliasClass[] = ['user', 'group', 'tag', 'member', 'tagged', 'role']
 
 const TARGET_RULES: NameRules = {
   what: 'target',
@@ -87,7 +91,7 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
   const fields = decoder.fields(item, 'autoApprovers', AUTO_APPROVER_FIELDS)
   const rules: NameRules = {
     what: 'autoApprovers',
-    allowed: ['user', 'group', 'tag', 'member', 'tagged', 'role'],
+    allowed: APPROVERS,
     code: 'POLICY_AUTO_APPROVER',
     refuse: (alias) => `${quoteText(alias.text)} not valid as an auto approver`,
     wrap: (message) => message,

@@ -22,9 +22,16 @@ export const SSH_FIELDS = [
 const DEFAULT_CHECK_PERIOD_MS = 12 * 3_600_000
 const MOST_CHECK_PERIOD_NS = 168n * 3_600_000_000_000n
 
+/** What may be a source of an entry of ssh. */
+export const SSH_SOURCES: readonly AliasClass[] = ['user', 'domain', 'group', 'tag', 'member', 'tagged', 'role']
+/** What may be a destination of an entry of ssh. */
+export const SSH_DESTINATIONS: readonly AliasClass[] = ['user', 'tag', 'tagged', 'member', 'self']
+/** What may record sessions. */
+export const SSH_RECORDERS: readonly AliasClass[] = ['tag', 'host', 'prefix', 'user', 'group']
+
 const SOURCE_RULES: NameRules = {
   what: 'src',
-  allowed: ['user', 'domain', 'group', 'tag', 'member', 'tagged', 'role'],
+  allowed: SSH_SOURCES,
   code: 'POLICY_SSH',
   refuse: (alias) => `invalid src ${quoteText(alias.text)}`,
   wrap: (message) => `src=${message}`,
@@ -32,7 +39,7 @@ const SOURCE_RULES: NameRules = {
 
 const DESTINATION_RULES: NameRules = {
   what: 'dst',
-  allowed: ['user', 'tag', 'tagged', 'member', 'self'],
+  allowed: SSH_DESTINATIONS,
   code: 'POLICY_SSH',
   refuse: (alias) => `invalid dst ${quoteText(alias.text)}`,
   wrap: (message, alias) => `dst=${quoteText(alias.text)}: ${message}`,
@@ -52,7 +59,7 @@ export function readSshRule(decoder: Decoder, item: Item, names: Definitions): S
     if (pattern.value.trim() === '') decoder.reporter.report(pattern.at, 'POLICY_SSH', 'acceptEnv values cannot be empty')
   const recorder = readNames(decoder, fields.get('recorder'), names, {
     what: 'recorder',
-    allowed: ['tag', 'host', 'prefix', 'user', 'group'],
+    allowed: SSH_RECORDERS,
     code: 'POLICY_SSH',
     refuse: (alias) => `invalid recorder ${quoteText(alias.text)}`,
     wrap: (message) => message,
