@@ -6,8 +6,8 @@ import {
 } from '@meshwright/derp'
 import { parseIp } from '@meshwright/ip'
 import { SeededRandom } from '@meshwright/testkit'
-import { expect, test } from 'vitest'
-import { fuzzDecoder } from './fuzz-decoder.ts'
+import { expect } from 'vitest'
+import { fuzzDecoder, fuzzRule } from './fuzz-decoder.ts'
 
 const random = new SeededRandom(21)
 const client = NodePrivateKey.generate(random.bytes)
@@ -63,7 +63,7 @@ const text = (json: string): Uint8Array => utf8Encode(json)
 fuzzDecoder('decodeClientInfo', [text('{"version":2,"CanAckPings":true,"meshKey":null,"AppName":"x"}'), text(`{"meshKey":"${'ab'.repeat(32)}"}`)], decodeClientInfo)
 fuzzDecoder('decodeServerInfo', [text('{"version":2,"TokenBucketBytesPerSecond":10,"TokenBucketBytesBurst":20}')], decodeServerInfo)
 
-test('boxes of random bytes do not open, whatever their length', () => {
+fuzzRule('boxes of random bytes do not open, whatever their length', () => {
   for (let length = 0; length < 60; length += 1) {
     expect(openClientInfo(server, peer, random.bytes(length))).toBeUndefined()
     expect(openServerInfo(client, server.publicKey(), random.bytes(length))).toBeUndefined()

@@ -1,8 +1,8 @@
 import { parsePolicy } from '@meshwright/policy'
 import { parseHuJson } from '@meshwright/policy/hujson'
 import { SeededRandom } from '@meshwright/testkit'
-import { expect, test } from 'vitest'
-import { fuzzDecoder, mutate } from './fuzz-decoder.ts'
+import { expect } from 'vitest'
+import { fuzzDecoder, fuzzRule, mutate } from './fuzz-decoder.ts'
 
 const POLICY = `{
   // Who is who.
@@ -39,7 +39,7 @@ fuzzDecoder('a policy', [bytes(POLICY)], (input) => {
   return policy === undefined ? diagnostics : policy.statements.length
 })
 
-test('a policy that parses before a mutation never allows more for a statement that the mutation made unreadable: it is refused whole', () => {
+fuzzRule('a policy that parses before a mutation never allows more for a statement that the mutation made unreadable: it is refused whole', () => {
   const random = new SeededRandom(7)
   const sample = bytes(POLICY)
   for (let round = 0; round < 2000; round += 1) {

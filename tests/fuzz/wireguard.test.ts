@@ -4,7 +4,8 @@ import { drain, SeededRandom } from '@meshwright/testkit'
 import { decodeMessage, WireGuardDevice } from '@meshwright/wireguard'
 import { parseConfig, UapiReader } from '@meshwright/wireguard/text'
 import { innerLength } from '../../packages/wireguard/src/padding.ts'
-import { fuzzDecoder } from './fuzz-decoder.ts'
+import { fuzzDecoder, fuzzTarget } from './fuzz-decoder.ts'
+import { HostileNetwork } from './wireguard-device.ts'
 
 const random = new SeededRandom(1)
 const PATH = { id: 'p', cookieBytes: Uint8Array.of(10, 0, 0, 1, 1, 1) }
@@ -44,3 +45,5 @@ fuzzDecoder('a WireGuard device with a live session', samples, (bytes) => {
 const hexKey = 'a1'.repeat(32)
 fuzzDecoder('UAPI requests', [utf8Encode(`set=1\nlisten_port=5\npublic_key=${hexKey}\nendpoint=[::1]:7\nallowed_ip=10.0.0.0/8\n\n`), utf8Encode('get=1\n\n')], (bytes) => new UapiReader().push(bytes).map((request) => request.type))
 fuzzDecoder('configuration files', [utf8Encode('[Interface]\nListenPort = 5\n[Peer]\nAllowedIPs = 10.0.0.0/8, ::/0\nEndpoint = [::1]:5\n')], (bytes) => parseConfig(utf8Decode(bytes)).diagnostics)
+
+fuzzTarget({ name: 'the whole WireGuard device among hostile datagrams', defaultInputs: 1_000_000, run: (inputs, seed, progress) => new HostileNetwork(seed).run(inputs, progress) })
