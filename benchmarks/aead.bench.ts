@@ -21,7 +21,8 @@ function arms(contender: (candidate: Candidate) => Contender): ReturnType<Questi
   return { baseline: contender(reference), contenders: [...all, ...copied].map(contender) }
 }
 
-function sealing({ name, provider, slab }: Candidate, size: number): Contender {
+/** Seals batches in the memory that suits the provider best. */
+export function sealing({ name, provider, slab }: Candidate, size: number): Contender {
   const batch = slab(SLOTS, size + TAG_BYTES)
   for (let i = 0; i < SLOTS; i += 1) batch.addCopy(new Uint8Array(size).fill(i))
   const slot = provider.keySlot(new Uint8Array(32).fill(3))
@@ -37,8 +38,8 @@ function sealing({ name, provider, slab }: Candidate, size: number): Contender {
   }
 }
 
-// Out of place, so that the sealed packets stay and nothing has to be copied between two runs.
-function opening({ name, provider, slab }: Candidate, size: number): Contender {
+/** Opens batches, out of place, so that the sealed packets stay and nothing has to be copied between two runs. */
+export function opening({ name, provider, slab }: Candidate, size: number): Contender {
   const batch = slab(2 * SLOTS, size + TAG_BYTES)
   const slot = provider.keySlot(new Uint8Array(32).fill(3))
   for (let i = 0; i < SLOTS; i += 1) batch.addCopy(new Uint8Array(size).fill(i))

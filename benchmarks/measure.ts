@@ -38,6 +38,15 @@ export interface Figure {
   readonly unit: string
 }
 
+/** A figure that is no rate against a baseline: a size, a time, a share. */
+export interface Measurement {
+  /** Unique over all files: `memory/peer-configured`. */
+  readonly name: string
+  readonly unit: string
+  /** The value; `undefined` where this machine has not what is measured. */
+  measure(): Promise<number | undefined>
+}
+
 const ROUNDS = 7
 const ROUND_MS = 15
 /** A sample shorter than this is not told from the clock's own cost: `run` is repeated until it is as long. */
@@ -106,7 +115,8 @@ function repeatsFor(contender: Contender): number {
   }
 }
 
-function median(values: readonly number[]): number {
+/** The middle one, or the mean of the two in the middle. */
+export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? (sorted[middle] ?? Number.NaN) : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2

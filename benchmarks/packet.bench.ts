@@ -38,7 +38,8 @@ function bareAead({ name, provider, slab }: Candidate): Contender {
   }
 }
 
-function engine({ provider, slab }: Candidate): Contender {
+/** A seals a batch and B opens it; what a device does beside the AEAD is in it. */
+export function engine({ provider, slab }: Candidate): Contender {
   const tunnel = new Tunnel(provider)
   tunnel.shake()
   const batch = slab(SLOTS, SLOT_BYTES)

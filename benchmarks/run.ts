@@ -2,7 +2,8 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Figure, measure, type Question } from './measure.ts'
+import { type Figure, measure, type Measurement, type Question } from './measure.ts'
+import { type Held, held, heldFigure, heldLine } from './targets.ts'
 
 const HERE = import.meta.dirname
 const BASELINES = path.join(HERE, 'baselines', 'ratios.json')
@@ -14,9 +15,10 @@ const RECORDINGS = 3
 
 const USAGE = `usage: npm run bench [-- --grep TEXT] [--json] [--check] [--record]
 
-Answers each question of benchmarks/*.bench.ts as a ratio to a baseline in the same run.
-  --grep TEXT  only questions whose name holds TEXT
-  --json       print {machine, figures} alone on standard output
+Answers each question of benchmarks/*.bench.ts as a ratio to a baseline in the same run, and measures sizes and times. At the end stands
+what must be reached (benchmarks/targets.ts).
+  --grep TEXT  only questions and measurements whose name holds TEXT
+  --json       print {machine, figures, held} alone on standard output; held: [{name, value, unit, must, aim, met}]
   --check      compare with benchmarks/baselines; what falls under ${TOLERANCE} of it is measured again twice, then fails
   --record     write the ratios to benchmarks/baselines
 
@@ -26,6 +28,8 @@ Exit status: 0 measured (and, with --check, nothing fell), 1 a ratio fell, 2 wro
 interface Recorded {
   readonly machine: string
   readonly ratios: Readonly<Record<string, number>>
+  /** Sizes and times: written down, not compared. */
+  readonly values?: Readonly<Record<string, number>>
 }
 
 async function main(): Promise<number> {
@@ -37,8 +41,10 @@ async function main(): Promise<number> {
     return 0
   }
   const machine = `${os.cpus()[0]?.model ?? 'unknown'}, ${os.cpus().length} cores, ${process.platform} ${process.arch}, Node ${process.versions.node}`
-  const questions = (await allQuestions()).filter((question) => question.name.includes(values.grep ?? ''))
-  if (questions.length === 0) {
+  const all = await readAll()
+  const isWanted = ({ name }: { readonly name: string }): boolean => name.includes(values.grep ?? '')
+  const [questions, measurements] = [all.questions.filter(isWanted), all.measurements.filter(isWanted)]
+  if (questions.length + measurements.length === 0) {
     process.stderr.write(`bench: no question has '${values.grep ?? ''}' in its name\n`)
     return 2
   }
@@ -55,20 +61,48 @@ async function main(): Promise<number> {
     if (recorded !== undefined) fallen.push(...fell(measured, recorded))
     if (values.json !== true) for (const figure of measured) process.stdout.write(`${row(figure, recorded)}\n`)
   }
+  const measured = await takeAll(measurements, values.json !== true)
+  const table = [...figures.map(heldFigure), ...measured.map(({ name, unit, value }) => held(name, unit, () => value))].filter((each) => each !== undefined)
+  if (values.json !== true && table.length > 0) process.stdout.write(`\n${table.map(heldLine).join('\n')}\n`)
   if (values.record === true) {
-    const kept = existsSync(BASELINES) && values.grep !== undefined ? readRecorded().ratios : {}
-    const ratios = { ...kept, ...Object.fromEntries(figures.map((figure) => [figure.name, Number(figure.ratio.toPrecision(3))])) }
-    writeFileSync(BASELINES, `${JSON.stringify({ machine, ratios } satisfies Recorded, null, 2)}\n`)
+    const before = existsSync(BASELINES) && values.grep !== undefined ? readRecorded() : undefined
+    const ratios = { ...before?.ratios, ...Object.fromEntries(figures.map((figure) => [figure.name, Number(figure.ratio.toPrecision(3))])) }
+    const sizes = { ...before?.values, ...Object.fromEntries(measured.map(({ name, value }) => [name, Number(value.toPrecision(3))])) }
+    writeFileSync(BASELINES, `${JSON.stringify({ machine, ratios, values: sizes } satisfies Recorded, null, 2)}\n`)
   }
-  if (values.json === true) process.stdout.write(`${JSON.stringify({ machine, figures }, null, 2)}\n`)
+  if (values.json === true) process.stdout.write(`${JSON.stringify({ machine, figures, held: table satisfies readonly Held[] }, null, 2)}\n`)
   for (const line of fallen) process.stderr.write(`bench: ${line}\n`)
   return fallen.length > 0 ? 1 : 0
 }
 
-async function allQuestions(): Promise<readonly Question[]> {
+interface Bench {
+  questions?(): Promise<readonly Question[]> | readonly Question[]
+  measurements?(): readonly Measurement[]
+}
+
+async function readAll(): Promise<{ readonly questions: readonly Question[]; readonly measurements: readonly Measurement[] }> {
   const files = readdirSync(HERE).filter((name) => name.endsWith('.bench.ts')).sort()
-  const modules = await Promise.all(files.map(async (name) => (await import(`./${name}`)) as { questions(): Promise<readonly Question[]> | readonly Question[] }))
-  return (await Promise.all(modules.map((module) => module.questions()))).flat()
+  const modules = await Promise.all(files.map(async (name) => (await import(`./${name}`)) as Bench))
+  const questions = await Promise.all(modules.map((module) => module.questions?.() ?? []))
+  return { questions: questions.flat(), measurements: modules.flatMap((module) => module.measurements?.() ?? []) }
+}
+
+interface Measured {
+  readonly name: string
+  readonly unit: string
+  readonly value: number
+}
+
+async function takeAll(measurements: readonly Measurement[], shown: boolean): Promise<readonly Measured[]> {
+  const taken: Measured[] = []
+  for (const { name, unit, measure: take } of measurements) {
+    process.stderr.write(`${name}...\r`)
+    const value = await take()
+    if (value === undefined) continue // not on this machine
+    taken.push({ name, unit, value })
+    if (shown) process.stdout.write(`${name.padEnd(46)} ${value.toPrecision(4).padStart(8)} ${unit}\n`)
+  }
+  return taken
 }
 
 function readRecorded(): Recorded {

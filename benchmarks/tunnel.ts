@@ -4,7 +4,8 @@ import { SeededRandom } from '@meshwright/testkit'
 import { WireGuardDevice } from '@meshwright/wireguard'
 
 const TICK_MS = 10_000
-const WIRE = { id: 'wire', cookieBytes: Uint8Array.of(192, 0, 2, 1, 202, 108) }
+/** The one path of the wire. */
+export const WIRE = { id: 'wire', cookieBytes: Uint8Array.of(192, 0, 2, 1, 202, 108) }
 
 /** Two WireGuard devices with a wire between them, in memory. */
 export class Tunnel {
