@@ -71,6 +71,7 @@ export const SYSTEM_PROGRAMS: readonly SystemProgram[] = [
   { name: 'nft', debian: 'nftables' },
   { name: 'wireguard-go', debian: 'wireguard-go' },
   { name: 'tcpdump', debian: 'tcpdump' },
+  { name: 'ping', debian: 'iputils-ping' },
   { name: 'iperf3', debian: 'iperf3' },
   { name: 'chromium', debian: 'chromium' },
 ]

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import readline from 'node:readline'
 import { buildSync } from 'esbuild'
@@ -10,7 +10,9 @@ import { whyNoNamespaces } from './wireguard-programs.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const TCP_PORT = 5001
-const RUN_TIMEOUT_MS = 30_000
+const RUN_TIMEOUT_MS = 60_000
+// At most 16 bytes, repeated.
+const MARKER_IN_PING = Buffer.from(PLAINTEXT_MARKER.slice(0, 16)).toString('hex')
 
 // One end of a TCP connection between two kernels: [mode, host, port, bytes to send, port of a SOCKS5 proxy].
 const KERNEL_TCP = `
@@ -168,6 +170,11 @@ export class WireGuardHost {
     return new Line(middle, hosts, await Capture.start(middle, 'line', file))
   }
 
+  /** Something more that must not be on any line. */
+  remember(name: string, secret: Uint8Array): void {
+    this.#secrets.set(name, secret)
+  }
+
   /** What must not be on any line. */
   get secrets(): ReadonlyMap<string, Uint8Array> {
     return this.#secrets
@@ -187,9 +194,19 @@ export class WireGuardHost {
     return psk
   }
 
+  /** Writes a file at a place of the host's own, which only its programs see there. */
+  install(file: string, text: string): void {
+    writeFileSync(this.#seen(file), text, { mode: 0o600 })
+  }
+
+  /** Reads a file as the host's programs see it. */
+  read(file: string): string {
+    return readFileSync(this.#seen(file), 'utf8')
+  }
+
   /** Whether there is such a file, as the host's programs see files. */
   has(file: string): boolean {
-    return existsSync(`/proc/${this.#holder.pid}/root${file}`)
+    return existsSync(this.#seen(file))
   }
 
   async close(): Promise<void> {
@@ -255,6 +272,29 @@ export class WireGuardHost {
     script(this.folder, name, body)
   }
 
+  /** Starts a program that answers TCP at a port of all addresses, until the host is closed. */
+  async serve(port: number): Promise<void> {
+    await linesOf(this.start(process.execPath, '-e', "require('node:net').createServer((socket) => socket.on('error', () => 0).end('hello')).listen(Number(process.argv[1]), '::', () => console.log('ready'))", String(port))).next()
+  }
+
+  /** What becomes of a TCP connection within two seconds: `open`, `ECONNREFUSED` and the like, or `silence`. */
+  async knock(address: string, port: number): Promise<string> {
+    const script = `
+      const [host, port] = process.argv.slice(1)
+      const say = (text) => { console.log(text); process.exit(0) }
+      require('node:net').connect(Number(port), host, () => say('open')).on('error', (error) => say(error.code))
+      setTimeout(say, 2000, 'silence')`
+    return (await this.run(process.execPath, '-e', script, address, String(port))).trim()
+  }
+
+  /** Pings twenty times a second; resolves with how many were sent and how many answered. */
+  async ping(address: string, times: number): Promise<{ readonly sent: number; readonly answered: number }> {
+    const { stdout } = await this.try('ping', ['-n', '-q', '-i', '0.05', '-c', String(times), '-p', MARKER_IN_PING, address])
+    const [, sent, answered] = /(\d+) packets transmitted, (\d+) received/.exec(stdout) ?? []
+    if (sent === undefined || answered === undefined) throw new Error(`ping says ${stdout}`)
+    return { sent: Number(sent), answered: Number(answered) }
+  }
+
   /** Connects to another host, maybe through a SOCKS5 proxy, and sends `bytes` each way. The hash is of `bytes` letters. */
   async transfer(to: WireGuardHost, address: string, bytes: number, proxyPort?: number): Promise<readonly TransferResult[]> {
     const theirs = to.start(process.execPath, '--input-type=module', '-e', KERNEL_TCP, JSON.stringify(['listen', address, TCP_PORT, bytes]))
@@ -271,6 +311,10 @@ export class WireGuardHost {
     const result = await linesOf(this.start(process.execPath, '--input-type=module', '-e', KERNEL_UDP, JSON.stringify(['send', address, port, times]))).next()
     theirs.kill('SIGKILL')
     return JSON.parse(result)
+  }
+
+  #seen(file: string): string {
+    return `/proc/${this.#holder.pid}/root${file}`
   }
 
   #entrance(): readonly string[] {

@@ -42,22 +42,20 @@ const [INITIATION, COOKIE_REPLY, MAC2_AT] = [148, 64, 132]
 
 // Concurrent, and these last longer than a session does: so they come first.
 for (const program of WIREGUARD_PROGRAMS) {
-  const flow = flowsWith(program)
-
-  flow('we rekey after 120 s, 1 s pings without loss', { endpoints: 'ours', provider: 'noble' }, async (lab) => {
-    await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
-    const first = (await lab.ourView()).latestHandshake
-    expect(await lab.pingEverySecond(INNER.theirs4, REKEY_PINGS)).toBe(0)
-    const second = (await lab.ourView()).latestHandshake
-    expect(((second ?? 0) - (first ?? 0)) / 1000).toBeGreaterThan(119)
-  })
-
-  flow('they rekey after 120 s, 1 s pings without loss, PSK', { endpoints: 'theirs', provider: 'node', psk: true }, async (lab) => {
-    expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
-    const first = (await lab.theirView()).latestHandshake
-    expect(await lab.pingEverySecond(INNER.theirs6, REKEY_PINGS)).toBe(0)
-    const second = (await lab.theirView()).latestHandshake
-    expect(((second ?? 0) - (first ?? 0)) / 1000).toBeGreaterThan(118.9)
+  flowsWith(program)('who began the session begins another after 120 s, in both roles: 1 s pings without loss', { endpoints: 'ours', provider: 'noble' }, async (ours) => {
+    const theirs = await WireGuardLab.start(program, { endpoints: 'theirs', provider: 'node', psk: true })
+    try {
+      await ours.pingUntil(INNER.theirs4, COME_BACK_MS)
+      expect(await theirs.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
+      const times = async (): Promise<readonly number[]> => (await Promise.all([ours.ourView(), theirs.theirView()])).map(({ latestHandshake }) => latestHandshake ?? 0)
+      const first = await times()
+      expect(await Promise.all([ours.pingEverySecond(INNER.theirs4, REKEY_PINGS), theirs.pingEverySecond(INNER.theirs6, REKEY_PINGS)])).toEqual([0, 0])
+      const second = await times()
+      for (const [index, at] of second.entries()) expect((at - (first[index] ?? 0)) / 1000).toBeGreaterThan(118.5)
+      await theirs.finish()
+    } finally {
+      await theirs.close()
+    }
   })
 }
 

@@ -2,7 +2,7 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { systemRandom } from '@meshwright/runtime-node'
 import { formatPublicKey, formatSecretKey, parseConfig, type ShownDevice } from '@meshwright/wireguard/text'
 import { expect, test } from 'vitest'
-import { compare, duplicateKeys } from './audit.ts'
+import { compare, duplicateKeys, twoPlaces } from './audit.ts'
 
 const NOW = 1_800_000_000_000
 const own = NodePrivateKey.generate(systemRandom)
@@ -46,4 +46,16 @@ test('one key in two places is found, and no finding holds a secret', () => {
   const findings = duplicateKeys([{ name: 'wg0', config }, { name: 'wg1', config: twice }])
   expect(findings.map((finding) => [finding.interface, finding.kind])).toEqual([['wg1', 'duplicate-key'], ['wg1', 'duplicate-key']])
   expect(JSON.stringify(findings)).not.toContain(formatSecretKey(own.secretBytes))
+})
+
+test.each<[string, readonly [at: number, endpoint: string][], number]>([
+  ['to and fro', [[0, '192.0.2.1:1'], [10_000, '192.0.2.2:1'], [20_000, '192.0.2.1:1']], 1],
+  ['to and fro with new ports', [[0, '192.0.2.1:1'], [10_000, '192.0.2.2:1'], [20_000, '192.0.2.1:2']], 1],
+  ['to and fro between ports behind one NAT', [[0, '192.0.2.1:1'], [10_000, '192.0.2.1:2'], [20_000, '192.0.2.1:1']], 1],
+  ['a journey', [[0, '192.0.2.1:1'], [10_000, '192.0.2.2:1'], [20_000, '192.0.2.3:1']], 0],
+  ['home in the evening', [[0, '192.0.2.1:1'], [10_000, '192.0.2.2:1'], [30_000_000, '192.0.2.1:1']], 0],
+  ['new ports of one host', [[0, '192.0.2.1:1'], [10_000, '192.0.2.1:2'], [20_000, '192.0.2.1:3']], 0],
+])('a key in two places is told from a peer that travels: %s', (_what, moves, expected) => {
+  const found = twoPlaces('wg0', new Map([[a.text, moves.map(([at, endpoint]) => ({ at, endpoint }))]]))
+  expect(found.map(({ kind, peer: who }) => [kind, who])).toEqual(Array(expected).fill(['two-places', formatPublicKey(a)]))
 })

@@ -1,11 +1,11 @@
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import type { UnixMillis } from '@meshwright/core'
-import type { NodePublicKey } from '@meshwright/crypto'
+import { NodePublicKey } from '@meshwright/crypto'
 import { formatPrefix } from '@meshwright/ip'
 import { type ConfigFile, formatAgo, formatPublicKey, type ShownDevice } from '@meshwright/wireguard/text'
 import { readConfigFile } from './check.ts'
-import { readDevice } from './uapi-client.ts'
+import { readDeviceAndMoves, type Roamed } from './uapi-client.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Wider prefixes than these let a peer speak for a whole part of the Internet. */
@@ -13,10 +13,12 @@ const WIDEST_IPV4 = 8
 const WIDEST_IPV6 = 32
 /** A session lasts 180 s: with keepalives, a peer that is there is heard from within that time. */
 const SILENT_AFTER_MS = 180_000
+/** Who is back at a place within this time, after another one, did not travel: two hosts speak with one key. */
+const BACK_WITHIN_MS = 120_000
 
 /** Something that an operator should know. */
 export interface Finding {
-  readonly kind: 'down' | 'drift' | 'never-seen' | 'silent' | 'wide' | 'duplicate-key'
+  readonly kind: 'down' | 'drift' | 'never-seen' | 'silent' | 'wide' | 'duplicate-key' | 'two-places'
   readonly interface: string
   /** Base64. */
   readonly peer?: string
@@ -35,11 +37,11 @@ export async function audit(args: readonly string[]): Promise<{ readonly text: s
   const files = parsed.positionals.map((file) => ({ name: path.basename(file, '.conf'), config: readConfigFile(file) }))
   const findings = duplicateKeys(files)
   for (const { name, config } of files) {
-    const device = await readDevice(name).catch((error: unknown) => {
+    const running = await readDeviceAndMoves(name).catch((error: unknown) => {
       if (error instanceof UsageError) return undefined
       throw error
     })
-    findings.push(...compare(name, config, device, Date.now()))
+    findings.push(...compare(name, config, running?.device, Date.now()), ...twoPlaces(name, running?.moves ?? new Map()))
   }
   const text = parsed.values.json === true
     ? `${JSON.stringify({ ok: findings.length === 0, findings }, null, 2)}\n`
@@ -103,6 +105,30 @@ export function duplicateKeys(files: readonly { readonly name: string; readonly 
     }
   }
   return findings
+}
+
+/** Peers that jump to and fro between two places. @param moves by the text of a peer's public key, oldest first */
+export function twoPlaces(name: string, moves: ReadonlyMap<string, readonly Roamed[]>): Finding[] {
+  return [...moves].flatMap(([text, places]) => {
+    const back = places.findLast(({ at, endpoint }, index) => {
+      const [before, between] = [places[index - 2], places[index - 1]]
+      if (before === undefined || between === undefined || at - before.at >= BACK_WITHIN_MS) return false
+      return isBetween(before.endpoint, between.endpoint, endpoint) || isBetween(hostOf(before.endpoint), hostOf(between.endpoint), hostOf(endpoint))
+    })
+    const key = NodePublicKey.parse(text)
+    if (back === undefined || key === undefined) return []
+    const other = places.findLast(({ endpoint }) => endpoint !== back.endpoint)?.endpoint ?? ''
+    return [{ kind: 'two-places' as const, interface: name, peer: formatPublicKey(key), message: `jumps between ${back.endpoint} and ${other}: one key is used in two places` }]
+  })
+}
+
+// There, elsewhere, there again.
+function isBetween(before: string, between: string, now: string): boolean {
+  return before === now && between !== now
+}
+
+function hostOf(endpoint: string): string {
+  return endpoint.slice(0, endpoint.lastIndexOf(':'))
 }
 
 function hasKey(key: Uint8Array | undefined): boolean {

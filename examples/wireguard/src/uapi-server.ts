@@ -1,9 +1,14 @@
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, rmSync, watch } from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
+import { formatHex } from '@meshwright/core'
+import { formatEndpoint } from '@meshwright/ip'
 import { formatUapi, formatUapiErrno, UAPI_EIO, UapiReader, type UapiRequest } from '@meshwright/wireguard/text'
 import type { Tunnel } from './tunnel.ts'
 import { UsageError } from './usage-error.ts'
+
+/** In answers to `get`: when a peer moved (milliseconds since 1970), and where to. */
+export const ROAMED_KEY = 'meshwright_roamed'
 
 /** Where `wg` looks for the sockets of interfaces in user space. */
 export const UAPI_FOLDER = '/var/run/wireguard'
@@ -95,10 +100,17 @@ export class UapiServer {
     })
   }
 
+  // Lines of our own behind each public key: `wg` passes over keys that it does not know, `audit` reads them.
+  #state(): string {
+    const device = this.#tunnel.shown()
+    const places = new Map(device.peers.map(({ publicKey }) => [formatHex(publicKey.bytes), this.#tunnel.placesOf(publicKey)]))
+    return formatUapi(device).replace(/^public_key=([0-9a-f]{64})\n/gm, (line, key: string) => line + (places.get(key) ?? []).map(({ at, endpoint }) => `${ROAMED_KEY}=${at} ${formatEndpoint(endpoint)}\n`).join(''))
+  }
+
   async #answer(socket: net.Socket, request: UapiRequest): Promise<void> {
     if (socket.destroyed) return
     if (request.type === 'close') socket.destroy()
-    else if (request.type === 'get') socket.write(request.errno === 0 ? formatUapi(this.#tunnel.shown()) : formatUapiErrno(request.errno))
+    else if (request.type === 'get') socket.write(request.errno === 0 ? this.#state() : formatUapiErrno(request.errno))
     else {
       // What stands before a bad line is done all the same.
       const errno = await this.#tunnel.apply(request.changes).catch(() => UAPI_EIO)
