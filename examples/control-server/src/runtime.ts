@@ -1,7 +1,7 @@
 // One place that names the parts of the runtime that this server uses: entries that load no mesh engine.
 import { nodeCryptoProvider, wasmCryptoProvider } from '@meshwright/runtime-node/control'
 
-export { acceptControl, drive, suspendAwareClock, systemRandom } from '@meshwright/runtime-node/control'
+export { acceptControl, drive, systemRandom } from '@meshwright/runtime-node/control'
 export type { AcceptedControl, Driver } from '@meshwright/runtime-node/control'
 export { attachDerpServer, startStunService } from '@meshwright/runtime-node/relay'
 export type { DerpService, StunService } from '@meshwright/runtime-node/relay'

@@ -5,6 +5,7 @@ import { isIP, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { MachinePrivateKey, NodePrivateKey } from '@meshwright/crypto'
 import type { AdminProblem } from '@meshwright/control-server'
+import { type Instant, instant } from '@meshwright/core'
 import { DerpServer } from '@meshwright/derp'
 import type { Prefix } from '@meshwright/ip'
 import { loadSettings, type ServerSettings } from './config/load.ts'
@@ -18,7 +19,7 @@ import { readOrMakeKeyFile } from './key-file.ts'
 import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
 import { buildRelayMap } from './relay-map.ts'
-import { acceptControl, attachDerpServer, type DerpService, serverCrypto, startStunService, suspendAwareClock, systemRandom } from './runtime.ts'
+import { acceptControl, attachDerpServer, type DerpService, serverCrypto, startStunService, systemRandom } from './runtime.ts'
 import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
@@ -47,7 +48,8 @@ export async function startServer(configFile: string, options: { readonly allowL
   try {
     const store = new SqliteStore(settings.databasePath, settings)
     closers.push(() => store.close())
-    const clock = suspendAwareClock()
+    // Not one that counts sleep: a server does not sleep, and a wall clock that somebody sets ahead must not use up anybody's time.
+    const clock = (): Instant => instant(performance.now())
     const service = new ControlService({ config: settings.controlConfig(derpMap), store, log, clock, allowLoopbackEndpoints: options.allowLoopbackEndpoints })
     closers.push(() => service.stop())
     const reloadPolicy = (): Promise<void> => (settings.policy.mode === 'file' ? loadPolicyFile(settings, service, log) : Promise.resolve())
@@ -145,7 +147,7 @@ function upgrade(request: http.IncomingMessage, socket: Duplex, head: Buffer, op
     .finally(() => clearTimeout(timer))
 }
 
-function startRelay(settings: ServerSettings, service: ControlService, web: http.Server | https.Server, clock: ReturnType<typeof suspendAwareClock>, log: Log): { readonly machine: DerpServer; readonly service: DerpService } | undefined {
+function startRelay(settings: ServerSettings, service: ControlService, web: http.Server | https.Server, clock: () => Instant, log: Log): { readonly machine: DerpServer; readonly service: DerpService } | undefined {
   const { relay } = settings
   if (relay === undefined) return undefined
   const privateKey = NodePrivateKey.parse(readOrMakeKeyFile(relay.keyPath, 'derp.server.private_key_path', () => NodePrivateKey.generate(systemRandom).formatSecret()))

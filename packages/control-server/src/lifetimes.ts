@@ -2,8 +2,8 @@ import { after, earlier, type Instant } from '@meshwright/core'
 import type { Context } from './context.ts'
 import type { NodeRecord } from './records.ts'
 
-/** Expiry stands on the wall clock, which may be set: it is looked at again after this time at the latest. */
-const LOOK_AGAIN_MS = 30_000
+/** Expiry stands on the wall clock, which may be set, ahead or back: it is looked at again after this time at the latest. */
+const LOOK_AGAIN_MS = 10_000
 /** An ephemeral node that never polled gets this long at least: its first map may be slow (juanfont/headscale issue 3423). */
 const FIRST_POLL_MS = 300_000
 
@@ -36,7 +36,7 @@ export class Lifetimes {
     const patience = node.lastSeen === undefined ? Math.max(FIRST_POLL_MS, config.ephemeralInactivityMs) : config.ephemeralInactivityMs
     const deleteAt = !node.ephemeral || online ? undefined : (known?.deleteAt ?? after(this.#context.now(), patience))
     const expired = node.expiry !== undefined && this.#context.wallNow() >= node.expiry
-    if ((node.expiry === undefined || expired) && deleteAt === undefined) {
+    if (node.expiry === undefined && deleteAt === undefined) {
       this.#watches.delete(node.id)
       return
     }
@@ -48,12 +48,12 @@ export class Lifetimes {
     this.#watches.delete(nodeId)
   }
 
-  /** Deletes overdue ephemeral nodes from the state; gives the nodes whose keys expired since the last look. */
+  /** Deletes overdue ephemeral nodes from the state; gives the nodes whose keys expired since the last look, or are good again. */
   expire(): number[] {
     const now = this.#context.now()
     if (this.#due === undefined || now < this.#due) return []
     const wallNow = this.#context.wallNow()
-    const expired: number[] = []
+    const changed: number[] = []
     this.#due = undefined
     for (const [id, watch] of this.#watches) {
       if (watch.deleteAt !== undefined && now >= watch.deleteAt) {
@@ -64,18 +64,20 @@ export class Lifetimes {
         }
         // Kept until the deletion is on disk: a failed write is tried again.
         this.#watches.set(id, { ...watch, deleteAt: after(now, LOOK_AGAIN_MS) })
-      } else if (!watch.expired && watch.expiry !== undefined && wallNow >= watch.expiry) {
-        expired.push(id)
-        this.#watches.set(id, { ...watch, expired: true })
+      } else if (watch.expiry !== undefined && wallNow >= watch.expiry !== watch.expired) {
+        changed.push(id)
+        this.#watches.set(id, { ...watch, expired: !watch.expired })
       }
       const left = this.#watches.get(id)
       if (left !== undefined) this.#due = earlier(this.#due, this.#dueOf(left.expiry, left.deleteAt, left.expired))
     }
-    return expired
+    return changed
   }
 
   #dueOf(expiry: number | undefined, deleteAt: Instant | undefined, expired: boolean): Instant | undefined {
-    if (expiry === undefined || expired) return deleteAt
+    if (expiry === undefined) return deleteAt
+    // Expired: only a clock that is set back can change that.
+    if (expired) return earlier(deleteAt, after(this.#context.now(), LOOK_AGAIN_MS))
     // Rounded up: a look a fraction too early would find nothing and come again at once.
     const wait = Math.min(Math.max(Math.ceil(expiry - this.#context.wallNow()), 1), LOOK_AGAIN_MS)
     return earlier(deleteAt, after(this.#context.now(), wait))

@@ -236,6 +236,22 @@ describe('the policy', () => {
     }
   })
 
+  test('a wall clock that is set ahead ends keys within ten seconds, and set back makes them good again', () => {
+    const lab = open()
+    const a = lab.node('alice', 'a')
+    const b = lab.node('bob', 'b')
+    lab.admin({ command: 'expireNode', id: a.id, expiry: lab.clock.wallClock() + 3_600_000 })
+    lab.advance(1000)
+    const change = (offset: number) => (): void => {
+      lab.wallOffsetMs = offset
+      lab.advance(10_000)
+    }
+    expect(told(lab, b, change(86_400_000))).toMatchObject([{ PeersChanged: [{ ID: a.id, Expired: true }] }])
+    const back = told(lab, b, change(0)).flatMap((frame) => frame.PeersChanged ?? [])
+    expect(back.map((peer) => [peer.ID, peer.Expired])).toEqual([[a.id, undefined]])
+    expect(told(lab, b, change(-86_400_000))).toEqual([])
+  })
+
   test('an expired node is told of nobody and others see it as expired; a later expiry brings it back without a login', () => {
     const lab = open()
     const a = lab.node('alice', 'a')

@@ -8,6 +8,8 @@ import { type AdminCommand, type AuditEvent, type ControlServerConfig, type Cont
 export class Lab {
   readonly clock = new VirtualClock(1000)
   readonly random = new SeededRandom(7)
+  /** How far somebody has set the wall clock ahead (or back). */
+  wallOffsetMs = 0
   readonly store: ReturnType<typeof memoryStore>
   server: ControlServer
   readonly answers = new Map<number, { status: number; body: unknown; retryAfterSeconds: number | undefined }>()
@@ -34,7 +36,7 @@ export class Lab {
       config: this.#config,
       state: this.store.state(),
       random: (length) => this.random.bytes(length),
-      wallClock: this.clock.wallClock,
+      wallClock: () => this.clock.wallClock() + this.wallOffsetMs,
     })
   }
 
