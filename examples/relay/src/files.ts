@@ -43,7 +43,8 @@ export function loadCertificate(options: RelayOptions): { readonly cert: string;
   return made
 }
 
-function read(file: string): string {
+/** Any text file that the command line names. */
+export function read(file: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (error) {

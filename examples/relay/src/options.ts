@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { parseArgs } from 'node:util'
+import type { MeshTarget } from './mesh-links.ts'
 
 export const USAGE = `usage: meshwright-relay --key-file FILE [options]
 
@@ -20,6 +21,9 @@ A relay (DERP) and STUN server for mesh nodes.
                         refuse clients while URL cannot be reached (default: let them in)
       --mesh-psk-file FILE
                         64 hex digits: who holds them may watch, forward and close
+      --mesh-with LIST  other relays of the region, HOST[:PORT] with commas between (http://HOST:PORT without TLS):
+                        packets for clients of theirs are handed on; needs --mesh-psk-file, and they must dial back
+      --mesh-ca FILE    certificates, PEM, to trust of those relays instead of the system's
       --rate-bytes N    most bytes a second from one client; it is slowed, nothing is dropped
   -v, --verbose         a line for every connection
   -h, --help            this text
@@ -46,6 +50,8 @@ export interface RelayOptions {
   readonly verifyUrl: string | undefined
   readonly failOpen: boolean
   readonly meshKeyFile: string | undefined
+  readonly meshWith: readonly MeshTarget[]
+  readonly meshCaFile: string | undefined
   readonly rateBytes: number | undefined
   readonly verbose: boolean
 }
@@ -62,6 +68,8 @@ export function parseOptions(argv: readonly string[]): RelayOptions | undefined 
   if ((values.cert === undefined) !== (values.key === undefined)) throw new UsageError('--cert and --key belong together')
   if (!plainHttp && !selfSigned && values.cert === undefined) throw new UsageError('a certificate is missing: give --cert and --key, or --self-signed, or --http for development')
   if (values['verify-client-url'] !== undefined && !URL.canParse(values['verify-client-url'])) throw new UsageError('--verify-client-url is not a URL')
+  const meshWith = (values['mesh-with'] ?? '').split(',').flatMap((text) => (text.trim() === '' ? [] : [meshTarget(text.trim())]))
+  if (meshWith.length > 0 && values['mesh-psk-file'] === undefined) throw new UsageError('--mesh-with needs --mesh-psk-file: relays of a region know each other by their key')
   const { host, port } = parseAddress(values.addr ?? (plainHttp ? ':3340' : ':443'))
   const stunPort = integer('--stun-port', values['stun-port'] ?? '3478', -1, 65_535)
   return {
@@ -77,6 +85,8 @@ export function parseOptions(argv: readonly string[]): RelayOptions | undefined 
     verifyUrl: values['verify-client-url'],
     failOpen: values['verify-fail-closed'] !== true,
     meshKeyFile: values['mesh-psk-file'],
+    meshWith,
+    meshCaFile: values['mesh-ca'],
     rateBytes: values['rate-bytes'] === undefined ? undefined : integer('--rate-bytes', values['rate-bytes'], 1, 2 ** 40),
     verbose: values.verbose ?? false,
   }
@@ -95,6 +105,8 @@ interface Values {
   readonly 'verify-client-url'?: string
   readonly 'verify-fail-closed'?: boolean
   readonly 'mesh-psk-file'?: string
+  readonly 'mesh-with'?: string
+  readonly 'mesh-ca'?: string
   readonly 'rate-bytes'?: string
   readonly verbose?: boolean
   readonly help?: boolean
@@ -108,7 +120,7 @@ function parse(argv: readonly string[]): Values {
       args: joinNegative(argv),
       options: {
         'key-file': { ...text, short: 'c' }, config: text, addr: { ...text, short: 'a' }, 'stun-port': text, cert: text, key: text, 'self-signed': flag,
-        hostname: text, http: flag, 'verify-client-url': text, 'verify-fail-closed': flag, 'mesh-psk-file': text, 'rate-bytes': text,
+        hostname: text, http: flag, 'verify-client-url': text, 'verify-fail-closed': flag, 'mesh-psk-file': text, 'mesh-with': text, 'mesh-ca': text, 'rate-bytes': text,
         verbose: { ...flag, short: 'v' }, help: { ...flag, short: 'h' },
       },
     }).values
@@ -132,6 +144,14 @@ function parseAddress(text: string): { host: string | undefined; port: number } 
   const host = match?.[1] ?? match?.[2] ?? ''
   if (match === null || (host !== '' && isIP(host) === 0)) throw new UsageError(`--addr ${text} is not of the form ADDRESS:PORT, [ADDRESS]:PORT or :PORT`)
   return { host: host === '' ? undefined : host, port: integer('--addr', match[3] ?? '', 0, 65_535) }
+}
+
+function meshTarget(text: string): MeshTarget {
+  const plainHttp = text.startsWith('http://')
+  const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:[\]/]+))(?::([0-9]{1,5}))?$/.exec(plainHttp ? text.slice('http://'.length) : text)
+  const host = match?.[1] ?? match?.[2]
+  if (host === undefined) throw new UsageError(`--mesh-with ${text} is not of the form HOST or HOST:PORT`)
+  return { host, port: integer('--mesh-with', match?.[3] ?? (plainHttp ? '3340' : '443'), 1, 65_535), plainHttp }
 }
 
 function integer(name: string, text: string, least: number, most: number): number {

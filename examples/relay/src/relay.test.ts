@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
+import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -60,6 +61,15 @@ async function join(relay: Relay, plainHttp: boolean): Promise<{ key: NodePrivat
   return { key, packet, send: (to, text) => void driver.act((now) => client.send(now, to.publicKey(), Buffer.from(text))) }
 }
 
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, '127.0.0.1', () => {
+      const address = server.address()
+      server.close(() => resolve(typeof address === 'object' ? (address?.port ?? 0) : 0))
+    })
+  })
+}
+
 test.each([['--http'], ['--self-signed']])('two clients talk through a relay started with %s, and its metrics count it', async (flag) => {
   const relay = await start(flag)
   const [a, b] = [await join(relay, flag === '--http'), await join(relay, flag === '--http')]
@@ -70,6 +80,31 @@ test.each([['--http'], ['--self-signed']])('two clients talk through a relay sta
   expect(text).toContain('derp_packets_sent 1\n')
   expect(text).toContain('derp_current_connections 2\n')
 })
+
+test('two relays of a region hand packets to each other, both ways, and one that dials itself stops', async () => {
+  writeFileSync(file('mesh.key'), '7'.repeat(64))
+  const ports = [await freePort(), await freePort()]
+  const lines: string[] = []
+  const relays: Relay[] = []
+  for (const [i, port] of ports.entries()) {
+    const others = ports.map((each) => `http://127.0.0.1:${each}`).join(',') // itself among them
+    const options = parseOptions(['--key-file', file(`relay-${i}.json`), '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', '-1', '--mesh-psk-file', file('mesh.key'), '--mesh-with', others])
+    if (options === undefined) throw new Error('help')
+    const relay = await startRelay(options, (line) => lines.push(line))
+    cleanup.push(() => relay.close())
+    relays.push(relay)
+  }
+  const [first, second] = relays
+  if (first === undefined || second === undefined) throw new Error('two relays')
+  const [a, b] = [await join(first, true), await join(second, true)]
+  // The second was not there yet when the first dialled: it comes again after 5 s.
+  for (const [from, to, text] of [[b, a, 'to the first'], [a, b, 'to the second']] as const) {
+    const sending = setInterval(() => from.send(to.key, text), 50)
+    expect(await to.packet).toBe(text)
+    clearInterval(sending)
+  }
+  expect(lines.filter((line) => line.includes('is this relay itself'))).toHaveLength(2)
+}, 20_000)
 
 test('the private key is made once, readable by the owner alone, and kept', async () => {
   await start('--http')
@@ -105,6 +140,8 @@ test.each<[readonly string[], string]>([
   [['--key-file', 'KEY', '--addr', 'x:1', '--http'], '--addr x:1 is not of the form'],
   [['--key-file', 'KEY', '--addr', ':99999', '--http'], '--addr must be a number from 0 to 65535, not 99999'],
   [['--key-file', 'KEY'], 'a certificate is missing'],
+  [['--key-file', 'KEY', '--http', '--mesh-with', 'a:1'], '--mesh-with needs --mesh-psk-file'],
+  [['--key-file', 'KEY', '--http', '--mesh-psk-file', 'KEY', '--mesh-with', 'a:b'], '--mesh-with a:b is not of the form'],
   [['--key-file', 'KEY', '--http', '--self-signed'], '--http and certificates exclude each other'],
   [['--key-file', 'BROKEN', '--http', '--addr', '127.0.0.1:0'], 'is not JSON'],
   [['--key-file', 'EMPTY', '--http', '--addr', '127.0.0.1:0'], 'holds no private key'],

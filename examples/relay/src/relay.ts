@@ -6,7 +6,8 @@ import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
 import {
   attachDerpServer, type DerpService, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
 } from '@meshwright/runtime-node/relay'
-import { loadCertificate, loadMeshKey, loadPrivateKey } from './files.ts'
+import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
+import { MeshLinks } from './mesh-links.ts'
 import { type RelayOptions, UsageError } from './options.ts'
 
 const HEAD_TIMEOUT_MS = 30_000
@@ -25,12 +26,13 @@ export interface Relay {
 export async function startRelay(options: RelayOptions, log: (line: string) => void): Promise<Relay> {
   const privateKey = loadPrivateKey(options.keyFile)
   const { verifyUrl, meshKeyFile, rateBytes } = options
+  const meshKey = meshKeyFile === undefined ? undefined : loadMeshKey(meshKeyFile)
   const server = new DerpServer({
     privateKey,
     random: systemRandom,
     provider: nodeCryptoProvider,
     admission: verifyUrl !== undefined,
-    ...(meshKeyFile !== undefined && { meshKey: loadMeshKey(meshKeyFile) }),
+    ...(meshKey !== undefined && { meshKey }),
     ...(rateBytes !== undefined && { receiveLimit: { bytesPerSecond: rateBytes, burstBytes: rateBytes } }),
   })
   const certificate = options.plainHttp ? undefined : loadCertificate(options)
@@ -38,8 +40,12 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   const secrets = (): https.ServerOptions => ({ cert: (certificate?.cert ?? '') + metacertPem(server.publicKey), key: certificate?.key ?? '', minVersion: 'TLSv1.2' })
   const web = certificate === undefined ? http.createServer() : createTlsServer(secrets())
   web.headersTimeout = HEAD_TIMEOUT_MS
-  const service = attachDerpServer(web, server, {
-    clock: suspendAwareClock(),
+  const clock = suspendAwareClock()
+  const { meshWith, meshCaFile } = options
+  const links = meshKey && new MeshLinks({ targets: meshWith, privateKey, meshKey, provider: nodeCryptoProvider, clock, log, ...(meshCaFile !== undefined && { ca: read(meshCaFile) }) }, () => service)
+  const service: DerpService = attachDerpServer(web, server, {
+    clock,
+    forward: (output) => links?.forward(output),
     ...(verifyUrl !== undefined && { verify: verifyByUrl(verifyUrl, options.failOpen) }),
     ...(options.verbose && { log }),
   })
@@ -48,6 +54,7 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   const renewal = setInterval(() => (web instanceof https.Server ? web.setSecureContext(secrets()) : undefined), METACERT_RENEWAL_MS).unref()
   const close = async (): Promise<void> => {
     clearInterval(renewal)
+    links?.close()
     service.close()
     web.closeAllConnections()
     await Promise.all([stun?.close(), new Promise<void>((resolve) => web.close(() => resolve()))])
@@ -59,6 +66,7 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
     await close()
     throw error
   }
+  links?.start()
   const address = web.address()
   const port = typeof address === 'object' && address !== null ? address.port : options.port
   const pin = certificate === undefined || !options.selfSigned ? undefined : `sha256-raw:${createHash('sha256').update(new X509Certificate(certificate.cert).raw).digest('hex')}`
