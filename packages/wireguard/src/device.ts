@@ -252,6 +252,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
       }
       return
     }
+    this.#catchUp(now, peer)
     this.#transport.prepareSeal(now, peer, batch, plan)
     this.#due.update(peer)
   }
@@ -372,6 +373,7 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   #handlePacket(now: Instant, publicKey: NodePublicKey, bytes: Uint8Array): void {
     const peer = this.#peers.getOrAdmit(now, publicKey)
     if (peer === undefined) return drop(this.#shared, 'unknown-peer')
+    this.#catchUp(now, peer)
     this.#sealOne(now, peer, bytes)
     this.#due.update(peer)
   }
@@ -399,6 +401,12 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
       const packet = peer.unstage()
       if (packet !== undefined) this.#sealOne(now, peer, packet)
     }
+  }
+
+  // After a long sleep a packet may come before the timers that are overdue: they would take it for one that waited in vain.
+  #catchUp(now: Instant, peer: Peer<Path>): void {
+    if (peer.sendingSession(now) !== undefined) return
+    while (peer.due <= now) this.#fireTimer(now, peer)
   }
 
   #fireTimer(now: Instant, peer: Peer<Path>): void {

@@ -56,10 +56,17 @@ export class PeerTimers {
     return this.#retransmit !== IDLE
   }
 
-  /** Removes and names the timer that fell due first, if any has. */
+  /**
+   * Removes and names the timer that fell due first, if any has. When it is time to forget all keys, what the others would have done for
+   * them before is of no use any more (the computer has slept).
+   */
   takeOverdue(now: Instant): TimerName | undefined {
     const due = this.due
     if (due > now) return undefined
+    if (this.#zeroKeys <= now) {
+      this.#zeroKeys = IDLE
+      return 'zeroKeys'
+    }
     if (due === this.#retransmit) {
       this.#retransmit = IDLE
       return 'retransmit'
@@ -71,10 +78,6 @@ export class PeerTimers {
     if (due === this.#newHandshake) {
       this.#newHandshake = IDLE
       return 'newHandshake'
-    }
-    if (due === this.#zeroKeys) {
-      this.#zeroKeys = IDLE
-      return 'zeroKeys'
     }
     this.#persistent = IDLE
     return 'persistentKeepalive'
