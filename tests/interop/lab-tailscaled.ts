@@ -135,7 +135,9 @@ export class Tailscaled {
   }
 
   upArguments(server: string, more: readonly string[] = []): readonly string[] {
-    return ['up', '--login-server', server, '--hostname', this.name, '--accept-dns=false', '--timeout', '25s', ...more]
+    // Never by accident: a daemon without a namespace of its own would write to the resolv.conf of this computer.
+    const dns = more.some((flag) => flag.startsWith('--accept-dns')) ? [] : ['--accept-dns=false']
+    return ['up', '--login-server', server, '--hostname', this.name, '--timeout', '25s', ...dns, ...more]
   }
 
   /** Logs in; ends when the node runs. */

@@ -26,6 +26,11 @@ const USUAL_HEALTH: readonly RegExp[] = [
   /getting OS base config is not supported/,
 ]
 
+/** Health lines without those that a release shows by nature. */
+export function quiet(health: readonly string[] | null): readonly string[] {
+  return (health ?? []).filter((line) => !USUAL_HEALTH.some((usual) => usual.test(line)))
+}
+
 /** What is the same for the worlds of all versions: our programs, a relay, a trusted certificate. */
 export interface Base {
   readonly lab: Lab
@@ -150,7 +155,7 @@ export class World {
 
   /** What a daemon complains of, besides what its release always says. */
   async health(node: Tailscaled): Promise<readonly string[]> {
-    return ((await node.status()).Health ?? []).filter((line) => !USUAL_HEALTH.some((usual) => usual.test(line)))
+    return quiet((await node.status()).Health)
   }
 }
 
@@ -199,14 +204,16 @@ async function startBase(codes: readonly string[]): Promise<Base> {
 }
 
 /** A row of the matrix: its name, what happens, and the limit of time. */
-export type WorldFlow = (flow: string, body: (world: World) => Promise<void>, timeoutMs?: number) => void
+export type VersionFlow<T> = (flow: string, body: (given: T) => Promise<void>, timeoutMs?: number) => void
 
 /**
  * Makes the flows of a suite. `flow('login by URL', ...)` is a row of the matrix with one cell for each version of tailscaled: the versions
- * run side by side, each in its own world; the flows of a suite run one after the other and may build on what earlier ones left.
+ * run side by side, each with what `of` gives it; the flows of a suite run one after the other and may build on what earlier ones left.
+ * @param stop ends all that `of` began
+ * @param more more programs that are needed
  */
-export function worldFlows(group: string, worlds: Worlds, more: readonly string[] = []): WorldFlow {
-  afterAll(() => worlds.stop())
+export function versionFlows<T>(group: string, of: (version: string) => Promise<T>, stop: () => Promise<void>, more: readonly string[] = []): VersionFlow<T> {
+  afterAll(stop)
   return (flow, body, timeoutMs = 120_000) => {
     describe(group, () => {
       for (const version of TAILSCALE_VERSIONS) {
@@ -220,11 +227,16 @@ export function worldFlows(group: string, worlds: Worlds, more: readonly string[
               Object.assign(context.task.meta, { skipReason: reason })
               context.skip(reason)
             }
-            await body(await worlds.of(version))
+            await body(await of(version))
           },
           timeoutMs,
         )
       }
     })
   }
+}
+
+/** As {@link versionFlows}, with a world for each version. */
+export function worldFlows(group: string, worlds: Worlds, more: readonly string[] = []): VersionFlow<World> {
+  return versionFlows(group, (version) => worlds.of(version), () => worlds.stop(), more)
 }

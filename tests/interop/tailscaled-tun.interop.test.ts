@@ -106,10 +106,10 @@ paths('TUN: pings of each kind directly; with UDP blocked by a firewall everythi
   const { a, b, oursIp } = site
   const kinds = async (): Promise<void> => {
     for (const to of [b.ip, oursIp]) {
-      expect(await a.node.cli('ping', '--tsmp', '--c', '3', '--timeout', '5s', to)).toContain('via TSMP')
-      expect(await a.node.cli('ping', '--icmp', '--c', '3', '--timeout', '5s', to)).toContain('via ICMP')
+      expect(await a.node.cli('ping', '--tsmp', '--c', '1', '--timeout', '8s', to)).toContain('via TSMP')
+      expect(await a.node.cli('ping', '--icmp', '--c', '1', '--timeout', '8s', to)).toContain('via ICMP')
     }
-    expect(await a.node.cli('ping', '--peerapi', '--c', '3', '--timeout', '5s', b.ip)).toContain('hit peerapi of')
+    expect(await a.node.cli('ping', '--peerapi', '--c', '1', '--timeout', '8s', b.ip)).toContain('hit peerapi of')
   }
   await works(world, site)
   for (const to of [b.ip, oursIp]) await way(world, a.node, to, DIRECT, 20_000)
