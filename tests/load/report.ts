@@ -1,4 +1,5 @@
 import type { ControlFigures } from './control.ts'
+import type { FloodFigures } from './flood.ts'
 
 /** One line of the table: a figure, what it must be, and what is aimed at. */
 export interface Row {
@@ -51,6 +52,24 @@ function formatTable(title: string, group: readonly ControlFigures[]): string {
     ['memory of the server, most', ...group.map((each) => `${each.peakRssMegabytes} MB`), '', '', ''],
   ]
   return `${title}\n${columns(lines)}\n`
+}
+
+/** Of what senders got rid of, what must arrive. */
+export const SHARE_MUST = 0.5
+/** What a flood by 50 pairs may add to the memory of our relay: 100 connections of a window, two queues and a frame each, and the engine's garbage. */
+export const GROWN_MUST_MEGABYTES = 128
+
+/** What a flood came to, relays side by side. */
+export function formatFlood(all: readonly FloodFigures[]): string {
+  const lines = [
+    ['figure', ...all.map((each) => each.relay), 'must'],
+    ['taken from the senders', ...all.map((each) => `${each.sentMegabytesPerSecond.toFixed(0)} MB/s`), ''],
+    ['delivered', ...all.map((each) => `${each.deliveredMegabytesPerSecond.toFixed(0)} MB/s`), ''],
+    ['delivered of what was taken', ...all.map((each) => `${(each.deliveredShare * 100).toFixed(1)} %`), `${SHARE_MUST * 100} %`],
+    ['memory added by the flood, most', ...all.map((each) => `${each.grownMegabytes.toFixed(0)} MB`), `${GROWN_MUST_MEGABYTES} MB`],
+    ['CPU of the relay', ...all.map((each) => `${each.relayCpuSeconds.toFixed(1)} s`), ''],
+  ]
+  return `flood by ${all[0]?.pairs ?? 0} pairs, ${all[0]?.seconds.toFixed(1) ?? 0} s\n${columns(lines)}\n`
 }
 
 /** Whether ours reaches what it must. */

@@ -1,30 +1,37 @@
 import os from 'node:os'
 import { parseArgs } from 'node:util'
 import { type ControlFigures, measureControl } from './control.ts'
+import { type FloodFigures, measureFlood, missingRelay, type RelayKind } from './flood.ts'
 import type { PolicyKind } from './policies.ts'
-import { formatTables, rowsFor, verdict } from './report.ts'
+import { formatFlood, formatTables, GROWN_MUST_MEGABYTES, rowsFor, SHARE_MUST, verdict } from './report.ts'
 import { missing, type ServerKind } from './servers.ts'
 
 const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
+       npm run load -- --flood [--pairs N] [--json]
 
 Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
 how fast changes are seen, what a mass reconnection takes. Linux only.
   --clients N   how many clients; 300 unless told, and 1,000 or more ask for joining and reconnecting alone
   --policy P    allow-all, groups (20 groups and 100 rules), or both (unless told)
   --server S    ours, headscale, or both (unless told); headscale is left out where it is not installed
+  --flood       instead: pairs of clients that send through a relay as fast as they can, through ours and a real derper
+  --pairs N     how many pairs; 50 unless told
   --json        print {machine, figures} alone on standard output
 
 Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
 `
 
+const FLOOD_SECONDS = 6
+
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
+  if (values.flood === true) return flood(Number(values.pairs ?? 50), values.json === true)
   const clients = Number(values.clients ?? 300)
   const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
   const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
@@ -48,6 +55,21 @@ async function main(): Promise<number> {
   else process.stdout.write(`${machineName()}\n\n${formatTables(figures)}`)
   const missed = figures.some((each) => each.server === 'ours' && rowsFor(each).some((row) => verdict(row, each) === 'MISSED'))
   return missed ? 1 : 0
+}
+
+async function flood(pairs: number, json: boolean): Promise<number> {
+  if (!Number.isSafeInteger(pairs) || pairs < 1 || pairs > 1_000) {
+    process.stderr.write(USAGE)
+    return 2
+  }
+  const figures: FloodFigures[] = []
+  for (const relay of ['ours', 'derper'] satisfies RelayKind[]) {
+    const absent = missingRelay(relay)
+    if (absent !== undefined) process.stderr.write(`load: ${relay} is left out: ${absent}\n`)
+    else figures.push(await measureFlood(relay, pairs, FLOOD_SECONDS))
+  }
+  process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatFlood(figures)}`)
+  return figures.some((each) => each.relay === 'ours' && (each.deliveredShare < SHARE_MUST || each.grownMegabytes > GROWN_MUST_MEGABYTES)) ? 1 : 0
 }
 
 function machineName(): string {
