@@ -19,6 +19,8 @@ export const PROGRAMS = {
   demo: built('demo/dist/main.js'),
   twoPeers: built('two-peers/dist/main.js'),
   embedHttp: built('embed-http/dist/main.js'),
+  policy: built('policy-cli/dist/main.js'),
+  policyEmbed: built('policy-embed/dist/main.js'),
 } as const
 
 for (const file of Object.values(PROGRAMS)) if (!existsSync(file)) throw new Error(`${file} is not built: run "npm run build" first`)
