@@ -50,7 +50,7 @@ export class Space {
     const name = `mwf${process.pid.toString(36)}${made.toString(36)}`
     const space = new Space(lab, label, name)
     lab.onStop(() => space.#remove())
-    const [inside, outside, prefix] = [`${name}i`, `${name}o`, `10.${128 + (process.pid % 100)}.${made % 256}`]
+    const [inside, outside, prefix] = [`${name}i`, `${name}o`, await freePrefix()]
     await runOk('ip', ['netns', 'add', name])
     await runOk('ip', ['link', 'add', outside, 'type', 'veth', 'peer', 'name', inside, 'netns', name])
     await runOk('ip', ['addr', 'add', `${prefix}.1/24`, 'dev', outside])
@@ -113,6 +113,17 @@ export class Space {
       }
     }
     await runProgram('ip', ['netns', 'del', this.name])
+  }
+}
+
+/** The first three numbers of a network that this computer has no address in: other runs beside this one have theirs. */
+async function freePrefix(): Promise<string> {
+  const taken = await runOk('ip', ['-o', '-4', 'addr'])
+  for (;;) {
+    // Counted up here and now: spaces are made side by side.
+    made += 1
+    const prefix = `10.${128 + (process.pid % 100)}.${made % 256}`
+    if (!taken.includes(` ${prefix}.`)) return prefix
   }
 }
 

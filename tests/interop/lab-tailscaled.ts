@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
 
@@ -47,6 +47,16 @@ export interface TailscaledOptions {
   readonly port?: number
 }
 
+const NEVER_DIRECT = 'TS_DEBUG_NEVER_DIRECT_UDP'
+const switches = new Map<string, string>()
+
+/** What keeps a release to relays: old ones only know how to do without UDP at all. */
+function relayOnlySwitch(daemon: string): string {
+  const found = switches.get(daemon) ?? (readFileSync(daemon).includes(NEVER_DIRECT) ? NEVER_DIRECT : 'TS_DEBUG_ALWAYS_USE_DERP')
+  switches.set(daemon, found)
+  return found
+}
+
 /** A real tailscaled, with the real command line of the same version. */
 export class Tailscaled {
   readonly name: string
@@ -85,12 +95,12 @@ export class Tailscaled {
   /** Starts the daemon, or starts it again with its state; other environment variables count from then on. */
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
     const { netns, relayOnly, state, port = 0 } = this.#options
+    const daemon = `${this.#bin}/tailscaled${this.#suffix}`
     const folder = this.#lab.at(this.name)
     mkdirSync(folder, { recursive: true })
     const socks = netns === undefined ? [`--socks5-server=localhost:${(this.#socksPort = await freePort())}`] : []
     const args = ['--no-logs-no-support', `--tun=${netns === undefined ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
-    const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { TS_DEBUG_NEVER_DIRECT_UDP: '1' }), ...this.#options.env, ...env }
-    const daemon = `${this.#bin}/tailscaled${this.#suffix}`
+    const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { [relayOnlySwitch(daemon)]: '1' }), ...this.#options.env, ...env }
     this.#process = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : this.#startInside(netns, daemon, args, given)
     await this.#lab.until(`${this.name} answers on its socket`, async () => (await this.status()).BackendState !== 'NoState')
   }

@@ -12,6 +12,7 @@ export default defineConfig({
     maxConcurrency: 4,
     hookTimeout: 120_000,
     pool: 'forks',
-    fileParallelism: false,
+    // Most of the time flows wait. More at once would make the timed ones late.
+    maxWorkers: 2,
   },
 })
