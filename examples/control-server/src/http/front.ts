@@ -69,7 +69,10 @@ function key(options: FrontOptions, url: URL, response: ServerResponse): void {
 
 async function verify(options: FrontOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const bytes = await readBody(request, MAX_VERIFY_BYTES)
-  if (bytes === undefined) return text(response, 413, 'the body is larger than 4 KiB\n')
+  if (bytes === undefined) {
+    response.once('finish', () => request.destroy())
+    return text(response, 413, 'the body is larger than 4 KiB\n')
+  }
   const nodeKey = NodePublicKey.parse(nodePublicIn(Buffer.from(bytes).toString('utf8')) ?? '')
   if (nodeKey === undefined) return text(response, 400, 'expected {"NodePublic":"nodekey:…"}\n')
   send(response, 200, 'application/json', JSON.stringify({ Allow: options.service.machine.knowsNodeKey(nodeKey.text) }))

@@ -1,4 +1,4 @@
-import type http2 from 'node:http2'
+import http2 from 'node:http2'
 import { decodeAuditLogRequest, decodeDocument, decodeMapRequest, decodeQueryFeatureRequest, decodeRegisterRequest, type Decoded, encodeJson, type JsonDecoder } from '@meshwright/control-protocol'
 import type { ControlService } from '../control-service.ts'
 import { reasonOf } from '../failure.ts'
@@ -121,7 +121,11 @@ export class NodeApi {
   async #body<T>(call: Call, method: string, expected: string, decode: JsonDecoder<T>): Promise<T | undefined> {
     if (method !== expected) return void send(call.stream, 405, `only ${expected} is supported\n`)
     const bytes = await readBody(call.stream, MAX_BODY_BYTES)
-    if (bytes === undefined) return void send(call.stream, 413, 'the body is larger than 1 MiB\n')
+    if (bytes === undefined) {
+      // Answered while the client still writes; what it has not sent yet it may keep.
+      call.stream.once('finish', () => call.stream.close(http2.constants.NGHTTP2_NO_ERROR))
+      return void send(call.stream, 413, 'the body is larger than 1 MiB\n')
+    }
     const decoded: Decoded<T> = decodeDocument(decode, bytes)
     if (decoded.ok) return decoded.value
     return void send(call.stream, 400, `the body does not decode: ${decoded.path === '' ? '' : `${decoded.path}: `}${decoded.problem}\n`)
