@@ -89,3 +89,8 @@ describe('a packet batch', () => {
     expect(batch.result(0).byteOffset - batch.memory.byteOffset).toBe(40)
   })
 })
+
+test('hexadecimal of long arrays is made in pieces', () => {
+  const bytes = Uint8Array.from({ length: 5_000 }, (_, i) => i & 255)
+  expect(formatHex(bytes)).toBe(Buffer.from(bytes).toString('hex'))
+})

@@ -19,11 +19,18 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
 }
 
 const HEX = '0123456789abcdef'
+/** So many bytes are made text at once: a call takes only so many arguments. */
+const HEX_CHUNK = 1_024
 
 /** Lower-case hexadecimal of bytes. */
 export function formatHex(bytes: Uint8Array): string {
+  // Not digit by digit: engines keep such a text as a chain of its pieces, 1.5 KB for a key of 32 bytes.
   let text = ''
-  for (const byte of bytes) text += HEX.charAt(byte >> 4) + HEX.charAt(byte & 15)
+  for (let from = 0; from < bytes.length; from += HEX_CHUNK) {
+    const codes: number[] = []
+    for (const byte of bytes.subarray(from, from + HEX_CHUNK)) codes.push(HEX.charCodeAt(byte >> 4), HEX.charCodeAt(byte & 15))
+    text += String.fromCharCode(...codes)
+  }
   return text
 }
 
