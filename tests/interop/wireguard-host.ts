@@ -102,6 +102,12 @@ export function buildProgram(): void {
   script(folder, 'meshwright-wg', `exec ${process.execPath} ${file} "$@"`)
 }
 
+/** The file that is all of meshwright-wg. */
+export function programBundle(): string {
+  if (folder === undefined) throw new Error('the program is not built')
+  return path.join(folder, 'meshwright-wg.mjs')
+}
+
 /** Takes away all that is left. */
 export async function closeHosts(): Promise<void> {
   for (const host of [...open]) await host.close()
@@ -117,7 +123,7 @@ cp -a /etc ${folder}/private/etc
 rm -rf ${folder}/private/etc/wireguard/* ${folder}/private/etc/resolv.conf
 echo "nameserver 192.0.2.53" > ${folder}/private/etc/resolv.conf
 mount --bind ${folder}/private/etc /etc
-mount -t tmpfs tmpfs /run/wireguard
+mount -t tmpfs -o mode=755 tmpfs /run/wireguard
 echo ready
 exec sleep infinity`
 

@@ -41,13 +41,17 @@ export interface InterfaceOptions {
   readonly ready: () => void
 }
 
+/** @throws UsageError when no interface can have this name */
+export function checkName(name: string): void {
+  if (!/^[a-zA-Z0-9_=+.-]{1,15}$/.test(name)) throw new UsageError(`not an interface name: ${JSON.stringify(name)}; it has 1 to 15 of the characters a-z A-Z 0-9 _ = + . -`)
+}
+
 /**
  * Makes a TUN interface and serves it until it is deleted, its socket is deleted, or a signal comes; resolves with the exit status.
  * @throws UsageError when the interface cannot be made
  */
 export async function runInterface(options: InterfaceOptions): Promise<number> {
   const { name } = options
-  if (!/^[a-zA-Z0-9_=+.-]{1,15}$/.test(name)) throw new UsageError(`not an interface name: ${JSON.stringify(name)}; it has 1 to 15 of the characters a-z A-Z 0-9 _ = + . -`)
   const log = createLog(options.logLevel, name)
   const socketFile = uapiPath(name)
   const config = options.configFile === undefined ? undefined : readConfigFile(options.configFile)

@@ -4,7 +4,7 @@ import { addressesOf } from './apply-config.ts'
 import { audit } from './audit.ts'
 import { check, readConfigFile } from './check.ts'
 import { reportToParent, startDaemon } from './daemonize.ts'
-import { type InterfaceOptions, runInterface } from './interface.ts'
+import { checkName, type InterfaceOptions, runInterface } from './interface.ts'
 import { genkey, genpsk, pubkey } from './keys.ts'
 import { logLevelFrom } from './log.ts'
 import { mesh, rotate } from './mesh.ts'
@@ -90,6 +90,7 @@ async function serve(args: readonly string[]): Promise<number> {
   const { values, positionals } = parsed
   const [name, ...rest] = positionals
   if (name === undefined || rest.length > 0) throw new UsageError(`one interface name is expected\n\n${USAGE}`)
+  checkName(name)
   const userspace = values.socks5 === undefined && values.address === undefined ? undefined : userspaceFrom(values.address ?? [], values.socks5, values.config)
   const metrics = values.metrics ?? (process.env['MESHWRIGHT_WG_METRICS'] || undefined)
   const metricsAt = metrics === undefined ? undefined : hostPort(metrics)

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { type Dir, opendirSync } from 'node:fs'
 import { formatDump, formatShow, type ShownDevice } from '@meshwright/wireguard/text'
 import { readDevice } from './uapi-client.ts'
 import { UAPI_FOLDER } from './uapi-server.ts'
@@ -12,15 +12,18 @@ const PEER_FIELDS: Readonly<Record<string, readonly number[]>> = {
 }
 const ALLOWED_IPS_COLUMN = 3
 
-/** Names of the interfaces that have a socket. */
+/** Names of the interfaces that have a socket, in the order of the folder, which is that of `wg` too. */
 export function interfaceNames(): string[] {
+  let folder: Dir
   try {
-    return readdirSync(UAPI_FOLDER)
-      .flatMap((file) => (file.endsWith('.sock') ? [file.slice(0, -5)] : []))
-      .sort()
+    folder = opendirSync(UAPI_FOLDER)
   } catch {
     return [] // no folder, no interface
   }
+  const names: string[] = []
+  for (let entry = folder.readSync(); entry !== null; entry = folder.readSync()) if (entry.name.endsWith('.sock')) names.push(entry.name.slice(0, -5))
+  folder.closeSync()
+  return names
 }
 
 /** `show [all|interfaces|NAME [FIELD]]`: what `wg show` prints, byte for byte, of interfaces in user space. @throws UsageError */

@@ -73,7 +73,8 @@ function peerLines(peer: ShownPeer, wallNow: UnixMillis): string[] {
   if (presharedKeyOf(peer) !== undefined) lines.push('  preshared key: (hidden)')
   if (peer.endpoint !== undefined) lines.push(`  endpoint: ${formatEndpoint(peer.endpoint)}`)
   lines.push(`  allowed ips: ${peer.allowedIps.length === 0 ? '(none)' : peer.allowedIps.map(formatPrefix).join(', ')}`)
-  if (peer.latestHandshake) lines.push(`  latest handshake: ${formatAgo(wallNow - peer.latestHandshake)}`)
+  // As `wg` does: the difference of whole seconds, not whole seconds of the difference.
+  if (peer.latestHandshake) lines.push(`  latest handshake: ${formatAgo((Math.floor(wallNow / 1000) - Math.floor(peer.latestHandshake / 1000)) * 1000)}`)
   if (peer.receivedBytes > 0 || peer.sentBytes > 0) {
     lines.push(`  transfer: ${formatBytes(peer.receivedBytes)} received, ${formatBytes(peer.sentBytes)} sent`)
   }

@@ -125,6 +125,12 @@ describe('show', () => {
     expect([0, 1_000, 62_000, 90_061_000].map(formatAgo)).toEqual(['Now', '1 second ago', '1 minute, 2 seconds ago', '1 day, 1 hour, 1 minute, 1 second ago'])
     expect([0, 1023, 1024, 1536, 1024 ** 4 * 3].map(formatBytes)).toEqual(['0 B', '1023 B', '1.00 KiB', '1.50 KiB', '3.00 TiB'])
   })
+
+  test('the age of a handshake is a difference of whole seconds, as wg has it', () => {
+    const shown = (latestHandshake: number, now: number): string => formatShow({ name: 'wg0', peers: [{ publicKey: first, allowedIps: [], latestHandshake, receivedBytes: 0, sentBytes: 0, persistentKeepaliveSeconds: 0 }] }, now)
+    expect(shown(1_700_000_000_999, 1_700_000_001_001)).toContain('latest handshake: 1 second ago\n')
+    expect(shown(1_700_000_000_001, 1_700_000_000_999)).toContain('latest handshake: Now\n')
+  })
 })
 
 test('metrics name the peer by its public key and tell what scrapers need', () => {
