@@ -2,7 +2,7 @@ import { type AccessChange, type CompiledPolicy, diffAccess, protocolName } from
 import { formatPrefix } from '@meshwright/ip'
 import { nameOf } from './files.ts'
 import { compile } from './load.ts'
-import { count, type Options, type Outcome, PLAIN } from './outcome.ts'
+import { columns, count, type Options, type Outcome, PLAIN } from './outcome.ts'
 import { UsageError } from './usage.ts'
 
 /** Rows beyond this many are left out of Markdown: a comment on a pull request has a limit. */
@@ -28,8 +28,7 @@ export async function diff([old, now, ...more]: readonly string[], options: Opti
   const changes = diffAccess(before, after, wallNow)
   const different = differentNodes(before, after, wallNow)
   const { nodes } = after.tailnet
-  const { good, bad } = options.style ?? PLAIN
-  const paint = ({ change }: Row): ((text: string) => string) => (change === 'gained' ? good : bad)
+  const { good, bad, strong } = options.style ?? PLAIN
   const json = { ok: true, changes, nodes: nodes.length, identical: different.length === 0, different }
   if (changes.length === 0) {
     const proof =
@@ -40,15 +39,20 @@ export async function diff([old, now, ...more]: readonly string[], options: Opti
   }
   const rows = rowsOf(changes)
   const [gained, lost] = [rows.filter(({ change }) => change === 'gained').length, rows.filter(({ change }) => change === 'lost').length]
-  const table = rows.slice(0, MOST_ROWS).map((row) => paint(row)(`| ${row.change === 'gained' ? '➕ gains' : '➖ loses'} | ${cell(row.who)} | ${cell(row.where)} | ${cell(row.what)} |`))
+  const title = `Access: ${gained} gained, ${lost} lost`
+  const scope = (quote: string): string => `From ${quote}${nameOf(old)}${quote} to ${quote}${nameOf(now)}${quote}, for ${count(nodes.length, 'node')} and ${count(after.tailnet.users.length, 'user')}.`
+  if (options.style !== undefined && options.style !== PLAIN) {
+    const table = columns(rows.map(({ change, who, where, what }) => [change === 'gained' ? '+ gains' : '- loses', who, where, what]))
+    return { status: 0, lines: [strong(title), scope(''), '', ...table.map((line) => (line.startsWith('+') ? good : bad)(line))], json }
+  }
   const lines = [
-    `### Access: ${gained} gained, ${lost} lost`,
+    `### ${title}`,
     '',
-    `From \`${nameOf(old)}\` to \`${nameOf(now)}\`, for ${count(nodes.length, 'node')} and ${count(after.tailnet.users.length, 'user')}.`,
+    scope('`'),
     '',
     '| | who | where | what |',
     '|---|---|---|---|',
-    ...table,
+    ...rows.slice(0, MOST_ROWS).map(({ change, who, where, what }) => `| **${change === 'gained' ? 'gains' : 'loses'}** | ${cell(who)} | ${cell(where)} | ${cell(what)} |`),
     ...(rows.length > MOST_ROWS ? ['', `${rows.length - MOST_ROWS} more rows are left out; \`--json\` has them all.`] : []),
   ]
   return { status: 0, lines, json }

@@ -116,10 +116,10 @@ rule('diff is a table of what is gained and lost, or the proof that nothing is',
     '### Access: 2 gained, 2 lost',
     '| | who | where | what |',
     '|---|---|---|---|',
-    '| ➕ gains | alice@example.com | tag:web | port 444 |',
-    '| ➕ gains | alice@example.com | tag:web | SSH as any user but root, after a check |',
-    '| ➖ loses | alice@example.com | tag:web | port 443 |',
-    '| ➖ loses | alice@example.com | tag:web | SSH as root, after a check |',
+    '| **gains** | alice@example.com | tag:web | port 444 |',
+    '| **gains** | alice@example.com | tag:web | SSH as any user but root, after a check |',
+    '| **loses** | alice@example.com | tag:web | port 443 |',
+    '| **loses** | alice@example.com | tag:web | SSH as root, after a check |',
   ])
   expect(await diff([policy, policy], { inventory })).toMatchObject({ status: 0, json: { changes: [], identical: true } })
   const renamed = await file('renamed.hujson', POLICY.replace('"tag:web:443"]}],\n  "ssh"', '"100.64.0.2:443"]}],\n  "ssh"'))
