@@ -42,6 +42,8 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
     ['a known key that is not built', (text: string) => `${text}oidc: {issuer: "https://id.example"}\n`, ['oidc.issuer', 'auth register']],
     ['another database', (text: string) => text.replace('type: sqlite,', 'type: postgres,'), ['database.type']],
     ['a value of another kind', (text: string) => text.replace('magic_dns: true', 'magic_dns: perhaps'), ['dns.magic_dns', 'true or false']],
+    ['a time-out of probes above their interval', (text: string) => `${text}node: {routes: {ha: {probe_interval: 3s, probe_timeout: 5s}}}\n`, ['node.routes.ha.probe_timeout', 'probe_interval: 0']],
+    ['a proxy that is no prefix', (text: string) => `${text}trusted_proxies: [myproxy]\n`, ['trusted_proxies', '10.0.0.1/32']],
     ['no YAML', (text: string) => `${text}\n\t{{{`, ['control.yaml']],
   ])('%s', async (_what, change, expected) => {
     const { admin, config } = await site(change)
@@ -92,6 +94,10 @@ describe('the command line', () => {
     [['nodes', 'expire'], '--identifier is missing'],
     [['preauthkeys', 'create', '-u', '1', '-e', 'soon'], '--expiration soon'],
     [['users', 'list', '-o', 'xml'], 'xml'],
+    [['ssh', 'aprove'], 'did you mean approve?'],
+    [['ssh', 'approve'], '--auth-id is missing'],
+    [['ssh', 'reject'], '--auth-id is missing'],
+    [['auth', 'approve'], '--auth-id is missing'],
   ])('%j ends with status 2 and says why', async (words, expected) => {
     const { admin } = await site()
     const ended = await admin(...words)
@@ -117,6 +123,21 @@ describe('the command line', () => {
     const key = await admin('preauthkeys', 'create', '-u', '1', '--reusable', '-e', '24h', '-o', 'json')
     expect((JSON.parse(key.out) as { readonly key: string }).key).toMatch(/^hskey-auth-/)
     expect((await admin('preauthkeys', 'list', '-o', 'json')).out).not.toContain((JSON.parse(key.out) as { readonly key: string }).key)
+  })
+
+  test('SSH sessions that wait: none is listed, and what is not there is neither approved nor refused', async () => {
+    const { admin, serve, port } = await site()
+    await serve()
+    expect((await admin('ssh')).out).toMatch(/list[^]*approve[^]*reject/)
+    for (const verb of ['list', 'approve', 'reject']) expect((await admin('ssh', verb, '--help')).out).toContain(`meshwright-control ssh ${verb}`)
+    expect(JSON.parse((await admin('ssh', 'list', '-o', 'json')).out)).toEqual([])
+    expect((await admin('ssh', 'list')).out).toMatch(/^ID +From +Owner +To +As +Asked\n/)
+    const id = `hskey-authreq-${'a'.repeat(24)}`
+    for (const words of [['ssh', 'approve'], ['ssh', 'reject'], ['auth', 'approve']]) {
+      expect(await admin(...words, '--auth-id', id)).toMatchObject({ status: 1, out: '', err: expect.stringMatching(/SSH session hskey-authreq-a+ not found[^]*connect again/) })
+      expect(await admin(...words, '--auth-id', 'nonsense')).toMatchObject({ status: 1, err: expect.stringContaining('"nonsense" is no auth id') })
+    }
+    expect((await fetch(`http://127.0.0.1:${port}/auth/${id}`)).status).toBe(404)
   })
 
   test('without a policy, every view says that everything is denied', async () => {
