@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { DNS_CLASS_IN, DNS_TYPE_A, decodeDns, encodeDns } from '@meshwright/magicdns'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { bundlePrograms } from './lab-ours.ts'
+import { bundlePrograms, type OurPrograms } from './lab-ours.ts'
 import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
 
 const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
@@ -20,7 +20,10 @@ if (reason !== undefined && process.env['REQUIRE_INTEROP'] === '1') throw new Er
 const ID = process.pid.toString(36)
 const HERE = `mwh${ID}`
 const THERE = `mwt${ID}`
+const BEHIND = `mwb${ID}`
 const SERVER = '10.97.1.1'
+/** An address of the other computer that nobody has a route of the mesh to. */
+const FAR = '203.0.113.7'
 const CONTROL = `http://${SERVER}:8080`
 const inside = (space: string, file: string, ...words: readonly string[]): readonly string[] => ['netns', 'exec', space, file, ...words]
 
@@ -43,18 +46,20 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
   const lab = new Lab()
   const socket = lab.at('ours.sock')
   let daemon: LabProcess
+  let programs: OurPrograms
   let startDaemon: () => LabProcess
   let ours = ''
   let peer = ''
 
   const tailscale = (name: string, ...words: readonly string[]): Promise<string> => runOk(path.join(bin, 'tailscale'), [`--socket=${lab.at(`${name}.sock`)}`, ...words])
   const there = (...words: readonly string[]): Promise<string> => runOk('ip', inside(THERE, words[0] ?? '', ...words.slice(1)))
+  const mesh = (family: string): Promise<string> => there('ip', family, 'route', 'show', 'table', '53')
   const helper = (...words: readonly string[]): Promise<string> => there(process.execPath, lab.at('helper.mjs'), ...words)
 
   beforeAll(async () => {
-    const programs = await bundlePrograms(lab)
+    programs = await bundlePrograms(lab)
     writeFileSync(lab.at('helper.mjs'), HELPER)
-    for (const space of [HERE, THERE]) {
+    for (const space of [HERE, THERE, BEHIND]) {
       await runOk('ip', ['netns', 'add', space])
       lab.onStop(async () => void (await runProgram('ip', ['netns', 'del', space])))
       await runOk('ip', ['-n', space, 'link', 'set', 'lo', 'up'])
@@ -65,11 +70,17 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
       await runOk('ip', ['-n', space, 'link', 'set', 'wire0', 'up'])
       await runOk('ip', ['-n', space, 'route', 'add', 'default', 'via', other])
     }
+    await runOk('ip', ['-n', HERE, 'addr', 'add', `${FAR}/32`, 'dev', 'lo'])
+    await runOk('ip', ['link', 'add', 'wire1', 'netns', THERE, 'type', 'veth', 'peer', 'name', 'wire1', 'netns', BEHIND])
+    for (const [space, own] of [[THERE, '10.98.1.1'], [BEHIND, '10.98.1.2']] as const) {
+      await runOk('ip', ['-n', space, 'addr', 'add', `${own}/24`, 'dev', 'wire1'])
+      await runOk('ip', ['-n', space, 'link', 'set', 'wire1', 'up'])
+    }
     const relay = lab.start('relay', 'ip', inside(HERE, process.execPath, programs.relay, '--key-file', lab.at('relay.key'), '--addr', `${SERVER}:3443`, '--stun-port', '3478', '--self-signed', '--cert', lab.at('relay.crt'), '--key', lab.at('relay.pem')))
     const told = await lab.until('the relay is ready', () => /^for the DERP map: (.*)$/m.exec(relay.log)?.[1])
     const node = Object.fromEntries(Object.entries(JSON.parse(told) as Record<string, unknown>).map(([name, value]) => [name.toLowerCase(), value])) // the relay's own words
     writeFileSync(lab.at('relays.yaml'), JSON.stringify({ regions: { 900: { regionid: 900, regioncode: 'ours', regionname: 'Our relay', nodes: [{ ...node, regionid: 900 }] } } }))
-    writeFileSync(lab.at('policy.hujson'), '{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}')
+    writeFileSync(lab.at('policy.hujson'), '{"acls":[{"action":"accept","src":["*"],"dst":["*:*","autogroup:internet:*"]}],"autoApprovers":{"routes":{"10.98.1.0/24":["alice@"]},"exitNode":["alice@"]}}')
     const config = [`server_url: ${CONTROL}`, `listen_addr: ${SERVER}:8080`, `noise: {private_key_path: ${lab.at('noise.key')}}`, 'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}', `derp: {server: {enabled: false}, urls: [], paths: [${lab.at('relays.yaml')}], auto_update_enabled: false}`, `database: {type: sqlite, sqlite: {path: ${lab.at('control.sqlite')}}}`, `policy: {mode: file, path: ${lab.at('policy.hujson')}}`, 'dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}}', `unix_socket: ${lab.at('control.sock')}`]
     writeFileSync(lab.at('control.yaml'), `${config.join('\n')}\n`)
     const control = lab.start('control', 'ip', inside(HERE, process.execPath, programs.control, 'serve', '--config', lab.at('control.yaml')))
@@ -84,8 +95,8 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     await lab.until('both daemons answer', () => existsSync(lab.at('peer.sock')) && / is ready: /.test(daemon.log))
     for (const name of ['peer', 'ours']) await tailscale(name, 'up', '--login-server', CONTROL, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--timeout', '20s')
     ;[ours, peer] = [(await tailscale('ours', 'ip', '-4')).trim(), (await tailscale('peer', 'ip', '-4')).trim()]
-    await lab.until('the route to the peer is there', async () => (await there('ip', 'route')).includes(`${peer} dev mw0`))
-    for (const [space, host, port, name] of [[HERE, '127.0.0.1', '8000', 'peer'], [THERE, '0.0.0.0', '8001', 'ours']] as const) {
+    await lab.until('the route to the peer is there', async () => (await mesh('-4')).includes(`${peer} dev mw0`))
+    for (const [space, host, port, name] of [[HERE, '127.0.0.1', '8000', 'peer'], [THERE, '0.0.0.0', '8001', 'ours'], [HERE, FAR, '8000', 'far'], [HERE, SERVER, '8000', 'far'], [BEHIND, '0.0.0.0', '8002', 'behind']] as const) {
       const started = lab.start(`server ${name}`, 'ip', inside(space, process.execPath, lab.at('helper.mjs'), 'serve', host, port, name))
       await lab.until(`the server of ${name} listens`, () => /listening/.test(started.log))
     }
@@ -97,7 +108,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     const shown = await there('ip', 'addr', 'show', 'mw0')
     expect(shown).toContain(`inet ${ours}/32`)
     expect(shown).toMatch(/mtu 1280 .*[\s\S]*inet6 fd7a:115c:a1e0::/)
-    expect(await there('ip', 'route')).toMatch(/100\.100\.100\.100 dev mw0/)
+    expect(await mesh('-4')).toMatch(/100\.100\.100\.100 dev mw0/)
     expect(JSON.parse(await tailscale('ours', 'status', '--json'))).toMatchObject({ TUN: true, BackendState: 'Running' })
   })
 
@@ -129,21 +140,61 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     await tailscale('ours', 'set', '--advertise-routes=')
   })
 
-  test('an exit node is refused, not half used [tailscaled@1.102.5]', async () => {
-    const refused = await runProgram(process.execPath, ['-e', `require('http').request({ socketPath: ${JSON.stringify(socket)}, method: 'PATCH', path: '/localapi/v0/prefs', headers: { Host: 'local-tailscaled.sock' } }, (answer) => { console.log(answer.statusCode); answer.pipe(process.stdout) }).end('{"ExitNodeIDSet":true,"ExitNodeID":"1"}')`])
-    expect(refused.out).toMatch(/^500\n.*exit node/)
+  test('a subnet router: machines behind it are reached, and see the router unless told otherwise [tailscaled@1.102.5]', async () => {
+    await there('sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward')
+    await tailscale('ours', 'set', '--advertise-routes=10.98.1.0/24')
+    await tailscale('peer', 'set', '--accept-routes')
+    const ask = async (): Promise<string> => (await runProgram('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 1) | timeout 5 "$0" --socket="$1" nc 10.98.1.2 8002`, path.join(bin, 'tailscale'), lab.at('peer.sock')])).out
+    await lab.until('the machine behind the router answers', async () => (await ask()).includes('hello from behind to 10.98.1.1'))
+    // Without masquerading the answer must find back by itself.
+    await runOk('ip', ['-n', BEHIND, 'route', 'add', '100.64.0.0/10', 'via', '10.98.1.1'])
+    await tailscale('ours', 'set', '--snat-subnet-routes=false')
+    await lab.until('it sees the asker itself', async () => (await ask()).includes(`hello from behind to ${peer}`))
+    await tailscale('ours', 'set', '--advertise-routes=', '--snat-subnet-routes')
+    await lab.until('nothing is masqueraded', async () => !(await there('nft', 'list', 'tables')).includes('meshwright'))
+  })
+
+  test('an exit node takes everything else; one that is gone takes it into nothing; without it all is as before [tailscaled@1.102.5]', async () => {
+    expect(await helper('get', `http://${FAR}:8000/`)).toBe('hello from far to 10.97.1.2')
+    // Not before: a real exit node in userspace mode dials subnets with the source 0.0.0.0, which no peer takes.
+    await tailscale('peer', 'set', '--advertise-exit-node')
+    await lab.until('it may be chosen', async () => (await tailscale('ours', 'set', `--exit-node=${peer}`).then(() => true)))
+    await lab.until('the default route leads into the device', async () => (await mesh('-4')).includes('default dev mw0'))
+    // Relays, control server and the peer's own address are reached past the device: else nothing of this would work.
+    await lab.until('the far server sees the exit node', async () => (await helper('get', `http://${FAR}:8000/`)) === `hello from far to ${FAR}`)
+    expect(await mesh('-6')).toContain('default dev mw0')
+    expect(await tailscale('ours', 'status', '--json')).toContain('"ExitNode": true')
+    await tailscale('peer', 'set', '--advertise-exit-node=false')
+    await lab.until('the way is closed', async () => (await mesh('-4')).includes('blackhole default'))
+    await expect(helper('get', `http://${FAR}:8000/`)).rejects.toThrow()
+    await tailscale('ours', 'set', '--exit-node=')
+    await lab.until('the old way is back', async () => (await helper('get', `http://${FAR}:8000/`).catch(() => '')) === 'hello from far to 10.97.1.2')
+    await tailscale('peer', 'set', '--advertise-exit-node')
+  })
+
+  test('with --exit-node-allow-lan-access networks next door are reached by themselves [tailscaled@1.102.5]', async () => {
+    await lab.until('it may be chosen', async () => (await tailscale('ours', 'set', `--exit-node=${peer}`, '--exit-node-allow-lan-access').then(() => true)))
+    await lab.until('the network next door is left out', async () => /throw 10\.97\.1\.0\/24/.test(await mesh('-4')))
+    expect(await helper('get', `http://${SERVER}:8000/`)).toBe('hello from far to 10.97.1.2')
+    await tailscale('ours', 'set', '--exit-node=', '--exit-node-allow-lan-access=false')
+    await lab.until('the default route is gone', async () => !(await mesh('-4')).includes('default'))
   })
 
   test.each(['SIGTERM', 'SIGKILL'] as const)('after %s nothing is left on the system [tailscaled@1.102.5]', async (signal) => {
     await daemon.stop(signal)
     await lab.until('the device is gone', async () => !(await there('ip', 'link')).includes('mw0'))
-    expect(await there('ip', 'route')).not.toContain('100.64.')
+    expect(await mesh('-4')).not.toContain('100.64.')
+    if (signal === 'SIGKILL') {
+      expect(await there('ip', 'rule')).toContain('5370:')
+      await there(process.execPath, programs.daemon, '--cleanup', '--tun=mw0')
+    }
+    expect(await there('ip', 'rule')).not.toContain('53')
     daemon = startDaemon()
-    await lab.until('it is back', async () => (await there('ip', 'route').catch(() => '')).includes(`${peer} dev mw0`))
+    await lab.until('it is back', async () => (await mesh('-4').catch(() => '')).includes(`${peer} dev mw0`))
   })
 
   test('down takes addresses and routes back [tailscaled@1.102.5]', async () => {
     await tailscale('ours', 'down')
-    await lab.until('they are gone', async () => !(await there('ip', 'route')).includes('mw0') && !(await there('ip', 'addr', 'show', 'mw0')).includes('100.64.'))
+    await lab.until('they are gone', async () => !(await mesh('-4')).includes('mw0') && !(await there('ip', 'addr', 'show', 'mw0')).includes('100.64.'))
   })
 })

@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
 import { formatIp } from '@meshwright/ip'
 import type { PingKind } from '@meshwright/mesh'
-import { forwardingHints, type GoPrefs, readGoPrefs, type RunningNode } from '@meshwright/runtime-node'
+import { type GoPrefs, readGoPrefs, type RunningNode, systemHints } from '@meshwright/runtime-node'
 import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
 import { currentPrefs, profileJson } from './local-prefs.ts'
@@ -162,7 +162,7 @@ async function reading(call: Call): Promise<boolean> {
       }))
       return true
     case 'GET check-ip-forwarding':
-      send({ Warning: node.tunName === undefined ? '' : forwardingHints(node.prefs().advertiseRoutes).join(' ') })
+      send({ Warning: node.tunName === undefined ? '' : systemHints(node.prefs()).join(' ') })
       return true
     case 'GET check-udp-gro-forwarding':
       send({ Warning: '' })

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
-import { createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode } from '@meshwright/runtime-node'
+import { cleanUpSystem, createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode, type SystemDnsManager } from '@meshwright/runtime-node'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
 import { claimSocket, serveLocalApi } from './local-api.ts'
 import { defaultSocket } from './socket-path.ts'
@@ -15,6 +15,8 @@ const FLAGS: Readonly<Record<string, FlagSpec>> = {
   socket: { type: 'string', help: 'path of the Unix socket for the command line', default: defaultSocket() },
   port: { type: 'int', help: 'UDP port for WireGuard and peer-to-peer traffic; 0 means any', default: '0' },
   tun: { type: 'string', help: 'name of a TUN device to make (Linux, root, npm package koffi), or "userspace-networking": no device, no root', default: 'userspace-networking' },
+  'system-dns': { type: 'string', help: 'with --tun: tell the system that names of the mesh are answered at 100.100.100.100, by "resolvconf" or "resolved" (systemd); "off" leaves it alone', default: 'off' },
+  cleanup: { type: 'bool', help: 'take back what a killed daemon left in the system (rules, routes, name servers, masquerading), and exit; give --tun and --system-dns as it had them' },
   'socks5-server': { type: 'string', help: '[ip]:port of a SOCKS5 proxy into the mesh, such as localhost:1055' },
   verbose: { type: 'int', help: 'log level: 0 quiet, 1 more', default: '0' },
   'no-logs-no-support': { type: 'bool', help: 'accepted for compatibility: no log ever leaves this computer' },
@@ -27,8 +29,8 @@ const USAGE = `usage: meshwrightd [flags]
 
 The daemon of a mesh node. It needs no root: programs reach the mesh through its SOCKS5 port, and connections
 from the mesh are handed to the same port on 127.0.0.1. With --tun=NAME all programs of this computer take part
-by a network device instead, and the DNS service of the mesh answers at 100.100.100.100; resolv.conf is never
-touched. Command it with "meshwright".
+by a network device instead, and the DNS service of the mesh answers at 100.100.100.100; the system's name
+servers are left alone unless --system-dns says who sets them. Command it with "meshwright".
 
 ${describeFlags(FLAGS)}`
 
@@ -40,6 +42,12 @@ async function main(words: readonly string[]): Promise<number> {
   }
   if (args.length > 0) throw new FlagError(`meshwrightd takes flags alone, not '${args.join(' ')}'`)
   const tun = values['tun'] ?? 'userspace-networking'
+  const systemDns = readSystemDns(String(values['system-dns'] ?? 'off'))
+  if (values['cleanup'] === true) {
+    if (tun === 'userspace-networking') throw new FlagError('--cleanup needs --tun=NAME: without a device nothing is set in the system')
+    await cleanUpSystem(String(tun), systemDns)
+    return 0
+  }
   const verbose = Number(values['verbose'] ?? 0)
   const state = String(values['state'] ?? '')
   const inMemory = state === 'mem:'
@@ -52,7 +60,7 @@ async function main(words: readonly string[]): Promise<number> {
     allowLoopback: values['allow-loopback'] === true,
     blockUdp: values['block-udp'] === true,
     ephemeral: inMemory,
-    ...(tun === 'userspace-networking' ? {} : { tun: String(tun) }),
+    ...(tun === 'userspace-networking' ? {} : { tun: String(tun), systemDns }),
     forwardUnclaimed: (local) => dialLocal(local.port),
     log: (level, line) => {
       if (level !== 'debug' || verbose > 0) process.stderr.write(`${new Date().toISOString()} ${level} ${line}\n`)
@@ -99,6 +107,11 @@ async function listenSocks(node: RunningNode, where: string): Promise<ReturnType
     server.listen(Number(match[2]), match[1] === '' ? '127.0.0.1' : (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, ''), resolve)
   })
   return server
+}
+
+function readSystemDns(text: string): SystemDnsManager {
+  if (text === 'off' || text === 'resolvconf' || text === 'resolved') return text
+  throw new FlagError(`invalid value "${text}" for flag -system-dns: resolvconf, resolved or off`)
 }
 
 function defaultStateFolder(): string {

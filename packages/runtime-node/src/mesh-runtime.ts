@@ -1,6 +1,7 @@
 import { MeshwrightError } from '@meshwright/core'
 import type { ForwardUnclaimed } from './mesh-socket.ts'
 import type { MeshNodeOptions } from './running-node.ts'
+import type { SystemDnsManager } from './system-dns.ts'
 
 /** Codes of the errors of {@link startMeshNode} and of the node it gives. */
 export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
@@ -18,4 +19,6 @@ export interface MeshDaemonOptions extends MeshNodeOptions {
   readonly version?: string
   /** A TUN device of this name instead of the node's own TCP/IP stack: Linux, root, and the optional package `koffi`. */
   readonly tun?: string
+  /** With a TUN device: who is told that names of the mesh are answered at 100.100.100.100. Default `off`: nobody. */
+  readonly systemDns?: SystemDnsManager
 }

@@ -37,7 +37,7 @@ test('a dial that fails is told as closed, with its reason, once', async () => {
     const driver = new RelayDriver((input) => {
       inputs.push(input)
       resolve()
-    }, true)
+    }, true, systemOutside)
     driver.perform({ type: 'relayDial', link: 7, region: region(relay(port)), node: relay(port) })
   })
   expect(inputs).toMatchObject([{ type: 'closed', link: 7, reason: expect.stringMatching(/./) }])

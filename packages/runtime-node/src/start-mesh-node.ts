@@ -17,12 +17,14 @@ import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
-import { type Outside, systemOutside } from './outside.ts'
+import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
 import type { HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
-import { forwardingHints, planFor, TunLink } from './tun-link.ts'
+import { OUTSIDE_MARK } from './system-routes.ts'
+import { TunLink } from './tun-link.ts'
+import { localNetworks, planFor, systemHints } from './tun-plan.ts'
 import { openUdp, type UdpSocket } from './udp.ts'
 
 const ADDRESS_CHECK_MS = 5_000
@@ -41,7 +43,8 @@ export async function startMeshNode(options: MeshDaemonOptions): Promise<Running
     return prefix
   })
   const store = new NodeStore(options.stateFile)
-  const runner = new Runner(options, routes, store)
+  const outside = options.tun === undefined ? systemOutside : await markedOutside(OUTSIDE_MARK)
+  const runner = new Runner(options, routes, store, outside)
   await runner.open()
   return runner
 }
@@ -57,7 +60,7 @@ class Runner implements RunningNode {
   readonly #crypto: CryptoProvider = fastCryptoProvider()
   readonly #systemName: string = os.hostname().split('.')[0] || 'node'
   #tun: TunLink | undefined
-  readonly #outside: Outside = systemOutside
+  readonly #outside: Outside
   #plannedFor: unknown
   #agent: http.Agent | undefined
   #endpoints: MeshStatus['peers'][number]['endpoints'] = []
@@ -75,8 +78,9 @@ class Runner implements RunningNode {
   #closed = false
   #changeQueued = false
 
-  constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore) {
+  constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside) {
     this.#options = options
+    this.#outside = outside
     this.#store = store
     const { stored } = store
     this.#controlUrl = options.controlUrl === '' ? (stored.controlUrl ?? '') : options.controlUrl
@@ -105,9 +109,10 @@ class Runner implements RunningNode {
     this.#log('info', `cryptography: ${this.#crypto.name}`)
     const { tun } = this.#options
     if (tun !== undefined) {
-      this.#tun = await TunLink.open({ name: tun, onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.#log('warn', line) })
+      this.#tun = await TunLink.open({ name: tun, dns: this.#options.systemDns ?? 'off', onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.#log('warn', line) })
     }
     this.#udp = await openUdp({
+      outside: this.#outside,
       port: this.#options.port ?? 0,
       onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
       onError: (error) => this.#log('debug', `UDP: ${error.message}`),
@@ -124,7 +129,7 @@ class Runner implements RunningNode {
 
   status(): MeshStatus {
     const status = this.#node.status(this.#clock())
-    const hints = this.#tun === undefined ? [] : forwardingHints(this.#node.prefs.advertiseRoutes)
+    const hints = this.#tun === undefined ? [] : systemHints(this.#node.prefs)
     // Control servers do not send a node its own endpoints.
     const self = status.self && status.self.endpoints.length === 0 ? { ...status.self, endpoints: this.#endpoints } : status.self
     return { ...status, self, health: [...status.health, ...hints] }
@@ -148,6 +153,7 @@ class Runner implements RunningNode {
 
   setForeignPrefs(change: Readonly<JsonObject>): void {
     this.#store.saveForeign(change)
+    this.#changed()
   }
 
   agent(options: http.AgentOptions = {}): http.Agent {
@@ -185,9 +191,6 @@ class Runner implements RunningNode {
 
   setPrefs(wish: Partial<Prefs>): void {
     const change = wish.hostname === '' ? { ...wish, hostname: this.#systemName } : wish
-    if (this.#options.tun !== undefined && change.exitNode !== undefined && change.exitNode !== '') {
-      throw new MeshRuntimeError('RUNTIME_TUN', 'a node with a TUN device cannot use an exit node yet: traffic would go past it', { remedy: 'Run it with userspace networking.' })
-    }
     this.#savePrefs({ ...this.#node.prefs, ...change })
     this.#driver.act((now) => this.#node.setPrefs(now, change))
     this.#changed()
@@ -339,7 +342,7 @@ class Runner implements RunningNode {
       ...(options.ephemeral === true ? { ephemeral: true } : {}),
       ...(options.tun === undefined ? {} : { tun: true }),
     })
-    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: this.#crypto }, (input: ControlClientInput) =>
+    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: this.#crypto, outside: this.#outside }, (input: ControlClientInput) =>
       this.#driver.feed({ type: 'control', input }),
     )
     const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true, this.#outside)
@@ -470,7 +473,8 @@ class Runner implements RunningNode {
     const plannedFor = state === 'running' || state === 'starting' ? map : undefined
     if (this.#tun === undefined || this.#closed || (plannedFor === this.#plannedFor && plannedFor === undefined)) return
     this.#plannedFor = plannedFor
-    this.#tun.apply(planFor(plannedFor, prefs))
+    const { NoSNAT: keepSources, ExitNodeAllowLANAccess: local } = this.#store.stored.foreign
+    this.#tun.apply(planFor(plannedFor, prefs, { keepSources: keepSources === true, localNetworks: local === true ? localNetworks(this.#tun.name) : [] }))
   }
 
   #savePrefs(prefs: Prefs): void {
