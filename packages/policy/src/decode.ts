@@ -1,4 +1,4 @@
-import { type Located, type Place, pointerPart, type Reporter } from './diagnostics.ts'
+import { type Located, type Place, pointerPart, type Repair, type Reporter } from './diagnostics.ts'
 import { literalKind, literalText } from './hujson/literal.ts'
 import type { ByteText } from './hujson/byte-text.ts'
 import { quoteText } from './hujson/quote.ts'
@@ -18,6 +18,11 @@ export interface Entry {
   readonly name: string
   readonly nameAt: Place
   readonly item: Item
+}
+
+/** Gives a member its right name; the value and its comments stay. */
+function renamed(parent: Item, value: Item, name: string): readonly Repair[] {
+  return [{ op: 'move', from: value.path, path: `${parent.path}/${pointerPart(name)}` }]
 }
 
 /** Reads JSON shapes out of a HuJSON tree; whatever has another shape is reported and left out. */
@@ -72,6 +77,7 @@ export class Decoder {
       return []
     }
     const entries: Entry[] = []
+    if (trimmed.members.length === 0) return entries
     const seen = new Set<string>()
     for (const member of trimmed.members) {
       const name = member.name.trimmed.kind === 'literal' ? literalText(member.name.trimmed) : ''
@@ -95,13 +101,20 @@ export class Decoder {
    */
   fields<Name extends string>(item: Item, what: string, known: readonly Name[], comments: boolean = false): ReadonlyMap<Name, Item> {
     const found = new Map<Name, Item>()
-    for (const { name, nameAt, item: value } of this.entries(item, what)) {
+    const entries = this.entries(item, what)
+    if (entries.length === 0) return found
+    const lower = known.map((name) => name.toLowerCase())
+    let written: ReadonlySet<string> | undefined
+    let list: string | undefined
+    for (const { name, nameAt, item: value } of entries) {
       if (comments && name.startsWith('#')) continue
-      const field = known.find((candidate) => candidate.toLowerCase() === name.toLowerCase())
+      const field = known[lower.indexOf(name.toLowerCase())]
       if (field === undefined) {
         const guess = this.#reporter.guess(name, known)
-        const remedy = guess === undefined ? `Known here: ${known.join(', ')}.` : `Did you mean ${quoteText(guess)}?`
-        this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${quoteText(name)}`, { remedy })
+        this.#reporter.report(nameAt, 'POLICY_UNKNOWN_FIELD', `unknown field: ${quoteText(name)}`, {
+          remedy: guess === undefined ? (list ??= `Known here: ${known.join(', ')}.`) : `Did you mean ${quoteText(guess)}?`,
+          ...(guess === undefined || (written ??= new Set(entries.map((entry) => entry.name.toLowerCase()))).has(guess.toLowerCase()) ? {} : { fix: renamed(item, value, guess) }),
+        })
       } else if (found.has(field)) {
         this.#reporter.report(nameAt, 'POLICY_DUPLICATE_FIELD', `duplicate object member name ${quoteText(name)}`, {
           remedy: 'Keep one of them.',

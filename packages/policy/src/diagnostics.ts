@@ -45,9 +45,11 @@ export type DiagnosticCode =
 
 /** One operation of a JSON patch (RFC 6902) that repairs the policy: give a list of them to `patchHuJson`. */
 export interface Repair {
-  readonly op: 'add' | 'remove' | 'replace'
+  readonly op: 'add' | 'remove' | 'replace' | 'move'
   readonly path: string
   readonly value?: unknown
+  /** Of `move`. */
+  readonly from?: string
 }
 
 /** One reason to refuse a policy. */
@@ -69,13 +71,14 @@ export interface Problem {
 
 /** How many wrong names get a suggestion. */
 const MOST_GUESSES = 20
-/** How many known names a wrong one is compared with. */
-const MOST_CANDIDATES = 1000
+/** How many pairs of characters are compared for all suggestions together. */
+const MOST_COMPARISONS = 1_000_000
 
 /** Collects diagnostics in the order in which they are found. */
 export class Reporter {
   readonly #found: Diagnostic[] = []
   #guesses: number = MOST_GUESSES
+  readonly #budget: { left: number } = { left: MOST_COMPARISONS }
 
   /** All problems so far. */
   get diagnostics(): readonly Diagnostic[] {
@@ -86,7 +89,7 @@ export class Reporter {
   guess(name: string, known: Iterable<string>): string | undefined {
     if (this.#guesses === 0) return undefined
     this.#guesses -= 1
-    return nearest(name, known)
+    return nearest(name, known, this.#budget)
   }
 
   /** Adds one. */
@@ -101,15 +104,15 @@ export function pointerPart(name: string): string {
 }
 
 /** The nearest of some names to a wrong one, when it is near enough to be meant. */
-export function nearest(name: string, known: Iterable<string>): string | undefined {
+export function nearest(name: string, known: Iterable<string>, budget: { left: number } = { left: MOST_COMPARISONS }): string | undefined {
   let best: string | undefined
   let least = Math.max(1, Math.floor(name.length / 3)) + 1
-  let left = MOST_CANDIDATES
   if (name.length > 64) return undefined
   for (const candidate of known) {
-    if (left === 0) break
-    left -= 1
+    if (budget.left <= 0) break
+    budget.left -= 1
     if (Math.abs(candidate.length - name.length) >= least) continue
+    budget.left -= name.length * candidate.length
     const distance = editDistance(name.toLowerCase(), candidate.toLowerCase())
     if (distance < least) {
       least = distance

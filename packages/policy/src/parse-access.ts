@@ -78,7 +78,7 @@ export function readAcl(decoder: Decoder, item: Item, names: Definitions): State
   const { reporter } = decoder
   const actionItem = fields.get('action')
   const action = decoder.optionalString(actionItem, 'action')
-  if (action?.value.trim() !== 'accept') {
+  if (action?.value !== 'accept') {
     const path = `${at.path}/action`
     const remedy = 'Policies only allow: write "accept", or leave the entry out.'
     reporter.report(action?.at ?? at, 'POLICY_ACTION', `action=${quoteText(action?.value ?? '')} is not supported`, {
@@ -180,8 +180,10 @@ export function readApp(
 }
 
 function capabilityProblem(name: string, reserved: ReadonlySet<string>): string | undefined {
-  if (name.includes('://') || !/^[^/\s]+\.[^/\s]+\/\S+$/.test(name)) return 'capability name must have the form {domain}/{path}'
-  const domain = name.slice(0, name.indexOf('/')).toLowerCase()
+  const slash = name.indexOf('/')
+  const domain = name.slice(0, Math.max(0, slash)).toLowerCase()
+  const dotted = domain.slice(1, -1).includes('.')
+  if (name.includes('://') || /\s/.test(name) || !dotted || slash === name.length - 1) return 'capability name must have the form {domain}/{path}'
   const own = domain === 'tailscale.com' || domain.endsWith('.tailscale.com')
   return own && !reserved.has(name) ? 'capability name must not be in the tailscale.com domain' : undefined
 }

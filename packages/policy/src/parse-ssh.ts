@@ -56,7 +56,7 @@ export function readSshRule(decoder: Decoder, item: Item, names: Definitions): S
   checkPairs(decoder, action, sources, destinations)
   const acceptEnv = decoder.strings(fields.get('acceptEnv'), 'acceptEnv') ?? []
   for (const pattern of acceptEnv)
-    if (pattern.value.trim() === '') decoder.reporter.report(pattern.at, 'POLICY_SSH', 'acceptEnv values cannot be empty')
+    if (pattern.value.trim() === '') decoder.reporter.report(pattern.at, 'POLICY_SSH', 'acceptEnv values cannot be empty', { fix: [{ op: 'remove', path: pattern.at.path }] })
   const recorder = readNames(decoder, fields.get('recorder'), names, {
     what: 'recorder',
     allowed: SSH_RECORDERS,
@@ -141,10 +141,12 @@ function checkPairs(
       { remedy: 'Use the action "accept" in an entry of its own.' },
     )
   }
+  const first = sources[0]?.alias
+  // The one user that all sources are; every destination that is a user must be this one.
+  const only = first?.kind === 'user' && sources.every((source) => source.alias.text === first.text) ? first.text : undefined
   for (const { alias, at } of destinations) {
     if (alias.kind === 'user') {
-      const others = sources.filter((source) => source.alias.kind !== 'user' || source.alias.text !== alias.text)
-      if (others.length > 0)
+      if (sources.length > 0 && alias.text !== only)
         decoder.reporter.report(at, 'POLICY_SSH', `invalid dst ${quoteText(alias.text)}`, {
           remedy: 'Only the same user may be the source; for own devices use autogroup:self.',
         })

@@ -23,6 +23,7 @@ const SHORT: ReadonlyMap<number, string> = new Map([
 
 /** A text in double quotes as Go's `%q` writes it: printable characters as they are, the others as escapes. */
 export function quoteText(text: string): string {
+  if (/^[ !#-[\]-~]*$/.test(text)) return `"${text}"`
   let quoted = '"'
   for (const character of text) {
     const code = character.codePointAt(0) ?? 0
