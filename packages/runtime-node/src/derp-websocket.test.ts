@@ -6,7 +6,7 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { DerpClient, type DerpClientInput, type DerpClientOutput, DerpServer } from '@meshwright/derp'
 import type { RelayLinksInput } from '@meshwright/mesh'
 import { afterEach, expect, test } from 'vitest'
-import { WebSocket } from 'ws'
+import { WebSocket, WebSocketServer } from 'ws'
 import { suspendAwareClock } from './clock.ts'
 import { attachDerpServer } from './derp-accept.ts'
 import { metacertPem, selfSignedCertificate } from './derp-certificate.ts'
@@ -110,6 +110,27 @@ test('borders of messages mean nothing, and a text message ends the connection w
   webSocket.send('text')
   expect(await closed).toBe(1003)
   await expect.poll(() => relay.server.stats().connections).toBe(0)
+})
+
+test('messages are short enough for relays that take none above 32 KiB', async () => {
+  const web = http.createServer()
+  await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve))
+  const sockets = new WebSocketServer({ server: web, maxPayload: 32_768 })
+  cleanup.push(() => {
+    for (const socket of sockets.clients) socket.terminate()
+    web.close()
+  })
+  let received = 0
+  sockets.on('connection', (socket) => socket.on('message', (data) => (received += (data as Buffer).length)))
+  const node: RelayNode = { name: '1a', regionId: 1, hostName: '127.0.0.1', ipv6: 'none', derpPort: (web.address() as AddressInfo).port }
+  const connection = await dialDerp({ node, plainHttp: true, webSocket: true })
+  cleanup.push(() => connection.close())
+  let closed = ''
+  connection.start({ bytes: () => undefined, writable: () => undefined, closed: (reason) => (closed = reason) })
+  connection.write(new Uint8Array(100_000))
+  connection.write(new Uint8Array(10))
+  await expect.poll(() => received).toBe(100_010)
+  expect(closed).toBe('')
 })
 
 test('a node falls back to WebSocket where a proxy passes nothing else', async () => {

@@ -6,6 +6,8 @@ import type { WebSocket } from 'ws'
 const PROTOCOL = 'derp'
 /** Largest message that is taken: senders cut as they like, and the largest frame of a relay has 64 KiB and a little. */
 const MAX_MESSAGE_BYTES = 1_048_576
+/** Longest message that is sent: a real relay ends the connection above 32,768 bytes (seen with derper 1.102.5). */
+const SENT_MESSAGE_BYTES = 16_384
 /** RFC 6455 section 7.4.1: a type of data that cannot be accepted. */
 const CLOSE_UNSUPPORTED_DATA = 1003
 
@@ -67,12 +69,18 @@ class WebSocketBytes extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    this.#webSocket.send(chunk, done)
+    this.#send(chunk, done)
   }
 
-  // What is corked together leaves as one message.
+  // What is corked together leaves together.
   override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void): void {
-    this.#webSocket.send(Buffer.concat(chunks.map(({ chunk }) => chunk)), done)
+    this.#send(Buffer.concat(chunks.map(({ chunk }) => chunk)), done)
+  }
+
+  #send(bytes: Buffer, done: (error?: Error | null) => void): void {
+    let at = 0
+    for (; bytes.length - at > SENT_MESSAGE_BYTES; at += SENT_MESSAGE_BYTES) this.#webSocket.send(bytes.subarray(at, at + SENT_MESSAGE_BYTES))
+    this.#webSocket.send(bytes.subarray(at), done)
   }
 
   override _final(done: (error?: Error | null) => void): void {
