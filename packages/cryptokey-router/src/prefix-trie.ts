@@ -1,12 +1,15 @@
-/** Words of a node: four of key, length in bits, two children, value. 32 bytes, so a node never straddles a cache line. */
-const NODE_WORDS = 8
-const BITS = 4
-const CHILD = 5
-const VALUE = 7
-/** Slots of the first table: few for few prefixes, 65,536 once a table that size pays for itself. */
+import { buildShortcut, placeOf, type Shortcut } from './shortcut.ts'
+import { BITS, bitOf, CHILD, covers, NODE_WORDS, VALUE } from './trie-node.ts'
+
+/** Slots of the first table, as bits: few for few prefixes, more once a table that size pays for itself. */
 const SMALL_ROOT_BITS = 4
 const LARGE_ROOT_BITS = 16
 const LARGE_FROM_ENTRIES = 512
+const LARGEST_ROOT_BITS = 20
+const LARGEST_FROM_ENTRIES = 32_768
+/** A look-up that passes more nodes is a long walk; after so many of them the slot of the last one gets a shortcut. */
+const LONG_WALK_NODES = 8
+const LONG_WALKS = 1024
 
 /** Which node hangs where: the position of a child word, or the bitwise complement of a position in the first table. */
 type Link = number
@@ -14,7 +17,7 @@ type Link = number
 /**
  * Longest-prefix match over keys of 32 or 128 bits, from prefix to a positive number. A first table indexed by the leading bits holds
  * the short prefixes, spread over their slots, and the roots of path-compressed binary tries for the longer ones, all in two integer
- * arrays: a look-up allocates nothing and touches a few cache lines. Nodes between prefixes that carry no value of their own ("glue")
+ * arrays: a look-up allocates nothing and touches a few cache lines. Where many prefixes share a beginning, a shortcut leads past it. Nodes between prefixes that carry no value of their own ("glue")
  * exist only where two branches part, and go when they no longer do.
  *
  * Keys come as 32-bit words, first bits in the first word; bits behind the prefix length must be zero.
@@ -33,6 +36,9 @@ export class PrefixTrie {
   #fresh = NODE_WORDS
   #free: number[] = []
   #size = 0
+  /** What stands in the first table as the complement of its index here, in the place of a subtree's root. */
+  #shortcuts: (Shortcut | undefined)[] = []
+  #longWalks = 0
 
   constructor(width: 32 | 128) {
     this.#width = width
@@ -49,16 +55,27 @@ export class PrefixTrie {
     const nodes = this.#nodes
     let best = this.#root[slot + 1]! // the slot is an index by rootBits bits
     let node = this.#root[slot]!
+    let left = LONG_WALK_NODES
+    if (node < 0) {
+      const shortcut = this.#shortcuts[~node]!
+      const place = placeOf(shortcut, nodes, key, 0, 0, 0)
+      if (place < 0) return best
+      node = shortcut.table[2 * place]!
+      best = shortcut.table[2 * place + 1]! || best
+      left = 128
+    }
     while (node !== 0) {
       const bits = nodes[node + BITS]!
       const value = nodes[node + VALUE]!
       if (value !== 0) {
-        if ((nodes[node]! ^ key) >>> (32 - bits) !== 0) return best
+        if ((nodes[node]! ^ key) >>> (32 - bits) !== 0) break
         best = value
-        if (bits === 32) return best
+        if (bits === 32) break
       }
+      left -= 1
       node = nodes[node + CHILD + ((key >>> (31 - bits)) & 1)]!
     }
+    if (left < 0) this.#walkedFar(slot)
     return best
   }
 
@@ -68,18 +85,29 @@ export class PrefixTrie {
     const nodes = this.#nodes
     let best = this.#root[slot + 1]!
     let node = this.#root[slot]!
+    let left = LONG_WALK_NODES
+    if (node < 0) {
+      const shortcut = this.#shortcuts[~node]!
+      const place = placeOf(shortcut, nodes, a, b, c, d)
+      if (place < 0) return best
+      node = shortcut.table[2 * place]!
+      best = shortcut.table[2 * place + 1]! || best
+      left = 128
+    }
     while (node !== 0) {
       const bits = nodes[node + BITS]!
       const value = nodes[node + VALUE]!
       if (value !== 0) {
         // Only nodes with a value need the comparison: whatever hangs under a glue node that does not fit will not fit either.
-        if (!covers(nodes, node, bits, a, b, c, d)) return best
+        if (!covers(nodes, node, bits, a, b, c, d)) break
         best = value
-        if (bits === 128) return best
+        if (bits === 128) break
       }
+      left -= 1
       const word = bits < 64 ? (bits < 32 ? a : b) : bits < 96 ? c : d
       node = nodes[node + CHILD + ((word >>> (31 - (bits & 31))) & 1)]!
     }
+    if (left < 0) this.#walkedFar(slot)
     return best
   }
 
@@ -95,7 +123,8 @@ export class PrefixTrie {
     const old = bits <= this.#rootBits ? this.#setShort(key, bits, value) : this.#setLong(key, bits, value)
     if (old === 0) {
       this.#size += 1
-      if (this.#rootBits === SMALL_ROOT_BITS && this.#size >= LARGE_FROM_ENTRIES) this.#enlarge()
+      const rootBits = this.#size < LARGE_FROM_ENTRIES ? SMALL_ROOT_BITS : this.#size < LARGEST_FROM_ENTRIES ? LARGE_ROOT_BITS : LARGEST_ROOT_BITS
+      if (rootBits > this.#rootBits) this.#enlarge(rootBits)
     }
     return old
   }
@@ -220,8 +249,32 @@ export class PrefixTrie {
     return 0
   }
 
+  /** For changes: a shortcut that stood there is gone. */
   #rootLink(key: Int32Array): Link {
-    return ~(((key[0] ?? 0) >>> (32 - this.#rootBits)) * 2)
+    const slot = ((key[0] ?? 0) >>> (32 - this.#rootBits)) * 2
+    const shortcut = this.#shortcutAt(slot)
+    if (shortcut !== undefined) {
+      this.#shortcuts[~(this.#root[slot] ?? 0)] = undefined
+      this.#root[slot] = shortcut.top
+    }
+    return ~slot
+  }
+
+  #shortcutAt(slot: number): Shortcut | undefined {
+    const root = this.#root[slot] ?? 0
+    return root < 0 ? this.#shortcuts[~root] : undefined
+  }
+
+  #walkedFar(slot: number): void {
+    this.#longWalks += 1
+    if (this.#longWalks < LONG_WALKS) return
+    this.#longWalks = 0
+    const shortcut = buildShortcut(this.#nodes, this.#root[slot] ?? 0, this.#width)
+    if (shortcut === undefined) return
+    const gap = this.#shortcuts.indexOf(undefined)
+    const index = gap < 0 ? this.#shortcuts.length : gap
+    this.#shortcuts[index] = shortcut
+    this.#root[slot] = ~index
   }
 
   #follow(link: Link): number {
@@ -266,19 +319,19 @@ export class PrefixTrie {
     this.#free.push(node)
   }
 
-  /** Moves everything under a first table of 65,536 slots. */
-  #enlarge(): void {
+  /** Moves everything under a larger first table. */
+  #enlarge(rootBits: number): void {
     const larger = new PrefixTrie(this.#width)
-    larger.#rootBits = LARGE_ROOT_BITS
-    larger.#root = new Int32Array(2 << LARGE_ROOT_BITS)
-    larger.#rootLengths = new Uint8Array(1 << LARGE_ROOT_BITS)
+    larger.#rootBits = rootBits
+    larger.#root = new Int32Array(2 << rootBits)
+    larger.#rootLengths = new Uint8Array(1 << rootBits)
     const key = new Int32Array(4)
     for (const [name, value] of this.#short) {
       key[0] = Math.floor(name / 64)
       larger.set(key, name % 64, value)
     }
     const pending: number[] = []
-    for (let slot = 0; slot < this.#root.length; slot += 2) pending.push(this.#root[slot] ?? 0)
+    for (let slot = 0; slot < this.#root.length; slot += 2) pending.push(this.#shortcutAt(slot)?.top ?? this.#root[slot] ?? 0)
     for (let node = pending.pop(); node !== undefined; node = pending.pop()) {
       if (node === 0) continue
       const value = this.#nodes[node + VALUE] ?? 0
@@ -294,25 +347,11 @@ export class PrefixTrie {
     this.#nodes = larger.#nodes
     this.#fresh = larger.#fresh
     this.#free = larger.#free
+    this.#shortcuts = []
   }
 }
 
-/** Names a prefix of at most 16 bits: its first word with later bits cleared, then its length. */
+/** Names a prefix of at most 20 bits: its first word with later bits cleared, then its length. */
 function shortKey(key: Int32Array, bits: number): number {
   return (bits === 0 ? 0 : ((key[0] ?? 0) & (-1 << (32 - bits))) >>> 0) * 64 + bits
-}
-
-/** Bit number `bit` (of the whole key) in the word that holds it. */
-function bitOf(word: number, bit: number): number {
-  return (word >>> (31 - (bit & 31))) & 1
-}
-
-/** True when the first `bits` bits (1 to 128) of the node's key are those of a:b:c:d. */
-function covers(nodes: Int32Array, node: number, bits: number, a: number, b: number, c: number, d: number): boolean {
-  if (bits <= 32) return (nodes[node]! ^ a) >>> (32 - bits) === 0
-  if ((nodes[node]! ^ a) !== 0) return false
-  if (bits <= 64) return (nodes[node + 1]! ^ b) >>> (64 - bits) === 0
-  if ((nodes[node + 1]! ^ b) !== 0) return false
-  if (bits <= 96) return (nodes[node + 2]! ^ c) >>> (96 - bits) === 0
-  return (nodes[node + 2]! ^ c) === 0 && (nodes[node + 3]! ^ d) >>> (128 - bits) === 0
 }

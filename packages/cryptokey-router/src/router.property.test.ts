@@ -86,6 +86,59 @@ test.each([1, 2, 3, 4, 5, 6])('random inserts, moves, removals and look-ups agre
   }
 })
 
+test.each([
+  ['under one /48', 48, 128, 3000],
+  ['under one /100', 100, 128, 600],
+  ['under one 10.9.0.0/20', 20, 32, 1500],
+  ['anywhere, more than fit the middle first table', 0, 128, 33_000],
+  ['of IPv4, more than fit the middle first table', 0, 32, 33_000],
+] as const)('many prefixes %s: look-ups agree with a map for each length, while prefixes come and go', (_, common, width, count) => {
+  const random = new SeededRandom(common + width)
+  const trie = new PrefixTrie(width)
+  const known = new Map<string, number>()
+  const beginning = Int32Array.from({ length: 4 }, () => random.u32())
+  const cut = (key: Int32Array, bits: number): Int32Array => key.map((word, i) => (bits <= 32 * i ? 0 : word & (bits >= 32 * (i + 1) ? -1 : -1 << (32 * (i + 1) - bits))))
+  const anyKey = (): Int32Array => {
+    const key = Int32Array.from({ length: 4 }, () => random.u32())
+    const kept = cut(beginning, common)
+    const other = cut(key, common)
+    return width === 32 ? cut(key.map((word, i) => word ^ (other[i] ?? 0) ^ (kept[i] ?? 0)), 32) : key.map((word, i) => word ^ (other[i] ?? 0) ^ (kept[i] ?? 0))
+  }
+  const expected = (key: Int32Array): number => {
+    for (let bits: number = width; bits >= 0; bits -= 1) {
+      const value = known.get(`${cut(key, bits).join()}/${bits}`)
+      if (value !== undefined) return value
+    }
+    return 0
+  }
+  const keys: { key: Int32Array; bits: number }[] = []
+  const add = (value: number): void => {
+    const bits = common + random.below(width - common + 1)
+    const key = cut(anyKey(), bits)
+    trie.set(key, bits, value)
+    known.set(`${key.join()}/${bits}`, value)
+    keys.push({ key, bits })
+  }
+  for (let i = 1; i <= count; i += 1) add(i)
+  for (let round = 0; round < 6; round += 1) {
+    for (let i = 0; i < 2500; i += 1) {
+      const near = random.pick(keys)
+      const tail = anyKey()
+      const key = random.chance(0.2) ? tail : random.chance(0.1) ? Int32Array.from({ length: 4 }, () => random.u32()) : tail.map((word, n) => word ^ (cut(tail, near.bits)[n] ?? 0) ^ (near.key[n] ?? 0))
+      const found = width === 32 ? trie.find32(key[0] ?? 0) : trie.find128(key[0] ?? 0, key[1] ?? 0, key[2] ?? 0, key[3] ?? 0)
+      // The comparison costs more than the look-up: every long walk counts, not every one is judged.
+      if (i % 10 === 0 || i > 2300) expect(found).toBe(expected(width === 32 ? cut(key, 32) : key))
+    }
+    for (let i = 0; i < 20; i += 1) {
+      const victim = keys[random.below(keys.length)]
+      if (victim !== undefined && random.chance(0.5)) {
+        trie.delete(victim.key, victim.bits)
+        known.delete(`${victim.key.join()}/${victim.bits}`)
+      } else add(count + round * 100 + i + 1)
+    }
+  }
+})
+
 test('a trie that has lost every prefix holds no node, however they came and went', () => {
   for (let seed = 1; seed <= 5; seed += 1) {
     const random = new SeededRandom(seed)
