@@ -56,7 +56,7 @@ const SAMPLE_MS = 1
  * CPU time of this process in milliseconds: what other programs on the machine do in between is not in it. It includes the engine's own
  * threads (garbage collection, compilation), which belong to the price.
  */
-function cpuTime(): number {
+export function cpuTime(): number {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1000
 }

@@ -1,30 +1,59 @@
 import { CryptokeyRouter } from '@meshwright/cryptokey-router'
 import { Ip, type IpFamily, type Prefix, prefixOf } from '@meshwright/ip'
 import { SeededRandom } from '@meshwright/testkit'
-import type { Arms, Question } from './measure.ts'
+import { type Arms, cpuTime, type Measurement, median, type Question } from './measure.ts'
 
 const SIZES = [10, 1000, 100_000]
 const LOOKUPS = 1024
 /** So many that neither branches nor caches know them by heart. */
 const ADDRESSES = 65_536
+const COMMON = 0xfd
+const RATE_ROUNDS = 7
+const RATE_ROUND_MS = 100
 
 /** How many look-ups of a packet's owner, against a map for each prefix length, asked from the longest down? */
 export function questions(): readonly Question[] {
   return ([4, 6] as const).flatMap((family) =>
     SIZES.map((size) => ({ name: `router/ipv${family}-${size}`, unit: 'look-ups', setup: (): Arms => arms(family, size) })),
+  ).concat(
+    // As a mesh has them: all under one prefix.
+    { name: 'router/ipv4-60000-one-16', unit: 'look-ups', setup: (): Arms => arms(4, 60_000, 16) },
+    { name: 'router/ipv6-100000-one-48', unit: 'look-ups', setup: (): Arms => arms(6, 100_000, 48) },
   )
 }
 
-function arms(family: IpFamily, size: number): Arms {
+/** How many look-ups in a second of CPU time, with nothing else in between that empties the caches? */
+export function measurements(): readonly Measurement[] {
+  const rate = (name: string, family: IpFamily, size: number, common?: number): Measurement => ({
+    name: `lookup/${name}`,
+    unit: 'look-ups/s',
+    measure: (): Promise<number> => Promise.resolve(rateOf(arms(family, size, common).contenders[0])),
+  })
+  return [rate('ipv4-100000', 4, 100_000), rate('ipv6-100000', 6, 100_000), rate('ipv6-100000-one-48', 6, 100_000, 48)]
+}
+
+function rateOf(contender: Arms['baseline'] | undefined): number {
+  if (contender === undefined) throw new Error('nothing to measure')
+  const rates: number[] = []
+  for (let round = 0; round <= RATE_ROUNDS; round += 1) {
+    const begun = cpuTime()
+    let runs = 0
+    for (; cpuTime() - begun < RATE_ROUND_MS; runs += 16) for (let i = 0; i < 16; i += 1) contender.run()
+    if (round > 0) rates.push((runs * LOOKUPS * 1000) / (cpuTime() - begun))
+  }
+  return median(rates)
+}
+
+function arms(family: IpFamily, size: number, common: number = 0): Arms {
   const random = new SeededRandom(size + family)
   const width = family === 4 ? 4 : 16
-  const prefixes = Array.from({ length: size }, () => randomPrefix(random, width))
+  const prefixes = Array.from({ length: size }, () => randomPrefix(random, width, common))
   const router = new CryptokeyRouter<number>()
   router.replace(prefixes.map((prefix, peer) => ({ prefix, peer })))
   const maps = new MapForEachLength(prefixes)
   // Half of the addresses are anywhere, half in some prefix.
   const addresses = new Uint8Array(ADDRESSES * width)
-  for (let i = 0; i < ADDRESSES; i += 1) addresses.set(i % 2 === 0 ? random.bytes(width) : inside(random, random.pick(prefixes)), i * width)
+  for (let i = 0; i < ADDRESSES; i += 1) addresses.set(i % 2 === 0 ? random.bytes(width).fill(COMMON, 0, common / 8) : inside(random, random.pick(prefixes)), i * width)
   for (let i = 0; i < ADDRESSES; i += 16) {
     if (router.peerForBytes(addresses, i * width, family) !== maps.find(addresses, i * width)) throw new Error('the two ways disagree')
   }
@@ -100,8 +129,9 @@ function read32(memory: Uint8Array, offset: number): number {
   return ((memory[offset] ?? 0) << 24) | ((memory[offset + 1] ?? 0) << 16) | ((memory[offset + 2] ?? 0) << 8) | (memory[offset + 3] ?? 0)
 }
 
-function randomPrefix(random: SeededRandom, width: number): Prefix {
-  const prefix = prefixOf(Ip.fromOwnedBytes(random.bytes(width)), width * 2 + random.below(width * 6 + 1))
+function randomPrefix(random: SeededRandom, width: number, common: number): Prefix {
+  const least = common === 0 ? width * 2 : common
+  const prefix = prefixOf(Ip.fromOwnedBytes(random.bytes(width).fill(COMMON, 0, common / 8)), least + random.below(width * 8 - least + 1))
   if (prefix === undefined) throw new Error('a prefix length out of range')
   return prefix
 }

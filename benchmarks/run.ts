@@ -3,7 +3,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Figure, measure, type Measurement, type Question } from './measure.ts'
-import { type Held, held, heldFigure, heldLine } from './targets.ts'
+import { type Held, held, heldLine } from './targets.ts'
 
 const HERE = import.meta.dirname
 const BASELINES = path.join(HERE, 'baselines', 'ratios.json')
@@ -62,7 +62,7 @@ async function main(): Promise<number> {
     if (values.json !== true) for (const figure of measured) process.stdout.write(`${row(figure, recorded)}\n`)
   }
   const measured = await takeAll(measurements, values.json !== true)
-  const table = [...figures.map(heldFigure), ...measured.map(({ name, unit, value }) => held(name, unit, () => value))].filter((each) => each !== undefined)
+  const table = [...figures.map(({ name, baseline, ratio }) => held(name, `x ${baseline}`, ratio)), ...measured.map(({ name, unit, value }) => held(name, unit, value))].filter((each) => each !== undefined)
   if (values.json !== true && table.length > 0) process.stdout.write(`\n${table.map(heldLine).join('\n')}\n`)
   if (values.record === true) {
     const before = existsSync(BASELINES) && values.grep !== undefined ? readRecorded() : undefined
