@@ -1,5 +1,8 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { isMeshwrightError } from '@meshwright/core'
 import { describe, expect, test } from 'vitest'
 import { openTun, type TunError } from './tun-linux.ts'
@@ -41,6 +44,48 @@ describe('a TUN device that cannot be opened', () => {
   })
 })
 
+/** A libc whose kernel writes and answers what a test says; reading gives `lengths` in turn, then "nothing there". */
+function lyingKoffi(lengths: readonly number[], name: Uint8Array = new Uint8Array(16)): object {
+  const left = [...lengths]
+  let errno = 0
+  const functions: Readonly<Record<string, (...args: never[]) => number>> = {
+    open: () => 77,
+    ioctl: (_fd: number, _request: number, argument: Uint8Array) => {
+      argument.set(name)
+      return 0
+    },
+    read: (_fd: number, buffer: Uint8Array) => {
+      buffer.fill(0x45)
+      errno = 11
+      return left.shift() ?? -1
+    },
+    eventfd: () => 78,
+    poll: () => 0,
+  }
+  const func = (declaration: string): object => {
+    const call = functions[/(\w+)\(/.exec(declaration)?.[1] ?? ''] ?? (() => 0)
+    return Object.assign(call, { async: (...args: readonly unknown[]) => setTimeout(() => (args.at(-1) as (error: null, result: number) => void)(null, 1), 1) })
+  }
+  return { default: { load: () => ({ func }), errno: () => errno } }
+}
+
+describe.runIf(process.platform === 'linux')('lengths that the kernel tells are never believed', () => {
+  test.each([65_536, 65_537, 2 ** 31, 2 ** 53, Number.POSITIVE_INFINITY, Number.NaN])('a packet of %d bytes ends the device, and no byte of it is given out', async (length) => {
+    const given: number[] = []
+    const failed = await new Promise<TunError>((resolve, reject) => {
+      openTun({ onPackets: (packets) => given.push(...packets.map((packet) => packet.length)), onError: resolve, loadKoffi: () => Promise.resolve(lyingKoffi([20, 65_535, length])) }).catch(reject)
+    })
+    expect(failed.code).toBe('TUN_FAILED')
+    expect(given).toEqual([20, 65_535])
+  })
+
+  test('an interface name without an end is as long as its field', async () => {
+    const tun = await openTun({ onPackets: () => undefined, loadKoffi: () => Promise.resolve(lyingKoffi([], new Uint8Array(40).fill(0x61))) })
+    expect(tun.name).toBe('a'.repeat(16))
+    await tun.close()
+  })
+})
+
 describe.runIf(ready)('a TUN device (needs root, /dev/net/tun and koffi)', () => {
   test('carries packets both ways, keeps the event loop free, and is gone after close', async () => {
     const seen: Uint8Array[] = []
@@ -75,6 +120,54 @@ describe.runIf(ready)('a TUN device (needs root, /dev/net/tun and koffi)', () =>
     expect(tun.write(echoRequest())).toBe(false)
   })
 
+  test('keeps its memory when garbage is collected at every turn', async () => {
+    setFlagsFromString('--expose-gc')
+    const collect: unknown = runInNewContext('gc')
+    if (typeof collect !== 'function') throw new Error('no forced garbage collection')
+    const replies: string[] = []
+    const tun = await openTun({ name: 'mwgc%d', onPackets: (packets) => {
+      collect()
+      for (const packet of packets) if (packet[9] === 1 && packet[20] === 0) replies.push(Buffer.from(packet.subarray(28)).toString())
+    } })
+    try {
+      execFileSync('ip', ['addr', 'add', '10.77.9.1/30', 'dev', tun.name])
+      execFileSync('ip', ['link', 'set', tun.name, 'up'])
+      for (let i = 0; i < 40; i += 1) {
+        collect()
+        expect(tun.write(echoRequest(Buffer.from(`payload ${i} `.repeat(i + 1))))).toBe(true)
+        // Garbage that would be given the place of anything that nobody holds.
+        for (let j = 0; j < 20; j += 1) new Uint8Array(j).fill(j)
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      for (let i = 0; i < 200 && replies.length < 40; i += 1) await new Promise((resolve) => setTimeout(resolve, 10))
+      expect(replies).toEqual(Array.from({ length: 40 }, (_, i) => `payload ${i} `.repeat(i + 1)))
+    } finally {
+      await tun.close()
+    }
+  })
+
+  test('takes over a descriptor that gives bare IP packets, under the name that it has, and no other', async () => {
+    const koffi = createRequire(import.meta.url)('koffi')
+    const ioctl = koffi.load(null).func('int ioctl(int fd, unsigned long request, _Inout_ uint8_t *argument)')
+    const opened = (name: string, flags: number): number => {
+      const fd = openSync('/dev/net/tun', 'r+')
+      const request = Buffer.alloc(40)
+      request.write(name)
+      request.writeUInt16LE(flags, 16)
+      if (ioctl(fd, 0x400454ca, request) < 0) throw new Error('no TUN device')
+      return fd
+    }
+    const tun = await openTun({ fd: opened('mwfd%d', 0x1001), name: 'ignored', onPackets: () => undefined })
+    expect(tun.name).toMatch(/^mwfd\d+$/)
+    await tun.close()
+    for (const fd of [openSync('/dev/null', 'r+'), opened('mwfd%d', 0x5001), opened('mwfd%d', 0x1002)]) {
+      const error = await refusal(openTun({ fd, onPackets: () => undefined }))
+      expect(error.code).toBe('TUN_FAILED')
+      expect(error.remedy).toBeDefined()
+      closeSync(fd)
+    }
+  })
+
   test('says so when another program holds the interface', async () => {
     const first = await openTun({ name: 'mwbusy0', onPackets: () => undefined })
     try {
@@ -87,8 +180,9 @@ describe.runIf(ready)('a TUN device (needs root, /dev/net/tun and koffi)', () =>
 })
 
 /** 10.77.9.2 pings 10.77.9.1. */
-function echoRequest(): Uint8Array {
-  const packet = Uint8Array.of(0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0, 10, 77, 9, 2, 10, 77, 9, 1, 8, 0, 0, 0, 0, 7, 0, 1)
+function echoRequest(payload: Uint8Array = new Uint8Array(0)): Uint8Array {
+  const packet = Uint8Array.of(0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0, 10, 77, 9, 2, 10, 77, 9, 1, 8, 0, 0, 0, 0, 7, 0, 1, ...payload)
+  new DataView(packet.buffer).setUint16(2, packet.length)
   return withChecksums(packet)
 }
 

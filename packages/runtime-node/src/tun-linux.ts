@@ -2,8 +2,10 @@ import { isMeshwrightError, MeshwrightError } from '@meshwright/core'
 
 // linux/if_tun.h, linux/if.h, fcntl.h, poll.h, sys/eventfd.h; values of x86-64 and arm64.
 const TUNSETIFF = 0x400454ca
+const TUNGETIFF = 0x800454d2
 const IFF_TUN = 0x0001
 const IFF_NO_PI = 0x1000
+const IFF_VNET_HDR = 0x4000
 const IFNAMSIZ = 16
 const IFREQ_BYTES = 40
 const IFREQ_FLAGS_AT = 16
@@ -46,7 +48,7 @@ export class TunError extends MeshwrightError<TunErrorCode> {
 export interface TunOptions {
   /** Interface name, at most 15 bytes; `%d` in it is replaced by a number (default `mesh%d`). */
   readonly name?: string
-  /** An open TUN descriptor (without packet information) to take over, as `WG_TUN_FD` passes it; then `name` only labels it. */
+  /** An open TUN descriptor to take over, as `WG_TUN_FD` passes it; `name` does not count then. It must give bare IP packets. */
   readonly fd?: number
   /** Gets packets that the kernel sends out of the interface, in order; the arrays are the receiver's to keep. */
   onPackets(packets: readonly Uint8Array[]): void
@@ -102,7 +104,7 @@ export async function openTun(options: TunOptions): Promise<TunDevice> {
   try {
     const flags = libc.fcntl(fd, F_GETFL, 0)
     if (flags < 0 || libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) throw failure(libc.errno(), 'fcntl')
-    return new LinuxTun(libc, fd, options.fd === undefined ? attach(libc, fd, name) : name, options)
+    return new LinuxTun(libc, fd, options.fd === undefined ? attach(libc, fd, name) : attached(libc, fd), options)
   } catch (error) {
     if (options.fd === undefined) libc.close(fd)
     throw error
@@ -170,7 +172,10 @@ class LinuxTun implements TunDevice {
     while (packets.length < READS_PER_TURN) {
       const length = this.#libc.read(this.#fd, this.#buffer, this.#buffer.length)
       if (length > 0 && length <= MAX_PACKET_BYTES) packets.push(this.#buffer.slice(0, length))
-      else {
+      else if (!(length <= 0)) {
+        this.#fail(new TunError('TUN_FAILED', 'the kernel gave a packet of an impossible length'))
+        break
+      } else {
         const errno = length < 0 ? this.#libc.errno() : EAGAIN
         if (errno === EINTR) continue
         if (errno !== EAGAIN) failed = errno
@@ -210,8 +215,25 @@ function attach(libc: LibC, fd: number, name: string): string {
   request.set(Buffer.from(name))
   new DataView(request.buffer).setUint16(IFREQ_FLAGS_AT, IFF_TUN | IFF_NO_PI, true)
   if (libc.ioctl(fd, TUNSETIFF, request) < 0) throw failure(libc.errno(), `make interface ${name}`)
-  const end = request.indexOf(0)
-  return Buffer.from(request.subarray(0, Math.min(end < 0 ? IFNAMSIZ : end, IFNAMSIZ))).toString()
+  return nameIn(request)
+}
+
+/** The name of the interface behind a descriptor that was handed down, if its packets come as they are read here. */
+function attached(libc: LibC, fd: number): string {
+  const request = new Uint8Array(IFREQ_BYTES)
+  if (libc.ioctl(fd, TUNGETIFF, request) < 0) throw new TunError('TUN_FAILED', `descriptor ${fd} is no TUN device (errno ${libc.errno()})`, { remedy: 'open /dev/net/tun and make it an interface first' })
+  const flags = new DataView(request.buffer).getUint16(IFREQ_FLAGS_AT, true)
+  if ((flags & IFF_TUN) === 0 || (flags & IFF_NO_PI) === 0 || (flags & IFF_VNET_HDR) !== 0) {
+    throw new TunError('TUN_FAILED', `descriptor ${fd} does not give bare IP packets`, { remedy: 'make the interface with IFF_TUN and IFF_NO_PI, without IFF_VNET_HDR' })
+  }
+  return nameIn(request)
+}
+
+// At most 16 bytes, whatever the kernel wrote.
+function nameIn(request: Uint8Array): string {
+  const bytes = request.subarray(0, IFNAMSIZ)
+  const end = bytes.indexOf(0)
+  return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString()
 }
 
 function failure(errno: number, what: string): TunError {
