@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -58,17 +58,13 @@ async function main(): Promise<number> {
   linkAll(installed, bin)
   mkdirSync(path.dirname(REPORT), { recursive: true })
   rmSync(REPORT, { force: true })
-  const run = spawnSync('npx', vitestArguments(values.grep, values.peer, positionals), {
-    cwd: ROOT,
-    stdio: ['ignore', 2, 2],
-    env: {
-      ...process.env,
-      ...traces.environment,
-      TMPDIR: temp,
-      MESHWRIGHT_INTEROP_BIN: bin,
-      ...(values.peer !== undefined && { MESHWRIGHT_INTEROP_PEER: values.peer }),
-      ...(values.all === true && { MESHWRIGHT_INTEROP_ALL: '1' }),
-    },
+  const status = await finished(vitestArguments(values.grep, values.peer, positionals), {
+    ...process.env,
+    ...traces.environment,
+    TMPDIR: temp,
+    MESHWRIGHT_INTEROP_BIN: bin,
+    ...(values.peer !== undefined && { MESHWRIGHT_INTEROP_PEER: values.peer }),
+    ...(values.all === true && { MESHWRIGHT_INTEROP_ALL: '1' }),
   })
   rmSync(bin, { recursive: true, force: true })
   const left = await traces.left(temp)
@@ -81,12 +77,23 @@ async function main(): Promise<number> {
   const cells: Cell[] = [...readCells(JSON.parse(readFileSync(REPORT, 'utf8')) as VitestReport, { grep: values.grep, peer: values.peer })]
   cells.push({ group: 'the run itself', flow: 'no process, namespace or file is left behind', peer: 'this computer', outcome: left.length === 0 ? 'ok' : 'FAILED', ms: 0, reason: left.join('; ') })
   const required = process.env['REQUIRE_INTEROP'] === '1'
-  const ok = run.status === 0 && left.length === 0 && cells.length > 1 && !(required && cells.some((cell) => cell.outcome === 'skipped'))
+  const ok = status === 0 && left.length === 0 && cells.length > 1 && !(required && cells.some((cell) => cell.outcome === 'skipped'))
   const result = `${JSON.stringify({ ok, seconds: Math.round((performance.now() - begun) / 1000), cells }, null, 2)}\n`
   writeFileSync(CELLS, result)
   process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
   if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(cells, installed.map(({ program }) => programLabel(program))))
   return ok ? 0 : 1
+}
+
+/** Runs the suites; a signal to this program ends them too, and what they leave is looked for all the same. */
+function finished(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  return new Promise((resolve) => {
+    const child = spawn('npx', args, { cwd: ROOT, stdio: ['ignore', 2, 2], env })
+    const stop = (): void => void child.kill('SIGTERM')
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop)
+    child.once('error', () => resolve(1))
+    child.once('close', (status) => resolve(status ?? 1))
+  })
 }
 
 async function installEverything(wants: (extra: Program) => boolean): Promise<readonly Installed[]> {
