@@ -27,7 +27,7 @@ async function dnsLine(lab: Lab, address: string, forAll: boolean): Promise<stri
     : `dns: {${BASE}, ${RECORDS}, override_local_dns: false, nameservers: {global: [], ${split}}}`
 }
 
-// A node in userspace mode cannot learn of the system's own resolvers, and does no split DNS unless it is given some.
+// A node in userspace mode cannot learn of the own resolvers of its system, so it is given some.
 const worlds = new Worlds({ dns: (lab, address) => dnsLine(lab, address, true) })
 const flow = worldFlows('names', worlds)
 const resolving = new Map<World, Promise<Tailscaled>>()
