@@ -228,6 +228,7 @@ flow('keys, files and LOG_LEVEL: what the verbs say, and how they end [wg]', mis
   expect(await host.run('meshwright-wg', 'genpsk')).toMatch(/^[A-Za-z0-9+/]{43}=\n$/)
   expect(await host.try('meshwright-wg', ['pubkey'], 'no key')).toMatchObject({ status: 1, stdout: '' })
 
+  expect(readFileSync(path.resolve(import.meta.dirname, '../../examples/wireguard/README.md'), 'utf8')).toContain(await host.run('meshwright-wg', '--help'))
   const bad = host.file('bad.conf', `[Interface]\nPrivateKey = ${secret}\n  Adress = 10.0.0.1/24\n[Peer]\nAllowedIPs = 10.0.0.0/33\n`)
   const found = await host.try('meshwright-wg', ['check', bad])
   expect(found.status).toBe(1)

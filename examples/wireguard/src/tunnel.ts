@@ -11,7 +11,7 @@ const BATCH_SLOTS = 64
 /** Longer packets, which only interfaces with a large MTU have, go one by one. */
 const SLOT_BYTES = 2048
 /** What a peer without any address may send ahead: see `KnownPeer.held`. */
-const MAX_HELD_PACKETS = 128
+const MAX_HELD_PACKETS = 1024
 const HELD_MS = 10_000
 const MAX_PLACES = 8
 
@@ -115,22 +115,20 @@ export class Tunnel {
 
   /** Sends inner packets, in order, each to the peer that owns its destination; neighbours with one destination are sealed together. */
   sendAll(packets: readonly Uint8Array[]): void {
-    this.#driver.act((now) => {
-      const batch = this.#sealing
-      let peer: KnownPeer | undefined
-      for (const packet of packets) {
-        const owner = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
-        if (owner === undefined) {
-          this.drops.noRoute += 1
-          continue
-        }
-        if (peer !== undefined && (owner !== peer || batch.count === batch.capacity || packet.length > SLOT_BYTES)) this.#sealAll(now, peer)
-        peer = owner
-        if (packet.length > SLOT_BYTES) this.#device.handleInput(now, { type: 'packet', peer: owner.publicKey, bytes: packet })
-        else batch.addCopy(packet)
+    const batch = this.#sealing
+    let peer: KnownPeer | undefined
+    for (const packet of packets) {
+      const owner = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
+      if (owner === undefined) {
+        this.drops.noRoute += 1
+        continue
       }
-      if (peer !== undefined) this.#sealAll(now, peer)
-    })
+      if (peer !== undefined && (owner !== peer || batch.count === batch.capacity || packet.length > SLOT_BYTES)) this.#sealAll(peer)
+      peer = owner
+      if (packet.length > SLOT_BYTES) this.#driver.feed({ type: 'packet', peer: owner.publicKey, bytes: packet })
+      else batch.addCopy(packet)
+    }
+    if (peer !== undefined) this.#sealAll(peer)
   }
 
   /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
@@ -302,9 +300,9 @@ export class Tunnel {
     return this.#mark === 0 || this.#applyMark(this.#mark) ? 0 : UAPI_EADDRINUSE
   }
 
-  #sealAll(now: Instant, peer: KnownPeer): void {
+  #sealAll(peer: KnownPeer): void {
     const batch = this.#sealing
-    if (batch.count > 0 && this.#device.seal(now, peer.publicKey, batch) > 0) {
+    if (batch.count > 0 && this.#driver.act((now) => this.#device.seal(now, peer.publicKey, batch)) > 0) {
       const to = this.#device.pathOf(peer.publicKey)?.endpoint
       for (let slot = 0; slot < batch.count && to !== undefined; slot += 1) {
         // A copy, since the socket may keep what the kernel does not take at once.
@@ -348,10 +346,15 @@ export class Tunnel {
     const peer = this.#peers.get(publicKey.text)
     if (peer !== undefined && this.#view.at(packet) && this.#router.allows(peer, this.#view)) {
       if (!this.#closed) this.#options.deliver(packet)
-    } else if (peer !== undefined && peer.held.length < MAX_HELD_PACKETS && this.#router.list(peer).length === 0) {
-      const now = this.#clock()
-      peer.held = [...peer.held.filter((held) => now - held.at < HELD_MS), { packet, at: now }]
+    } else if (peer !== undefined && this.#mayHold(peer)) {
+      peer.held.push({ packet, at: this.#clock() })
     } else this.drops.wrongSource += 1
+  }
+
+  #mayHold(peer: KnownPeer): boolean {
+    const now = this.#clock()
+    for (let first = peer.held[0]; first !== undefined && now - first.at >= HELD_MS; first = peer.held[0]) peer.held.shift()
+    return peer.held.length < MAX_HELD_PACKETS && this.#router.list(peer).length === 0
   }
 
   #release(peer: KnownPeer): void {
