@@ -1,6 +1,7 @@
 import { BitSet } from './bits.ts'
 import type { StatementChange } from './concerns.ts'
 import type { Engine } from './engine.ts'
+import { hasCompanions } from './filter.ts'
 import type { NodeRecord, RecordChange } from './inventory.ts'
 import type { SshRule } from './policy.ts'
 import { localpartDomain } from './ssh.ts'
@@ -62,10 +63,10 @@ function touchedRules(after: Engine, changes: readonly StatementChange[], record
   const slots = new BitSet(after.inventory.room)
   for (const { slot } of records) slots.add(slot)
   for (const { old, now } of changes) {
-    const app = now.statement.app.length > 0
+    const companions = hasCompanions(now.statement)
     // Who receives a rule or is a source differs in the changed node alone; what the rule says, for all.
-    if (old.list !== now.list || app) for (const { receivers } of [old, now]) slots.or(receivers)
-    if (app) for (const { sources } of [old, now]) slots.or(sources.nodes)
+    if (old.list !== now.list || companions) for (const { receivers } of [old, now]) slots.or(receivers)
+    if (companions) for (const { sources } of [old, now]) slots.or(sources.nodes)
   }
   if (after.statements.some(({ self }) => self !== undefined)) addOwn(slots, engines, records)
   return slots

@@ -3,6 +3,7 @@ import type { CapGrant, FilterRule, NetPortRange, PortRange } from '@meshwright/
 import { BitSet } from './bits.ts'
 import type { Concerns } from './concerns.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
+import type { Statement } from './policy.ts'
 import type { Resolved } from './resolve.ts'
 import type { SourceList, SourceLists } from './sources.ts'
 import { type CompiledStatement, type Target, textsFor } from './statements.ts'
@@ -12,6 +13,11 @@ const COMPANIONS: readonly (readonly [string, string])[] = [
   ['tailscale.com/cap/drive', 'tailscale.com/cap/drive-sharer'],
   ['tailscale.com/cap/relay', 'tailscale.com/cap/relay-target'],
 ]
+
+/** Whether a statement also gives its sources a rule. */
+export function hasCompanions({ app }: Statement): boolean {
+  return app.some(({ name }) => COMPANIONS.some(([capability]) => capability === name))
+}
 
 /** Rules of one statement lie between two multiples of this; see {@link FilterCompiler}. */
 const STRIDE = 1024
@@ -39,7 +45,7 @@ export class FilterCompiler {
   readonly #inventory: Inventory
   readonly #first: ReadonlyMap<number, number>
   readonly #concerns: Concerns
-  /** Positions of statements that must be looked at for every node, and for all their sources. */
+  /** Positions of statements that must be looked at for every node, and of those that must be for all their sources. */
   readonly #special: { readonly always: BitSet; readonly apps: BitSet }
   /** By slot. */
   #rules: (readonly FilterRule[] | undefined)[] = []
@@ -54,7 +60,7 @@ export class FilterCompiler {
     this.#special = { always: new BitSet(statements.length), apps: new BitSet(statements.length) }
     for (const { statement, index, list, targets, self } of statements) {
       if (self !== undefined) this.#special.always.add(index)
-      if (statement.app.length > 0) this.#special.apps.add(index)
+      if (hasCompanions(statement)) this.#special.apps.add(index)
       if (targets.length === 0 || list.texts.length === 0) continue
       for (const [i, protocol] of statement.protocols.entries()) {
         const key = keyOf(list, protocol)
