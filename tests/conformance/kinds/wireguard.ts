@@ -1,12 +1,13 @@
 import { readFile } from 'node:fs/promises'
 import { concatBytes, formatHex, instant, PacketBatch, parseHex } from '@meshwright/core'
-import { NodePrivateKey, NodePublicKey, nobleProvider as noble } from '@meshwright/crypto'
+import { type CryptoProvider, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { paddedLength, ReplayWindow, WireGuardDevice, type WireGuardInput, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
 import { REJECT_AFTER_MESSAGES } from '../../../packages/wireguard/src/constants.ts'
 import { kdf3 } from '../../../packages/wireguard/src/kdf.ts'
 import { writeTransportHeader } from '../../../packages/wireguard/src/messages.ts'
 import { encodeTimestamp, timestampSlot } from '../../../packages/wireguard/src/tai64n.ts'
 import { type CaseResult, type Kind, UnknownForm } from '../kind.ts'
+import { cryptoProviders } from '../providers.ts'
 
 interface Static {
   readonly static_private: string
@@ -57,25 +58,36 @@ interface Cookie {
   readonly second_initiation_with_mac2: string
 }
 
-/** Golden handshakes, packets, cookies, refusals and replay sequences of WireGuard, through whole devices wherever there is a way. */
+/** Golden handshakes, packets, cookies, refusals and replay sequences of WireGuard, with every crypto provider, through whole devices wherever there is a way. */
 export const kind: Kind = {
   name: 'wireguard',
   defaultPath: 'vectors/wireguard.json',
   copied: true,
   async run(location: string): Promise<readonly CaseResult[]> {
     const vectors = await readVectors(location)
-    return [
-      ...vectors.kdf.map((c, i) => check('kdf', i, kdf3(noble, hex(c.key), hex(c.input)).map(formatHex), [c.t1, c.t2, c.t3])),
-      ...vectors.mac.map((c, i) => check('mac', i, [c.key, c.key16].map((key) => formatHex(noble.mac(hex(key), hex(c.input)))), [c.mac16, c.mac16_with_key16])),
-      ...vectors.tai64n.map((c, i) => check('tai64n', i, formatHex(encodeTimestamp(timestampSlot(c.unix_sec, c.nsec))), c.whitened)),
-      ...vectors.padding.map((c, i) => check('padding', i, paddedLength(c.inner_len, c.mtu), c.padded_len)),
-      ...vectors.low_order_points.flatMap((point, i) => lowOrder(point, i)),
-      ...vectors.handshakes.flatMap((handshake) => runHandshake(handshake)),
-      ...vectors.cookies.flatMap((cookie) => runCookie(cookie)),
-      ...vectors.negative_initiations.map((c) => negative(c)),
-      ...vectors.replay_window.sequences.flatMap((sequence) => replay(sequence)),
-    ]
+    return onEvery(cryptoProviders(), (provider) => resultsOf(vectors, provider))
   },
+}
+
+// A case has passed when it has with every provider; what fails first is shown.
+function onEvery(providers: readonly CryptoProvider[], run: (provider: CryptoProvider) => readonly CaseResult[]): readonly CaseResult[] {
+  const [first = [], ...others] = providers.map((provider) => run(provider).map((result) => (result.passed ? result : { ...result, detail: `${provider.name}: ${result.detail ?? ''}` })))
+  if (others.some((results) => results.length !== first.length)) throw new RangeError('the providers were given different cases')
+  return first.map((result, i) => [result, ...others.map((results) => results[i] ?? result)].find(({ passed }) => !passed) ?? result)
+}
+
+function resultsOf(vectors: Vectors, provider: CryptoProvider): readonly CaseResult[] {
+  return [
+    ...vectors.kdf.map((c, i) => check('kdf', i, kdf3(provider, hex(c.key), hex(c.input)).map(formatHex), [c.t1, c.t2, c.t3])),
+    ...vectors.mac.map((c, i) => check('mac', i, [c.key, c.key16].map((key) => formatHex(provider.mac(hex(key), hex(c.input)))), [c.mac16, c.mac16_with_key16])),
+    ...vectors.tai64n.map((c, i) => check('tai64n', i, formatHex(encodeTimestamp(timestampSlot(c.unix_sec, c.nsec))), c.whitened)),
+    ...vectors.padding.map((c, i) => check('padding', i, paddedLength(c.inner_len, c.mtu), c.padded_len)),
+    ...vectors.low_order_points.flatMap((point, i) => lowOrder(provider, point, i)),
+    ...vectors.handshakes.flatMap((handshake) => runHandshake(provider, handshake)),
+    ...vectors.cookies.flatMap((cookie) => runCookie(provider, cookie)),
+    ...vectors.negative_initiations.map((c) => negative(provider, c)),
+    ...vectors.replay_window.sequences.flatMap((sequence) => replay(sequence)),
+  ]
 }
 
 /** A device with scripted randomness and wall clock; time is the case's own. */
@@ -86,9 +98,10 @@ class Actor {
   wall = 1_600_000_000_000
   #next = 0
 
-  constructor(privateKey: string, underLoad: boolean = false) {
+  constructor(provider: CryptoProvider, privateKey: string, underLoad: boolean = false) {
     this.key = secret(privateKey)
     this.device = new WireGuardDevice({
+      provider,
       privateKey: this.key,
       random: (length) => this.#random(length),
       wallClock: () => this.wall,
@@ -123,9 +136,9 @@ class Actor {
 const FROM: WireGuardPath = { id: 'test', cookieBytes: Uint8Array.of(192, 0, 2, 33, 0xca, 0x6c) }
 const INNER: Uint8Array = Uint8Array.of(0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2)
 
-function pair(initiatorKey: string, responderKey: string, psk: string): [Actor, Actor] {
-  const initiator = new Actor(initiatorKey)
-  const responder = new Actor(responderKey)
+function pair(provider: CryptoProvider, initiatorKey: string, responderKey: string, psk: string): [Actor, Actor] {
+  const initiator = new Actor(provider, initiatorKey)
+  const responder = new Actor(provider, responderKey)
   const presharedKey = hex(psk)
   initiator.device.setPeer(instant(0), { publicKey: responder.key.publicKey(), presharedKey, path: FROM })
   responder.device.setPeer(instant(0), { publicKey: initiator.key.publicKey(), presharedKey, path: FROM })
@@ -133,20 +146,20 @@ function pair(initiatorKey: string, responderKey: string, psk: string): [Actor, 
 }
 
 // A cookie arrives as the answer to an earlier initiation; the next message uses it.
-function giveCookie(actor: Actor, peer: Actor, cookie: string): void {
+function giveCookie(provider: CryptoProvider, actor: Actor, peer: Actor, cookie: string): void {
   actor.script(u32(77))
   const [first] = sent(actor.feed(1_000, { type: 'packet', peer: peer.key.publicKey(), bytes: INNER }))
   if (first === undefined) throw new Error('no initiation was sent')
   const nonce = new Uint8Array(24).fill(5)
-  const key = noble.hash(new TextEncoder().encode('cookie--'), peer.key.publicKey().bytes)
-  const sealed = noble.xaeadSeal(key, nonce, hex(cookie), first.subarray(116, 132))
+  const key = provider.hash(new TextEncoder().encode('cookie--'), peer.key.publicKey().bytes)
+  const sealed = provider.xaeadSeal(key, nonce, hex(cookie), first.subarray(116, 132))
   actor.feed(1_000, { type: 'datagram', from: FROM, bytes: concatBytes(Uint8Array.of(3, 0, 0, 0), first.subarray(4, 8), nonce, sealed) })
 }
 
-function runHandshake(c: Handshake): CaseResult[] {
-  const [initiator, responder] = pair(c.initiator.static_private, c.responder.static_private, c.psk)
-  if (c.cookie_for_initiation !== null) giveCookie(initiator, responder, c.cookie_for_initiation)
-  if (c.cookie_for_response !== null) giveCookie(responder, initiator, c.cookie_for_response)
+function runHandshake(provider: CryptoProvider, c: Handshake): CaseResult[] {
+  const [initiator, responder] = pair(provider, c.initiator.static_private, c.responder.static_private, c.psk)
+  if (c.cookie_for_initiation !== null) giveCookie(provider, initiator, responder, c.cookie_for_initiation)
+  if (c.cookie_for_response !== null) giveCookie(provider, responder, initiator, c.cookie_for_response)
   initiator.wall = wallOf(c.initiator.timestamp.unix_sec, c.initiator.timestamp.nsec)
   initiator.script(hex(c.initiator.ephemeral_private), u32(c.initiator.index))
   responder.script(hex(c.responder.ephemeral_private), u32(c.responder.index))
@@ -160,14 +173,14 @@ function runHandshake(c: Handshake): CaseResult[] {
     check('handshakes', `${c.name}/initiation`, made && formatHex(made), c.initiation),
     check('handshakes', `${c.name}/response`, response && formatHex(response), c.response),
     check('handshakes', `${c.name}/established`, answered.some((output) => output.type === 'established'), true),
-    ...c.transport.flatMap((_, i) => sealing(c, i)),
+    ...c.transport.flatMap((_, i) => sealing(provider, c, i)),
     ...opening(c, 'i2r', responder, initiator, now),
     ...opening(c, 'r2i', initiator, responder, now),
   ]
 }
 
 // Sending: the same steps as the device takes, since no device can be brought to send message number 2^60.
-function sealing(c: Handshake, index: number): CaseResult[] {
+function sealing(provider: CryptoProvider, c: Handshake, index: number): CaseResult[] {
   const packet = c.transport[index]
   if (packet === undefined) return []
   const key = packet.dir === 'i2r' ? c.session.initiator_send_key : c.session.initiator_recv_key
@@ -176,7 +189,7 @@ function sealing(c: Handshake, index: number): CaseResult[] {
   plaintext.set(inner)
   const batch = PacketBatch.slab(1, plaintext.length + 32)
   batch.addCopy(plaintext)
-  noble.sealBatch(noble.keySlot(hex(key)), BigInt(packet.counter), batch)
+  provider.sealBatch(provider.keySlot(hex(key)), BigInt(packet.counter), batch)
   const target = (batch.target[0] ?? 0) - 16
   const receiver = packet.dir === 'i2r' ? c.responder.index : c.initiator.index
   writeTransportHeader(batch.view, target, receiver, batch.counterLow[0] ?? 0, batch.counterHigh[0] ?? 0)
@@ -198,17 +211,17 @@ function opening(c: Handshake, dir: 'i2r' | 'r2i', receiver: Actor, sender: Acto
   })
 }
 
-function runCookie(c: Cookie): CaseResult[] {
-  const responder = new Actor(c.responder_static_private, true)
-  const initiator = new Actor(c.initiator_static_private)
+function runCookie(provider: CryptoProvider, c: Cookie): CaseResult[] {
+  const responder = new Actor(provider, c.responder_static_private, true)
+  const initiator = new Actor(provider, c.initiator_static_private)
   const from: WireGuardPath = { id: 'source', cookieBytes: hex(c.cookie_mac_input) }
   responder.device.setPeer(instant(0), { publicKey: initiator.key.publicKey(), path: from })
   initiator.device.setPeer(instant(0), { publicKey: responder.key.publicKey(), path: FROM })
   responder.script(hex(c.cookie_secret), hex(c.nonce))
   const [reply] = sent(responder.feed(1_000, { type: 'datagram', bytes: hex(c.first_initiation), from }))
-  const opened = noble.xaeadOpen(hex(c.cookie_encryption_key), hex(c.nonce), hex(c.cookie_reply).subarray(32), hex(c.first_initiation).subarray(116, 132))
+  const opened = provider.xaeadOpen(hex(c.cookie_encryption_key), hex(c.nonce), hex(c.cookie_reply).subarray(32), hex(c.first_initiation).subarray(116, 132))
   const accepted = sent(responder.feed(6_000, { type: 'datagram', bytes: hex(c.second_initiation_with_mac2), from }))
-  giveCookie(initiator, responder, c.cookie)
+  giveCookie(provider, initiator, responder, c.cookie)
   const stamp = new DataView(hex(c.second_initiation_timestamp).buffer)
   initiator.wall = wallOf(Number(stamp.getBigUint64(0) & 0xffff_ffffn) - 10, stamp.getUint32(8))
   initiator.script(hex(c.second_initiation_ephemeral_private), u32(c.second_initiation_index))
@@ -221,8 +234,8 @@ function runCookie(c: Cookie): CaseResult[] {
   ]
 }
 
-function negative(c: Vectors['negative_initiations'][number]): CaseResult {
-  const responder = new Actor(c.responder_static_private)
+function negative(provider: CryptoProvider, c: Vectors['negative_initiations'][number]): CaseResult {
+  const responder = new Actor(provider, c.responder_static_private)
   const publicKey = NodePublicKey.fromBytes(hex(c.initiator_static_public))
   if (publicKey !== undefined) responder.device.setPeer(instant(0), { publicKey, path: FROM })
   const outputs = responder.feed(1_000, { type: 'datagram', bytes: hex(c.packet), from: { ...FROM, id: 'elsewhere' } })
@@ -231,8 +244,8 @@ function negative(c: Vectors['negative_initiations'][number]): CaseResult {
 }
 
 // A low-order point gives no shared secret, and a peer with such a key is never answered or called.
-function lowOrder(point: string, index: number): CaseResult[] {
-  const actor = new Actor('a0037480576f53b132f82da09de8dc149269980997001c32368b7f8e3eabe455')
+function lowOrder(provider: CryptoProvider, point: string, index: number): CaseResult[] {
+  const actor = new Actor(provider, 'a0037480576f53b132f82da09de8dc149269980997001c32368b7f8e3eabe455')
   const publicKey = NodePublicKey.fromBytes(hex(point))
   if (publicKey === undefined) return [check('low_order_points', index, 'no key', 'a key')]
   actor.device.setPeer(instant(0), { publicKey, path: FROM })
