@@ -31,9 +31,15 @@ const inside = (space: string, file: string, ...words: readonly string[]): reado
 const HELPER = `
 import http from 'node:http'
 import dgram from 'node:dgram'
+import net from 'node:net'
 const [verb, ...args] = process.argv.slice(2)
 if (verb === 'serve') http.createServer((request, response) => response.end('hello from ' + args[2] + ' to ' + request.socket.remoteAddress)).listen(Number(args[1]), args[0], () => console.log('listening'))
 if (verb === 'get') http.get(args[0], { timeout: 10000 }, (answer) => answer.pipe(process.stdout)).on('error', (error) => { console.error(error.message); process.exit(1) })
+if (verb === 'dns-tcp') {
+  const socket = net.connect(53, args[0], () => socket.write(Buffer.from((args[1].length / 2).toString(16).padStart(4, '0') + args[1], 'hex')))
+  socket.on('data', (bytes) => { console.log(bytes.subarray(2).toString('hex')); socket.end() })
+  socket.on('error', (error) => { console.error(error.message); process.exit(1) })
+}
 if (verb === 'dns') {
   const socket = dgram.createSocket(args[0].includes(':') ? 'udp6' : 'udp4')
   setTimeout(() => process.exit(1), 5000).unref()
@@ -127,10 +133,12 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(await tailscale('peer', 'ping', '--c', '5', ...words, ours)).toContain('pong from ours')
   })
 
-  test.each(['100.100.100.100', 'fd7a:115c:a1e0::53'])('the DNS service answers at %s [tailscaled@1.102.5]', async (service) => {
+  test.each(['100.100.100.100', 'fd7a:115c:a1e0::53'])('the DNS service answers at %s by UDP and TCP [tailscaled@1.102.5]', async (service) => {
     const query = encodeDns({ id: 4711, response: false, opcode: 0, recursionDesired: true, rcode: 0, questions: [{ name: 'peer.lab.test', type: DNS_TYPE_A, class: DNS_CLASS_IN }], answers: [], authorities: [], additionals: [] })
-    const answer = decodeDns(Buffer.from((await helper('dns', service, Buffer.from(query).toString('hex'))).trim(), 'hex'))
-    expect(answer).toMatchObject({ id: 4711, response: true, rcode: 0, answers: [{ name: 'peer.lab.test.' }] })
+    for (const verb of ['dns', 'dns-tcp']) {
+      const answer = decodeDns(Buffer.from((await helper(verb, service, Buffer.from(query).toString('hex'))).trim(), 'hex'))
+      expect(answer).toMatchObject({ id: 4711, response: true, rcode: 0, answers: [{ name: 'peer.lab.test.' }] })
+    }
   })
 
   test('offering a route without IP forwarding is told in health, with the remedy [tailscaled@1.102.5]', async () => {

@@ -1,10 +1,25 @@
 import { magicDnsSuffix, type NetworkMap } from '@meshwright/control-client'
-import { type Instant, isMeshwrightError, Outbox, type RandomSource, type WallClock } from '@meshwright/core'
-import { encodeUdpPacket, type Endpoint, type Ip, isServiceAddress, type PacketView, PROTOCOL_UDP } from '@meshwright/ip'
+import { after, earlier, type Instant, isMeshwrightError, Outbox, type RandomSource, type WallClock } from '@meshwright/core'
+import { type Endpoint, type Ip, isServiceAddress, type PacketView, PROTOCOL_UDP, SERVICE_IPV4, SERVICE_IPV6 } from '@meshwright/ip'
 import { type DnsConfig, type DnsTransport, Resolver } from '@meshwright/magicdns'
+import { type FlowId, Netstack, type NetstackOutput, type UdpId } from '@meshwright/netstack'
 
 const DNS_PORT = 53
 const MAX_WAITING = 512
+/** Connections at a time, the longest query by TCP, and how long one may be idle (tailscale/tailscale:net/dns/manager_tcp.go). */
+const MAX_FLOWS = 256
+const MAX_QUERY_BYTES = 4096
+const IDLE_MS = 45_000
+const LENGTH_BYTES = 2
+
+/** Who waits for an answer: a socket, or a connection. */
+type Asker = { readonly client: Endpoint; readonly service: Ip } | { readonly flow: FlowId }
+
+/** A connection: what has come of the next query, and when it was last used. */
+interface Stream {
+  received: Uint8Array
+  idleAt: Instant
+}
 
 /** What the names of a node owe. */
 export type NodeNamesOutput =
@@ -14,16 +29,25 @@ export type NodeNamesOutput =
   | { readonly type: 'dnsForward'; readonly token: number; readonly bytes: Uint8Array; readonly upstreams: readonly string[]; readonly transport: DnsTransport }
   | { readonly type: 'dnsCancel'; readonly token: number }
 
-/** The names of the mesh as this node knows them, and the DNS service at 100.100.100.100 for programs behind a TUN device. */
+/**
+ * The names of the mesh as this node knows them, and the DNS service at 100.100.100.100 and fd7a:115c:a1e0::53, by UDP and TCP (RFC 7766).
+ * The service addresses are this node's own: whatever is sent there ends here, and what is not DNS gets a reset or nothing.
+ */
 export class NodeNames {
   readonly #outbox: Outbox<NodeNamesOutput> = new Outbox()
   readonly #resolver: Resolver
-  readonly #waiting: Map<number, { readonly client: Endpoint; readonly service: Endpoint }> = new Map()
+  readonly #stack: Netstack
+  readonly #socket: UdpId
+  readonly #streams: Map<FlowId, Stream> = new Map()
+  readonly #waiting: Map<number, Asker> = new Map()
   #nextId = 1
   #problem: string | undefined
 
   constructor(options: { readonly random: RandomSource; readonly wallClock: WallClock }) {
     this.#resolver = new Resolver(options)
+    this.#stack = new Netstack(options.random, { addresses: [SERVICE_IPV4, SERVICE_IPV6], maxFlows: MAX_FLOWS })
+    this.#socket = this.#stack.bindUdp(DNS_PORT)
+    this.#stack.listenTcp(DNS_PORT)
   }
 
   /** Why the names of the map could not be used; `undefined` when they can. */
@@ -31,10 +55,13 @@ export class NodeNames {
     return this.#problem
   }
 
-  /** Takes the names of a network map; names that are none leave the former ones in force. */
-  apply(map: NetworkMap): void {
+  /**
+   * Takes the names of a network map; names that are none leave the former ones in force. Where the map's DNS settings are not accepted, nodes
+   * have their names all the same, and nothing else is answered (tailscale/tailscale:ipn/ipnlocal/node_backend.go).
+   */
+  apply(map: NetworkMap, acceptDns: boolean): void {
     try {
-      this.#resolver.configure(dnsConfig(map))
+      this.#resolver.configure(dnsConfig(map, acceptDns))
       this.#problem = undefined
     } catch (error) {
       if (!isMeshwrightError(error)) throw error
@@ -57,45 +84,38 @@ export class NodeNames {
     return []
   }
 
-  /** True when an inner packet is a query to the DNS service of the mesh. */
+  /** True when an inner packet of this computer goes to the service addresses; it is then in `view`. */
   takes(view: PacketView, packet: Uint8Array): boolean {
-    if (!view.at(packet) || view.protocol !== PROTOCOL_UDP || view.dstPort !== DNS_PORT || view.isFragment) return false
+    if (!view.at(packet)) return false
     const to = view.dst()
     return to !== undefined && isServiceAddress(to)
   }
 
   /** Takes such a packet, which `view` shows. */
-  query(now: Instant, view: PacketView): void {
-    const client = view.srcEndpoint()
-    const service = view.dstEndpoint()
-    if (client === undefined || service === undefined) return
-    // The oldest question has been given up by whoever asked it.
-    for (const [id] of this.#waiting) {
-      if (this.#waiting.size < MAX_WAITING) break
-      this.#waiting.delete(id)
-    }
-    const id = this.#nextId
-    this.#nextId += 1
-    this.#waiting.set(id, { client, service })
-    this.#resolver.handleInput(now, { type: 'query', id, bytes: Uint8Array.from(view.payload()) })
-    this.#drain()
+  packet(now: Instant, view: PacketView, packet: Uint8Array): void {
+    // As the real service does it: other UDP is not even refused.
+    if (view.protocol === PROTOCOL_UDP && !view.isFragment && view.dstPort !== DNS_PORT) return
+    this.#stack.handleInput(now, { type: 'packet', bytes: packet })
+    this.#drain(now)
   }
 
   /** An upstream server has answered. */
   answered(now: Instant, token: number, upstream: string, bytes: Uint8Array, transport: DnsTransport): void {
     this.#resolver.handleInput(now, { type: 'reply', token, upstream, bytes, transport })
-    this.#drain()
+    this.#drain(now)
   }
 
   /** An upstream server cannot be asked. */
   failed(now: Instant, token: number, upstream: string, transport: DnsTransport): void {
     this.#resolver.handleInput(now, { type: 'failed', token, upstream, transport })
-    this.#drain()
+    this.#drain(now)
   }
 
   handleTimeout(now: Instant): void {
     this.#resolver.handleTimeout(now)
-    this.#drain()
+    this.#stack.handleTimeout(now)
+    for (const [flow, { idleAt }] of this.#streams) if (now >= idleAt) this.#stack.abort(now, flow)
+    this.#drain(now)
   }
 
   pollOutput(): NodeNamesOutput | undefined {
@@ -103,33 +123,111 @@ export class NodeNames {
   }
 
   pollTimeout(): Instant | undefined {
-    return this.#resolver.pollTimeout()
+    let due = earlier(this.#resolver.pollTimeout(), this.#stack.pollTimeout())
+    for (const { idleAt } of this.#streams.values()) due = earlier(due, idleAt)
+    return due
   }
 
-  #drain(): void {
-    for (let output = this.#resolver.pollOutput(); output !== undefined; output = this.#resolver.pollOutput()) {
-      if (output.type !== 'answer') {
-        this.#outbox.push(output.type === 'cancel' ? { ...output, type: 'dnsCancel' } : { ...output, type: 'dnsForward' })
-        continue
+  // Queries come out of the stack, answers go into it; until both are quiet.
+  #drain(now: Instant): void {
+    for (let busy = true; busy; ) {
+      busy = false
+      for (let output = this.#stack.pollOutput(); output !== undefined; output = this.#stack.pollOutput()) {
+        busy = true
+        this.#fromStack(now, output)
       }
-      const asked = this.#waiting.get(output.id)
-      this.#waiting.delete(output.id)
-      if (asked !== undefined) this.#outbox.push({ type: 'reply', bytes: encodeUdpPacket({ src: asked.service, dst: asked.client, payload: output.bytes }) })
+      for (let output = this.#resolver.pollOutput(); output !== undefined; output = this.#resolver.pollOutput()) {
+        busy = true
+        if (output.type === 'answer') this.#answer(now, output.id, output.bytes)
+        else this.#outbox.push(output.type === 'cancel' ? { ...output, type: 'dnsCancel' } : { ...output, type: 'dnsForward' })
+      }
     }
+  }
+
+  #fromStack(now: Instant, output: NetstackOutput): void {
+    switch (output.type) {
+      case 'packet':
+        this.#outbox.push({ type: 'reply', bytes: output.bytes })
+        return
+      case 'udp':
+        this.#ask(now, { client: output.from, service: output.local.ip }, Uint8Array.from(output.bytes), 'udp')
+        return
+      case 'opened':
+        this.#streams.set(output.flow, { received: new Uint8Array(0), idleAt: after(now, IDLE_MS) })
+        return
+      case 'data':
+        this.#received(now, output.flow, output.bytes)
+        return
+      case 'ended':
+        // Queries that are still open get no answer: whoever has said all may have gone.
+        this.#stack.close(now, output.flow)
+        return
+      case 'closed':
+        this.#streams.delete(output.flow)
+        return
+      default:
+        return
+    }
+  }
+
+  #received(now: Instant, flow: FlowId, bytes: Uint8Array): void {
+    const stream = this.#streams.get(flow)
+    this.#stack.consumed(now, flow, bytes.length)
+    if (stream === undefined) return
+    stream.idleAt = after(now, IDLE_MS)
+    let received = new Uint8Array(stream.received.length + bytes.length)
+    received.set(stream.received)
+    received.set(bytes, stream.received.length)
+    while (received.length >= LENGTH_BYTES) {
+      const length = ((received[0] ?? 0) << 8) | (received[1] ?? 0)
+      if (length > MAX_QUERY_BYTES) return this.#stack.abort(now, flow)
+      if (received.length < LENGTH_BYTES + length) break
+      this.#ask(now, { flow }, received.slice(LENGTH_BYTES, LENGTH_BYTES + length), 'tcp')
+      received = received.slice(LENGTH_BYTES + length)
+    }
+    stream.received = received
+  }
+
+  #ask(now: Instant, asker: Asker, bytes: Uint8Array, transport: DnsTransport): void {
+    // The oldest question has been given up by whoever asked it.
+    for (const [id] of this.#waiting) {
+      if (this.#waiting.size < MAX_WAITING) break
+      this.#waiting.delete(id)
+    }
+    const id = this.#nextId
+    this.#nextId += 1
+    this.#waiting.set(id, asker)
+    this.#resolver.handleInput(now, { type: 'query', id, bytes, transport })
+  }
+
+  #answer(now: Instant, id: number, bytes: Uint8Array): void {
+    const asker = this.#waiting.get(id)
+    this.#waiting.delete(id)
+    if (asker === undefined) return
+    if (!('flow' in asker)) return this.#stack.sendUdp(now, this.#socket, asker.client, bytes, asker.service)
+    const framed = new Uint8Array(LENGTH_BYTES + bytes.length)
+    framed[0] = bytes.length >> 8
+    framed[1] = bytes.length
+    framed.set(bytes, LENGTH_BYTES)
+    // A reader that takes nothing is not waited for: half an answer is none.
+    if (this.#streams.has(asker.flow) && this.#stack.write(now, asker.flow, framed) < framed.length) this.#stack.abort(now, asker.flow)
   }
 }
 
-function dnsConfig(map: NetworkMap): DnsConfig {
+function dnsConfig(map: NetworkMap, acceptDns: boolean): DnsConfig {
   const { dns } = map
   const hosts = new Map<string, readonly Ip[]>()
   for (const node of [...map.peers.values(), map.self]) if (node.name !== '') hosts.set(node.name, node.addresses.map((own) => own.ip))
+  const searchDomains = [magicDnsSuffix(map), ...(dns.Domains ?? [])]
+  const extraRecords = (dns.ExtraRecords ?? []).map((record) => ({ name: record.Name, value: record.Value, ...(record.Type === undefined ? {} : { type: record.Type }) }))
+  if (!acceptDns) return { hosts, extraRecords, searchDomains }
   const routes = new Map(Object.entries(dns.Routes ?? {}).map(([suffix, servers]) => [suffix, servers.map((server) => server.Addr)] as const))
   return {
     suffix: magicDnsSuffix(map),
     hosts,
     routes,
-    extraRecords: (dns.ExtraRecords ?? []).map((record) => ({ name: record.Name, value: record.Value, ...(record.Type === undefined ? {} : { type: record.Type }) })),
+    extraRecords,
     defaultUpstreams: (dns.Resolvers ?? []).map((server) => server.Addr),
-    searchDomains: [magicDnsSuffix(map), ...(dns.Domains ?? [])],
+    searchDomains,
   }
 }

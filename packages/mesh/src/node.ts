@@ -314,7 +314,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     if (map.relays !== this.#map?.relays || engine.relays.home === 0) engine.setRelayMap(now, map.relays)
     this.#warnings = applied.warnings
     this.#map = map
-    this.#names.apply(map)
+    this.#names.apply(map, this.#prefs.acceptDns)
     this.#home.setMap(now, map.relays, map.regionScores)
     this.#stack.setLocalAddresses(map.self.addresses.map((own) => own.ip))
     const expiries = [...map.peers.values()].flatMap((peer) => (peer.keyExpiry !== undefined && peer.keyExpiry > wallNow ? [peer.keyExpiry] : []))
@@ -328,7 +328,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   #fromTun(now: Instant, bytes: Uint8Array): void {
-    if (this.#names.takes(this.#view, bytes)) this.#names.query(now, this.#view)
+    if (this.#names.takes(this.#view, bytes)) this.#names.packet(now, this.#view, bytes)
     else this.#engine?.handleInput(now, { type: 'packet', bytes })
   }
 
