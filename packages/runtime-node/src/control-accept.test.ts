@@ -17,12 +17,16 @@ afterEach(() => {
   for (const cleanup of cleanups.splice(0).reverse()) cleanup()
 })
 
+/** Machine keys of connections that are over. */
+const gone = new Set<string>()
+
 // A control server that echoes every request.
-async function serve(): Promise<number> {
+async function serve(pingEveryMs = 30_000): Promise<number> {
   const server = http.createServer()
   server.on('upgrade', (request, socket, head) => {
-    acceptControl(request, socket, head, { machineKey: serverKey, random: systemRandom }).then(({ session, machineKey }) => {
+    acceptControl(request, socket, head, { machineKey: serverKey, random: systemRandom, pingEveryMs }).then(({ session, machineKey }) => {
       cleanups.push(() => session.destroy())
+      session.once('close', () => gone.add(machineKey.text))
       session.on('stream', (stream) => {
         stream.respond({ ':status': 200, 'x-machine': machineKey.text })
         stream.pipe(stream)
@@ -52,6 +56,7 @@ async function echo(raw: Duplex, channel: NoiseInitiator, body: Buffer): Promise
   stream.begin(new Uint8Array(0))
   await established
   const session = http2.connect('http://unused', { createConnection: () => stream })
+  session.on('error', () => undefined)
   cleanups.push(() => session.destroy())
   const request = session.request({ ':method': 'POST', ':path': '/echo' })
   request.end(body)
@@ -102,4 +107,24 @@ test.each([
   socket.on('error', () => undefined)
   const status = await new Promise((resolve) => socket.once('unexpected-response', (_request, response) => resolve(response.statusCode)))
   expect(status).toBe(400)
+})
+
+test('a client that falls silent is let go after two pings, one that answers is not', async () => {
+  const port = await serve(100)
+  const connect = async (): Promise<{ readonly raw: Duplex; readonly machine: string }> => {
+    const { channel, machineKey } = initiator()
+    const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(channel.initiation) }
+    const raw = await new Promise<Duplex>((resolve, reject) => {
+      http.request({ port, host: '127.0.0.1', path: '/ts2021', method: 'POST', headers, agent: false }).once('error', reject).once('upgrade', (_response, socket, head) => {
+        if (head.length > 0) socket.unshift(head)
+        resolve(socket)
+      }).end()
+    })
+    await echo(raw, channel, Buffer.from('hello'))
+    return { raw, machine: machineKey.publicKey().text }
+  }
+  const [silent, lively] = [await connect(), await connect()]
+  silent.raw.pause() // nothing that comes is read from here on
+  await expect.poll(() => gone.has(silent.machine), { timeout: 5_000 }).toBe(true)
+  expect(gone.has(lively.machine)).toBe(false)
 })

@@ -5,6 +5,7 @@ import { NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseResponder, type NoiseRespon
 import { instant, type RandomSource } from '@meshwright/core'
 import { type ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, type MachinePublicKey, nobleProvider } from '@meshwright/crypto'
 import { ControlConnectionError, NoiseStream } from './control-dial.ts'
+import { keepPinging } from './control-ping.ts'
 import { acceptWebSocket, asksForWebSocket } from './control-websocket.ts'
 
 /** How a server takes control connections. */
@@ -17,6 +18,8 @@ export interface ControlAcceptOptions {
   readonly earlyPayload?: boolean
   /** The most requests that a client may have open at once; default 100. */
   readonly maxConcurrentStreams?: number
+  /** How often the connection is tried by an HTTP/2 ping; one that is not answered until the next is dead. Default 30 s. */
+  readonly pingEveryMs?: number
 }
 
 /** A client that proved its machine key. */
@@ -31,6 +34,7 @@ export interface AcceptedControl {
 }
 
 const DEFAULT_MAX_STREAMS = 100
+const PING_EVERY_MS = 30_000
 const WINDOW_BYTES = 1_048_576
 
 /**
@@ -71,6 +75,7 @@ export async function acceptControl(request: IncomingMessage, socket: Duplex, he
     settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS, initialWindowSize: WINDOW_BYTES },
   })
   session.on('error', () => session.destroy())
+  keepPinging(session, options.pingEveryMs ?? PING_EVERY_MS, 'the client')
   return { machineKey: established.machineKey, version: established.version, challenge: established.challenge, session }
 }
 

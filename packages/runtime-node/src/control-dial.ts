@@ -19,6 +19,7 @@ import {
 import type { ControlClientOutput, ControlResponseInput } from '@meshwright/control-client'
 import { instant, type Machine, MeshwrightError, type RandomSource } from '@meshwright/core'
 import { type CryptoProvider, type MachinePrivateKey, MachinePublicKey, nobleProvider } from '@meshwright/crypto'
+import { keepPinging } from './control-ping.ts'
 import type { Outside } from './outside.ts'
 
 /** Codes of the errors of dialling and accepting control connections. */
@@ -164,7 +165,7 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
   session.once('connect', () => {
     if (!session.destroyed) session.setLocalWindowSize(WINDOW_BYTES)
   })
-  watch(session, options.pingEveryMs ?? PING_EVERY_MS)
+  keepPinging(session, options.pingEveryMs ?? PING_EVERY_MS, 'the control server')
   return {
     serverKey,
     get early() {
@@ -394,21 +395,6 @@ async function upgrade(base: URL, initiation: Uint8Array, options: ControlDialOp
   })
 }
 
-// Without this, requests on a connection whose far end has silently gone would hang until TCP gives up, many minutes later.
-function watch(session: http2.ClientHttp2Session, everyMs: number): void {
-  let pending = false
-  const timer = setInterval(() => {
-    // In the turn in which it is destroyed, and until it has told so, a session throws when it is asked for a ping.
-    if (session.destroyed) return
-    if (pending) return session.destroy(new Error('the control server does not answer pings'))
-    pending = session.ping(() => {
-      pending = false
-    })
-  }, everyMs)
-  timer.unref()
-  session.once('close', () => clearInterval(timer))
-}
-
 function send(session: http2.ClientHttp2Session, host: string, request: ControlRequest, events: ControlRequestEvents): () => void {
   let over = false
   const fail = (message: string): void => {
@@ -427,9 +413,10 @@ function send(session: http2.ClientHttp2Session, host: string, request: ControlR
   let ended = false
   stream.on('response', (headers) => {
     if (!over) events.response(headers[':status'] ?? 0, headers['retry-after'])
-  })
-  stream.on('data', (bytes: Buffer) => {
-    if (!over) events.chunk(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length))
+    // Not before: when head and body come in one read, Node tells of the body first.
+    stream.on('data', (bytes: Buffer) => {
+      if (!over) events.chunk(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length))
+    })
   })
   stream.on('end', () => {
     ended = true
