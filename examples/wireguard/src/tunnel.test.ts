@@ -102,3 +102,26 @@ test('what waited is judged by the addresses that came: a source that is still a
   a.tunnel.sendAll([packet(1, 64)])
   await until(() => b.tunnel.drops.wrongSource === 2)
 })
+
+test('another port: not a packet is lost either way; any port again: the one that there is', async () => {
+  await b.knows(a.key.publicKey(), { allowedIps: [prefix('10.0.0.1/32')] })
+  let sent = 0
+  const sending = setInterval(() => a.tunnel.sendAll([packet((sent += 1), 64)]), 1)
+  try {
+    await until(() => b.received.length > 0)
+    const before = b.tunnel.port
+    expect(await b.tunnel.apply([{ type: 'listenPort', port: 0 }])).toBe(0)
+    expect(b.tunnel.port).toBe(before)
+    for (const port of [before + 1, before, before + 1]) {
+      expect(await b.tunnel.apply([{ type: 'listenPort', port }])).toBe(0)
+      expect(b.tunnel.port).toBe(port)
+      const now = b.received.length
+      await until(() => b.received.length > now + 5)
+    }
+    expect(await b.tunnel.apply([{ type: 'listenPort', port: 0 }])).toBe(0)
+    expect(b.tunnel.port).not.toBe(before + 1)
+  } finally {
+    clearInterval(sending)
+  }
+  await until(() => b.received.length === sent)
+})

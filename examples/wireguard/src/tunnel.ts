@@ -14,6 +14,8 @@ const SLOT_BYTES = 2048
 const MAX_HELD_PACKETS = 1024
 const HELD_MS = 10_000
 const MAX_PLACES = 8
+/** What is under way to a port that was given up arrives within this time. */
+const OLD_SOCKET_MS = 1_000
 
 /** A path over UDP. */
 export interface UdpPath extends WireGuardPath {
@@ -86,6 +88,9 @@ export class Tunnel {
   #privateKey: NodePrivateKey | undefined
   #mark = 0
   #socket: UdpSocket | undefined
+  /** Whether its port was not asked for by its number. */
+  #isAnyPort = false
+  #oldSocket: { readonly socket: UdpSocket; readonly timer: NodeJS.Timeout } | undefined
   #closed = false
   /** Requests wait for each other: a socket takes time to open. */
   #queue: Promise<unknown> = Promise.resolve()
@@ -197,6 +202,7 @@ export class Tunnel {
         this.#device.setPrivateKey(now, undefined)
       })
       this.#driver.stop()
+      await this.#endOldSocket()
       await this.#socket?.close()
       this.#socket = undefined
     })
@@ -277,11 +283,16 @@ export class Tunnel {
   }
 
   /**
-   * Moves to another port, 0 for any. The new socket is there before the old one goes, and the port that we have is kept: no datagram is
-   * lost on the way, and a port that cannot be had changes nothing.
+   * Moves to another port, 0 for any: then a port that was not asked for by its number is kept. No datagram is lost on the way: the new
+   * socket is there before the old one goes, peers hear of it at once, and what is still under way to the old one is read for a while.
+   * A port that cannot be had changes nothing.
    */
   async #listen(port: number): Promise<number> {
-    if (port !== 0 && port === this.port) return 0
+    if (this.#socket !== undefined && (port === this.port || (port === 0 && this.#isAnyPort))) {
+      this.#isAnyPort = port === 0
+      return 0
+    }
+    await this.#endOldSocket()
     let socket: UdpSocket
     try {
       socket = await openUdp({
@@ -295,9 +306,21 @@ export class Tunnel {
     }
     const old = this.#socket
     this.#socket = socket
-    await old?.close()
+    this.#isAnyPort = port === 0
     this.#log('verbose', `UDP port ${this.port}`)
-    return this.#mark === 0 || this.#applyMark(this.#mark) ? 0 : UAPI_EADDRINUSE
+    const isMarked = this.#mark === 0 || this.#applyMark(this.#mark)
+    if (old !== undefined) {
+      this.#oldSocket = { socket: old, timer: setTimeout(() => void this.#endOldSocket(), OLD_SOCKET_MS) }
+      for (const { publicKey, state } of this.status().peers) if (state === 'established') this.#driver.act((now) => this.#device.sendKeepalive(now, publicKey))
+    }
+    return isMarked ? 0 : UAPI_EADDRINUSE
+  }
+
+  async #endOldSocket(): Promise<void> {
+    const old = this.#oldSocket
+    this.#oldSocket = undefined
+    clearTimeout(old?.timer)
+    await old?.socket.close()
   }
 
   #sealAll(peer: KnownPeer): void {
