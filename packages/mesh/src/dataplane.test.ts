@@ -232,3 +232,13 @@ test('a peer behind a relay that goes on in a session which we have forgotten is
   plane.inboundDirect(NOW, data, place(2))
   expect(plane.pollOutput(), 'directly, nobody vouches for the sender').toBeUndefined()
 })
+
+test('the stopwatch of a node reaches its WireGuard device: slow handshakes are load', () => {
+  let clock = 0
+  const { node, disco } = keysOf(1)
+  const random = new SeededRandom(1).bytes
+  const paths = new PathFinder({ nodeKey: node.publicKey(), discoKey: disco, random })
+  const plane = new DataPlane({ random, wallClock: () => WALL, privateKey: node, paths, mtu: 1280, stopwatch: () => (clock += 60) })
+  plane.inboundDirect(NOW, Uint8Array.from({ length: 148 }, (_, i) => (i === 0 ? 1 : 0)), place(2))
+  expect(plane.device.status(NOW).underLoad).toBe(true)
+})

@@ -69,6 +69,7 @@ export class DataPlane {
     readonly privateKey: NodePrivateKey
     readonly paths: PathFinder
     readonly provider?: CryptoProvider
+    readonly stopwatch?: () => number
     readonly mtu: number
   }) {
     this.#paths = options.paths
@@ -80,6 +81,7 @@ export class DataPlane {
       provider: options.provider ?? nobleProvider,
       mtu: options.mtu,
       roaming: false,
+      ...(options.stopwatch && { stopwatch: options.stopwatch }),
     })
   }
 

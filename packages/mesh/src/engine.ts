@@ -38,6 +38,8 @@ export interface EngineOptions {
   readonly random: RandomSource
   readonly wallClock: WallClock
   readonly provider?: CryptoProvider
+  /** As `MeshNodeConfig.stopwatch`. */
+  readonly stopwatch?: () => number
   readonly privateKey: NodePrivateKey
   readonly discoKey: DiscoPrivateKey
   readonly mtu: number
@@ -80,7 +82,8 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
       udp: !options.blockUdp,
       ...provider,
     })
-    this.plane = new DataPlane({ random: options.random, wallClock: options.wallClock, privateKey: options.privateKey, paths: this.paths, mtu: options.mtu, ...provider })
+    const stopwatch = options.stopwatch && { stopwatch: options.stopwatch }
+    this.plane = new DataPlane({ random: options.random, wallClock: options.wallClock, privateKey: options.privateKey, paths: this.paths, mtu: options.mtu, ...provider, ...stopwatch })
     this.relays = new RelayLinks({ privateKey: options.privateKey, random: options.random, nextLink: options.nextLink })
   }
 

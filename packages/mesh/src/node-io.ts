@@ -13,6 +13,8 @@ export interface MeshNodeConfig {
   readonly random: RandomSource
   readonly wallClock: WallClock
   readonly provider?: CryptoProvider
+  /** Reads a clock of fine resolution, in milliseconds: what handshakes take decides about load (see `WireGuardDeviceOptions`). */
+  readonly stopwatch?: () => number
   /** Where the control server is: shown, and compared with by those who store state. */
   readonly controlUrl: string
   /** Keys of an earlier run, as `saveState` gave them. */

@@ -276,7 +276,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       allowLoopback: this.#config.allowLoopback === true,
       blockUdp: this.#udpBlocked,
       nextLink: () => (this.#lastLink += 1),
-      ...(this.#config.provider === undefined ? {} : { provider: this.#config.provider }),
+      ...(this.#config.provider && { provider: this.#config.provider }), ...(this.#config.stopwatch && { stopwatch: this.#config.stopwatch }),
     })
     this.#engine.plane.filter.setShieldsUp(this.#prefs.shieldsUp)
     // After a new login the network has not changed: what is known of it holds for the new key as well.

@@ -331,6 +331,7 @@ class Runner implements RunningNode {
       random: systemRandom,
       wallClock: () => Date.now(),
       provider: this.#crypto,
+      stopwatch: () => performance.now(),
       controlUrl: this.#controlUrl,
       prefs,
       os: process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform,
