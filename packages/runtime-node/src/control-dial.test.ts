@@ -204,3 +204,20 @@ test.each([0, 50])('a connection that is closed in the very turn in which its pi
   expect(thrown).toEqual([])
   expect(connection.usable).toBe(false)
 })
+
+test('the status comes before the body, also when both arrive at once', async () => {
+  const url = await serve(({ session }) => {
+    session.on('stream', (stream) => {
+      stream.respond({ ':status': 404 })
+      stream.end('node not found')
+    })
+  })
+  const connection = await dialControl({ url, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom })
+  cleanups.push(() => connection.close())
+  const told = await new Promise<string[]>((resolve) => {
+    const order: string[] = []
+    const finish = (what: string): void => resolve([...order, what])
+    connection.request({ method: 'POST', path: '/', headers: {}, body: Buffer.from('{}') }, { response: (status) => order.push(`response ${status}`), chunk: (bytes) => order.push(`chunk ${bytes.length}`), end: () => finish('end'), failed: finish })
+  })
+  expect(told).toEqual(['response 404', 'chunk 14', 'end'])
+})
