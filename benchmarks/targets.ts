@@ -10,7 +10,7 @@ export interface Target {
 const MILLION = 1e6
 const KIB = 1024
 
-/** The figures of the WireGuard hot path that are held to something. */
+/** The figures that are held to something. */
 export const TARGETS: readonly Target[] = [
   ...['seal', 'open'].flatMap((way): Target[] => [
     { name: `aead/${way}-1420/wasm`, must: 9, aim: 12 },
@@ -30,6 +30,11 @@ export const TARGETS: readonly Target[] = [
   { name: 'memory/peer-with-session', must: 8 * KIB, aim: 4 * KIB, lessIsBetter: true },
   { name: 'memory/10000-peers-configured', must: 2, aim: 0.5, lessIsBetter: true },
   ...['wasm', 'openssl-ffi'].map((provider): Target => ({ name: `memory/transient-${provider}`, must: 64, aim: 0, lessIsBetter: true })),
+  { name: 'policy/5000-grants-1000-nodes', must: 2, aim: 0.5, lessIsBetter: true },
+  ...['join', 'tag', 'route', 'offline', 'leave'].map((change): Target => ({ name: `policy/update-${change}`, must: 20, aim: 5, lessIsBetter: true })),
+  { name: 'policy/memory-10000-nodes', must: 200, aim: 80, lessIsBetter: true },
+  { name: 'policy/check-cold', must: 300, aim: 150, lessIsBetter: true },
+  { name: 'policy/bundle-browser', must: 45, aim: 30, lessIsBetter: true },
 ]
 
 /** A figure beside what it must reach. */
