@@ -12,7 +12,7 @@ function file(peers: string) {
   return parseConfig(`[Interface]\nPrivateKey = ${formatSecretKey(own.secretBytes)}\nListenPort = 51820\n${peers}`).config
 }
 
-const config = file(`[Peer]\nPublicKey = ${formatPublicKey(a)}\nAllowedIPs = 10.0.0.1/32, fd00::1/128\n`)
+const config = file(`[Peer]\nPublicKey = ${formatPublicKey(a)}\nAllowedIPs = 10.0.0.1/32, fd00::1/128\nPersistentKeepalive = 25\n`)
 const peer = { publicKey: a, allowedIps: config.peers[0]?.allowedIps ?? [], latestHandshake: NOW - 60_000, receivedBytes: 1, sentBytes: 1, persistentKeepaliveSeconds: 25 }
 const device: ShownDevice = { name: 'wg0', privateKey: own, listenPort: 51820, peers: [peer] }
 
@@ -27,11 +27,17 @@ test.each<[string, ShownDevice, string[]]>([
   ['another port', { ...device, listenPort: 1 }, ['drift']],
   ['a peer too many', { ...device, peers: [peer, { ...peer, publicKey: b }] }, ['drift']],
   ['a peer too few', { ...device, peers: [] }, ['drift']],
+  ['another keepalive', { ...device, peers: [{ ...peer, persistentKeepaliveSeconds: 0 }] }, ['drift']],
   ['other prefixes', { ...device, peers: [{ ...peer, allowedIps: [] }] }, ['drift']],
   ['a preshared key that the file has not', { ...device, peers: [{ ...peer, presharedKey: systemRandom(32) }] }, ['drift']],
   ['a silent peer', { ...device, peers: [{ ...peer, latestHandshake: NOW - 200_000 }] }, ['silent']],
 ])('what differs is found: %s', (_what, running, expected) => {
   expect(kinds('wg0', config, running, NOW)).toEqual(expected)
+})
+
+test('the next key of a rotation, which has no addresses yet, need not have been heard from', () => {
+  const next = file(`[Peer]\nPublicKey = ${formatPublicKey(a)}\n`)
+  expect(compare('wg0', next, { ...device, peers: [{ publicKey: a, allowedIps: [], receivedBytes: 0, sentBytes: 0, persistentKeepaliveSeconds: 0 }] }, NOW)).toEqual([])
 })
 
 test('a peer that was never heard from, an interface that does not run, prefixes that are too wide', () => {

@@ -81,6 +81,10 @@ export function compare(name: string, config: ConfigFile, device: ShownDevice | 
     if (hasKey(peer.presharedKey) !== hasKey(file.presharedKey) || (file.presharedKey !== undefined && peer.presharedKey?.some((byte, index) => byte !== file.presharedKey?.[index]))) {
       say('drift', 'has another preshared key than in the file', peer.publicKey)
     }
+    const keepalive = file.persistentKeepaliveSeconds ?? 0
+    if (peer.persistentKeepaliveSeconds !== keepalive) say('drift', `persistent keepalive is ${peer.persistentKeepaliveSeconds} s; the file says ${keepalive}`, peer.publicKey)
+    // Without addresses it is the next key of a rotation: nobody is to be heard under it yet.
+    if (peer.latestHandshake === undefined && peer.allowedIps.length === 0) continue
     if (peer.latestHandshake === undefined) say('never-seen', 'no handshake since the interface was made', peer.publicKey)
     else if (peer.persistentKeepaliveSeconds > 0 && wallNow - peer.latestHandshake > SILENT_AFTER_MS) say('silent', `last handshake ${formatAgo(wallNow - peer.latestHandshake)}, in spite of keepalives`, peer.publicKey)
   }

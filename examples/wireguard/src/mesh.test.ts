@@ -61,6 +61,15 @@ test('a second run changes nothing, and a changed rule only the files that it co
   expect(run(mesh).split('\n').filter((line) => line !== '' && !line.startsWith('unchanged'))).toEqual([`changed   ${path.join(folder, 'out/web/wg0.nft')}`])
 })
 
+test('a host that is gone from the description is gone from its peers, and its files are called stale', () => {
+  run(mesh)
+  writeFileSync(path.join(folder, 'mesh.hujson'), MESH.replace(/ {4}"db": .*\n/, '').replace(/.*5432.*\n/, ''))
+  const said = run(mesh)
+  expect(said).toContain(`stale     ${path.join(folder, 'out/db')}: `)
+  expect(said).toContain(`changed   ${path.join(folder, 'out/web/wg0.conf')}\n`)
+  expect(peersOf('web/wg0.conf').peers).toHaveLength(1)
+})
+
 test('a rotation has two steps: both keys side by side, then the new one alone', () => {
   run(mesh)
   const old = peersOf('web/wg0.conf').own

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { NodePrivateKey } from '@meshwright/crypto'
@@ -45,7 +45,7 @@ export function rotate(args: readonly string[]): string {
   const store = new SecretStore(out)
   const finished = store.rotate(host)
   const said = finished
-    ? `rotation of ${host}, step 2 of 2: the new key is its key. Put the files to use on ${host} first, then on its peers (wg syncconf).`
+    ? `rotation of ${host}, step 2 of 2: the new key is its key. Put the files to use on ${host} first, then on its peers within ten seconds (wg syncconf): what ${host} sends before that waits there.`
     : `rotation of ${host}, step 1 of 2: its peers know the new key beside the old one. Put their files to use, then say "rotate ${host}" again.`
   return `${writeAll(description, store, out)}${said}\n`
 }
@@ -77,7 +77,15 @@ function writeAll(description: MeshDescription, store: SecretStore, out: string)
       replace(target, text, mode)
       return `${how.padEnd(9)} ${target}\n`
     })
+    .concat(staleFolders(description, out).map((folder) => `stale     ${folder}: no host of that name any more; stop it there, and delete this\n`))
     .join('')
+}
+
+// Left by hosts that the description had once: their peers do not know them any more, but their keys lie there.
+function staleFolders({ hosts, interfaceName }: MeshDescription, out: string): string[] {
+  return readdirSync(out, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && !hosts.some((host) => host.name === entry.name) && existsSync(path.join(out, entry.name, `${interfaceName}.conf`)))
+    .map((entry) => path.join(out, entry.name))
 }
 
 class SecretStore implements MeshSecrets {
