@@ -149,6 +149,11 @@ export function shuffleBytes(a: Expr<'v128'>, b: Expr<'v128'>, ...bytes: readonl
   return { type: 'v128', code: [a.code, b.code, SIMD, 0x0d, bytes] }
 }
 
+/** Bytes of `a` in a new order, by a constant vector of indices: one instruction where a shuffle of bytes takes several. */
+export function swizzleBytes(a: Expr<'v128'>, ...bytes: readonly number[]): Expr<'v128'> {
+  return { type: 'v128', code: [a.code, SIMD, 0x0c, bytes, SIMD, 0x0e] }
+}
+
 /** 32-bit lanes of `a` (0 to 3) and `b` (4 to 7) in a new order. */
 export function shuffleWords(a: Expr<'v128'>, b: Expr<'v128'>, ...lanes: readonly number[]): Expr<'v128'> {
   return shuffleBytes(a, b, ...lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => 4 * lane + byte)))

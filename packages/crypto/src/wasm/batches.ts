@@ -34,15 +34,13 @@ export function addBatches(module: ModuleBuilder, { chacha20, poly1305, seal, op
     f.call(poly1305.begin, stream)
     disentangle(f, source, target, length)
     f.call(chacha20.cryptRows, source, target, length, w32.add(stream, i32(64)))
-    f.call(poly1305.absorb, target, length)
-    f.call(poly1305.finish, i32(0), length)
+    f.call(poly1305.finish, target, length, i32(0))
     f.store128(w32.add(target, length), 0, load128(i32(TAG)))
   })
   const openShort = module.func(undefined, 2, false, (f, entry, stream) => {
     const [source, target, length] = fields(f, entry)
     f.call(poly1305.begin, stream)
-    f.call(poly1305.absorb, source, length)
-    f.call(poly1305.finish, i32(0), length)
+    f.call(poly1305.finish, source, length, i32(0))
     const isAuthentic = f.let(isZero(anyBit(vec.xor(load128(i32(TAG)), load128(w32.add(source, length))))))
     f.store32(entry, 12, isAuthentic)
     f.if(isAuthentic, () => {

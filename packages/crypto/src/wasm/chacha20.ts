@@ -1,4 +1,4 @@
-import { type Body, type Expr, i32, isZero, load128, type Local, type ModuleBuilder, select, shuffleBytes, shuffleWords, vec, vecShift, w32, withLane, words } from './assembler.ts'
+import { type Body, type Expr, i32, isZero, load128, type Local, type ModuleBuilder, select, shuffleWords, swizzleBytes, vec, vecShift, w32, withLane, words } from './assembler.ts'
 import { ENTRY_BYTES, KEY, MASKS, NONCE, STREAM, STREAMS } from './layout.ts'
 
 const { add32, xor, or } = vec
@@ -103,7 +103,7 @@ function blocksOf(f: Body, nonces: readonly Expr<'v128'>[]): Local<'v128'>[] {
     each(({ b }) => f.set(b, rotate(b, 12)))
     each(({ a, b }) => f.set(a, add32(a, b)))
     each(({ a, d }) => f.set(d, xor(d, a)))
-    each(({ d }) => f.set(d, rotate(d, 8)))
+    each(({ d }) => f.set(d, rotate8(d)))
     each(({ c, d }) => f.set(c, add32(c, d)))
     each(({ b, c }) => f.set(b, xor(b, c)))
     each(({ b }) => f.set(b, rotate(b, 7)))
@@ -132,9 +132,13 @@ function blocksOf(f: Body, nonces: readonly Expr<'v128'>[]): Local<'v128'>[] {
   return blocks.flatMap(({ a, b, c, d }) => [a, b, c, d])
 }
 
-// V8 builds the mask of a byte shuffle anew at each use; the one by 16 bits it knows as shuffles of half words.
+// V8 builds the mask of a byte shuffle anew at each use; the constant one of a swizzle it knows.
 function rotate16(value: Local<'v128'>): Expr<'v128'> {
-  return shuffleBytes(value, value, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+  return swizzleBytes(value, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+}
+
+function rotate8(value: Local<'v128'>): Expr<'v128'> {
+  return swizzleBytes(value, 3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)
 }
 
 function rotate(value: Local<'v128'>, bits: number): Expr<'v128'> {

@@ -44,14 +44,12 @@ export function wasmModuleBytes(memoryBytes: number = DEFAULT_MEMORY_BYTES): Uin
     begin(f, [n0, n1, n2], length, additional)
     disentangle(f, source, target, length)
     f.call(chacha20.crypt, source, target, length)
-    f.call(poly1305.absorb, target, length)
-    f.call(poly1305.finish, additional, length)
+    f.call(poly1305.finish, target, length, additional)
     f.store128(w32.add(target, length), 0, load128(i32(TAG)))
   })
   const open = module.func('open', 7, true, (f, source, target, length, n0, n1, n2, additional) => {
     begin(f, [n0, n1, n2], length, additional)
-    f.call(poly1305.absorb, source, length)
-    f.call(poly1305.finish, additional, length)
+    f.call(poly1305.finish, source, length, additional)
     f.if(isZero(anyBit(vec.xor(load128(i32(TAG)), load128(w32.add(source, length))))), () => {
       disentangle(f, source, target, length)
       f.call(chacha20.crypt, source, target, length)

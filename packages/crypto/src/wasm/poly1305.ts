@@ -1,4 +1,4 @@
-import { type Expr, extend, i32, i64, load32, load128, type Local, type ModuleBuilder, vec, w32, w64, words, wrap } from './assembler.ts'
+import { type Body, type Expr, extend, i32, i64, isZero, load32, load128, type Local, type ModuleBuilder, vec, w32, w64, withLane, words, wrap } from './assembler.ts'
 import { ACCUMULATOR, ADDEND, LAST, MASKS, MULTIPLIER, TAG } from './layout.ts'
 import { at, carry, carryInto, LIMB, LIMB_BITS, type Limbs, loadLimbs, multiply, storeLimbs } from './limbs.ts'
 import { addPoly1305Groups, MIN_GROUPS } from './poly1305-groups.ts'
@@ -9,7 +9,7 @@ export interface Poly1305Functions {
   readonly begin: number
   /** (address, length): adds bytes, the last block padded with zeros, as RFC 8439 section 2.8 pads. */
   readonly absorb: number
-  /** (additional length, text length): adds the block of lengths and leaves the tag in `TAG`. */
+  /** (text, text length, additional length): adds the text and the block of lengths, and leaves the tag in `TAG`. */
   readonly finish: number
 }
 
@@ -49,18 +49,21 @@ export function addPoly1305(module: ModuleBuilder): Poly1305Functions {
       f.set(length, w32.sub(length, groups))
     })
     f.if(w32.geU(length, i32(16)), () => f.call(absorbBlocks, address, w32.shrU(length, i32(4))))
-    const rest = f.let(w32.and(length, i32(15)))
-    f.if(rest, () => {
-      const row = load128(w32.add(address, w32.and(length, i32(-16))))
-      f.store128(i32(LAST), 0, vec.and(row, load128(w32.sub(i32(MASKS + 16), rest))))
+    f.if(w32.and(length, i32(15)), () => {
+      padLast(f, address, length)
       f.call(absorbBlocks, i32(LAST), i32(1))
     })
   })
-  const finish = module.func(undefined, 2, false, (f, additionalLength, length) => {
-    f.store128(i32(LAST + 16), 0, words(0, 0, 0, 0))
-    f.store32(i32(LAST + 16), 0, additionalLength)
-    f.store32(i32(LAST + 16), 8, length)
-    f.call(absorbBlocks, i32(LAST + 16), i32(1))
+  const finish = module.func(undefined, 3, false, (f, address, length, additionalLength) => {
+    // The last block, padded, and the block of lengths go together.
+    const rest = f.let(w32.and(length, i32(15)))
+    f.call(absorb, address, w32.sub(length, rest))
+    f.store128(i32(LAST + 16), 0, withLane(withLane(words(0, 0, 0, 0), 0, additionalLength), 2, length))
+    f.if(rest, () => {
+      padLast(f, address, length)
+      f.call(absorbBlocks, i32(LAST), i32(2))
+    })
+    f.if(isZero(rest), () => f.call(absorbBlocks, i32(LAST + 16), i32(1)))
     const h = loadLimbs(f, ACCUMULATOR)
     carry(f, h, 1)
     carry(f, h, 0)
@@ -78,6 +81,12 @@ export function addPoly1305(module: ModuleBuilder): Poly1305Functions {
     })
   })
   return { begin, absorb, finish }
+}
+
+// The bytes behind the last whole block, padded with zeros, to `LAST`.
+function padLast(f: Body, address: Expr<'i32'>, length: Local<'i32'>): void {
+  const row = load128(w32.add(address, w32.and(length, i32(-16))))
+  f.store128(i32(LAST), 0, vec.and(row, load128(w32.sub(i32(MASKS + 16), w32.and(length, i32(15))))))
 }
 
 // 128 bits in four words, as limbs that may have bits above the 26th but for the last.
