@@ -62,7 +62,7 @@ class Wire {
   }
 
   /** Opens a poll; gives the frames as they come. */
-  poll(nodeKey: string): { readonly frames: string[]; readonly ended: Promise<unknown> } {
+  poll(nodeKey: string): { readonly frames: string[]; readonly ended: Promise<unknown>; readonly stream: http2.ClientHttp2Stream } {
     const stream = this.request('POST', '/machine/map', { Version: CAPABILITY_VERSION, NodeKey: nodeKey, DiscoKey: `discokey:${'12'.repeat(32)}`, Stream: true, KeepAlive: true })
     const reader = new MapChunkReader()
     const frames: string[] = []
@@ -70,7 +70,7 @@ class Wire {
       reader.push(new Uint8Array(bytes))
       for (let json = reader.next(); json !== undefined; json = reader.next()) frames.push(utf8Decode(json))
     })
-    return { frames, ended: once(stream, 'close') }
+    return { frames, ended: once(stream, 'close'), stream }
   }
 
   close(): void {
@@ -126,7 +126,7 @@ ${lines}`,
       const established = new Promise((resolve, reject) => stream.once('established', resolve).once('error', reject))
       stream.begin(new Uint8Array(0))
       await established
-      const session = http2.connect('http://unused', { createConnection: () => stream, settings: { initialWindowSize: MEGABYTE } })
+      const session = http2.connect('http://unused', { createConnection: () => stream, settings: { initialWindowSize: 65_535 } })
       session.on('error', () => undefined)
       cleanups.push(() => session.destroy())
       return new Wire(machine, session)
@@ -204,6 +204,21 @@ describe('connections', () => {
     await expect.poll(() => second.frames.length).toBe(1)
     const { nodes } = await ask(here.socket, { command: 'listNodes' })
     expect(nodes).toMatchObject([{ online: true }])
+  })
+
+  test('a client that does not read for a while is told the sum of what it missed, and holds up nobody', async () => {
+    const here = await site('tuning: {batch_change_delay: 2ms}\n')
+    const [idle, busy, third] = [await joined(here), await joined(here), await joined(here)]
+    const [polls, others] = [idle.wire.poll(idle.nodeKey), third.wire.poll(third.nodeKey)]
+    await expect.poll(() => polls.frames.length).toBe(1)
+    polls.stream.pause()
+    const update = (round: number): Promise<Answer> => busy.wire.ask('POST', '/machine/map', { ...lite(busy.nodeKey), Endpoints: Array.from({ length: 60 }, (_, n) => `198.51.${round % 250}.${n}:${10_000 + round}`) })
+    for (let round = 0; round < 300; round += 1) await update(round)
+    await expect.poll(() => others.frames.join('')).toContain(':10299"')
+    polls.stream.resume()
+    await expect.poll(() => polls.frames.join('')).toContain(':10299"')
+    // Far less than a frame for each change: some 80 kB stood in buffers, then nothing more was made for it.
+    expect(polls.frames.length).toBeLessThan(others.frames.length / 2)
   })
 
   test('paths alone decide: whatever stands as the authority', async () => {

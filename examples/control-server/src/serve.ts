@@ -24,6 +24,8 @@ import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
 const HANDSHAKE_TIMEOUT_MS = 10_000
+/** Requests outside the channel are short: who takes longer, or says nothing, only holds a place. */
+const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 5_000 }
 
 /** A server that runs. */
 export interface RunningServer {
@@ -54,7 +56,7 @@ export async function startServer(configFile: string, options: { readonly allowL
     closers.push(() => service.stop())
     const reloadPolicy = (): Promise<void> => (settings.policy.mode === 'file' ? loadPolicyFile(settings, service, log) : Promise.resolve())
     await reloadPolicy()
-    const web = settings.tls === undefined ? http.createServer() : https.createServer(readCertificate(settings.tls))
+    const web = settings.tls === undefined ? http.createServer(PATIENCE) : https.createServer({ ...readCertificate(settings.tls), ...PATIENCE })
     const relay = startRelay(settings, service, web, clock, log)
     if (relay !== undefined) closers.push(() => relay.service.close())
     web.on('request', frontHandler({ service, store, serverUrl: settings.serverUrl, publicKey: machineKey.publicKey().text, relay: relay && ((request, response) => relay.service.handleRequest(request, response)) }))

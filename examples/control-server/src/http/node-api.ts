@@ -18,6 +18,10 @@ interface Call {
   readonly source: string
 }
 
+/** A connection on which nothing was asked, and one on which nothing is asked any more, are closed after so long. Clients dial anew. */
+const UNUSED_MS = 15_000
+const IDLE_MS = 120_000
+
 /** What nodes ask inside the Noise channel. Routed by path alone: clients write several things as the authority. */
 export class NodeApi {
   readonly #service: ControlService
@@ -31,7 +35,18 @@ export class NodeApi {
   /** Serves one connection until it ends. */
   serve(connection: AcceptedControl, source: string): void {
     const machineKey = connection.machineKey.text
-    connection.session.on('stream', (stream, headers) => {
+    const { session } = connection
+    // Any machine key is let this far. Polls keep a connection busy; one without any request only holds memory.
+    let open = 0
+    let idle = setTimeout(() => session.destroy(), UNUSED_MS).unref()
+    session.once('close', () => clearTimeout(idle))
+    session.on('stream', (stream, headers) => {
+      open += 1
+      clearTimeout(idle)
+      stream.once('close', () => {
+        open -= 1
+        if (open === 0 && !session.destroyed) idle = setTimeout(() => session.close(), IDLE_MS).unref()
+      })
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
       void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
