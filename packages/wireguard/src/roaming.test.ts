@@ -38,6 +38,46 @@ test('a repeated initiation from elsewhere moves nothing, a fresh one does', () 
   expect(link.b.device.pathOf(link.a.id)?.id).toBe('moved')
 })
 
+test('only what is authentic and new moves a peer: not a repeat, not a forgery, not a cookie; two sources in turn do', () => {
+  const link = new Link(22)
+  link.establish()
+  link.send(link.a)
+  link.run(5)
+  const packet = link.a.ofType(4).at(-1) ?? new Uint8Array(0)
+  const elsewhere = path('elsewhere', 9)
+  const stays = (bytes: Uint8Array): void => {
+    link.inject(link.b, bytes, elsewhere)
+    expect(link.b.device.pathOf(link.a.id)?.id).toBe('a')
+  }
+  stays(packet)
+  stays(packet.map((byte, i) => (i === 8 ? byte + 1 : byte)))
+  stays(link.b.ofType(2)[0] ?? packet)
+  link.a.load.on = true
+  link.b.device.resetPeer(link.now, link.a.id)
+  link.send(link.b)
+  link.run(1)
+  const cookie = link.a.ofType(3)[0] ?? new Uint8Array(0)
+  expect(cookie).toHaveLength(64)
+  stays(cookie)
+  link.a.load.on = false
+  link.run(6_000)
+  for (const id of ['one', 'two', 'one', 'two']) {
+    link.a.path = path(id, 40)
+    link.send(link.a)
+    link.run(5)
+    expect(link.b.device.pathOf(link.a.id)?.id).toBe(id)
+  }
+})
+
+test('no answer to whoever has proved nothing is longer than the question', () => {
+  const link = new Link(23)
+  link.b.load.on = true
+  link.wire = () => []
+  link.send(link.a)
+  for (const bytes of link.a.ofType(1)) link.inject(link.b, bytes)
+  expect(link.b.sent.map((each) => each.bytes.length)).toEqual([64])
+})
+
 test('a peer without path can only answer: said once, tried again when a path is known', () => {
   const link = new Link(3)
   link.b.device.removePeer(link.now, link.a.id)
