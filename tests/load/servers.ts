@@ -58,13 +58,14 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
  * Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs.
  * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there.
  */
-export async function startServer(kind: ServerKind, policy: LoadPolicy): Promise<LoadServer> {
+export async function startServer(kind: ServerKind, policy: LoadPolicy, options: { readonly noiseKey?: string } = {}): Promise<LoadServer> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-load-'))
   const at = (name: string): string => JSON.stringify(path.join(folder, name))
   const [port, metrics] = [await freePort(), await freePort()]
   const url = `http://127.0.0.1:${port}`
   const config = path.join(folder, 'config.yaml')
   writeFileSync(path.join(folder, 'policy.hujson'), policy.text)
+  if (options.noiseKey !== undefined) writeFileSync(path.join(folder, 'noise.key'), options.noiseKey, { mode: 0o600 })
   // Clients must be told of a relay; nobody connects to it.
   const node = { name: '900a', regionid: 900, hostname: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', stunport: -1, derpport: 1 }
   writeFileSync(path.join(folder, 'derp.yaml'), `regions:\n  900: ${JSON.stringify({ regionid: 900, regioncode: 'none', regionname: 'None', nodes: [node] })}\n`)

@@ -10,7 +10,8 @@ import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
 import { MeshLinks } from './mesh-links.ts'
 import { type RelayOptions, UsageError } from './options.ts'
 
-const HEAD_TIMEOUT_MS = 30_000
+/** Requests are short: who takes longer, or says nothing, only holds a place. Upgraded connections are not meant. */
+const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 20_000, connectionsCheckingInterval: 5_000 }
 /** Metacerts are valid for 30 days. */
 const METACERT_RENEWAL_MS = 86_400_000
 
@@ -37,9 +38,8 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   })
   const certificate = options.plainHttp ? undefined : loadCertificate(options)
   // The metacert behind the chain lets clients skip a round trip.
-  const secrets = (): https.ServerOptions => ({ cert: (certificate?.cert ?? '') + metacertPem(server.publicKey), key: certificate?.key ?? '', minVersion: 'TLSv1.2' })
-  const web = certificate === undefined ? http.createServer() : createTlsServer(secrets())
-  web.headersTimeout = HEAD_TIMEOUT_MS
+  const secrets = (): https.ServerOptions => ({ cert: (certificate?.cert ?? '') + metacertPem(server.publicKey), key: certificate?.key ?? '', minVersion: 'TLSv1.2', ...PATIENCE })
+  const web = certificate === undefined ? http.createServer(PATIENCE) : createTlsServer(secrets())
   const clock = suspendAwareClock()
   const { meshWith, meshCaFile } = options
   const links = meshKey && new MeshLinks({ targets: meshWith, privateKey, meshKey, provider: nodeCryptoProvider, clock, log, ...(meshCaFile !== undefined && { ca: read(meshCaFile) }) }, () => service)
