@@ -1,8 +1,8 @@
 import { lookup } from 'node:dns/promises'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, parseIp } from '@meshwright/ip'
-import { type ConfigFile, parseConfig } from '@meshwright/wireguard/text'
+import { parseConfig } from '@meshwright/wireguard/text'
 import type { Log } from './log.ts'
 
 const MIN_BETWEEN_MS = 4_000
@@ -21,6 +21,7 @@ export class EndpointNames {
   readonly #log: Log
   readonly #resolve: (host: string) => Promise<readonly string[]>
   readonly #askedAt: Map<string, number> = new Map()
+  #read: { readonly version: string; readonly names: ReadonlyMap<string, NamedEndpoint> } = { version: '', names: new Map() }
 
   /** @param file of wg or wg-quick; read anew each time, and it may be missing */
   constructor(file: string, move: MovePeer, log: Log, resolve: (host: string) => Promise<readonly string[]> = resolveBySystem) {
@@ -34,7 +35,7 @@ export class EndpointNames {
   async unanswered(peer: NodePublicKey, tried: Endpoint | undefined): Promise<void> {
     const last = this.#askedAt.get(peer.text)
     if (last !== undefined && performance.now() - last < MIN_BETWEEN_MS) return
-    const named = this.#configured()?.peers.find(({ publicKey, endpoint }) => publicKey?.equals(peer) && endpoint !== undefined && parseIp(endpoint.host) === undefined)?.endpoint
+    const named = this.#names().get(peer.text)
     if (named === undefined) return
     this.#askedAt.set(peer.text, performance.now())
     let addresses: readonly string[]
@@ -51,13 +52,27 @@ export class EndpointNames {
     this.#move(peer, { ip, port: named.port })
   }
 
-  #configured(): ConfigFile | undefined {
+  // By the text of the public key. Read again only when the file has changed: a thousand peers may be silent at once.
+  #names(): ReadonlyMap<string, NamedEndpoint> {
     try {
-      return parseConfig(readFileSync(this.#file, 'utf8')).config
+      const { mtimeMs, size } = statSync(this.#file)
+      const version = `${mtimeMs} ${size}`
+      if (version === this.#read.version) return this.#read.names
+      const names = new Map<string, NamedEndpoint>()
+      for (const { publicKey, endpoint } of parseConfig(readFileSync(this.#file, 'utf8')).config.peers) {
+        if (publicKey !== undefined && endpoint !== undefined && parseIp(endpoint.host) === undefined) names.set(publicKey.text, endpoint)
+      }
+      this.#read = { version, names }
+      return names
     } catch {
-      return undefined // no file, no names
+      return new Map() // no file, no names
     }
   }
+}
+
+interface NamedEndpoint {
+  readonly host: string
+  readonly port: number
 }
 
 /** All addresses of a name, in the order of the system. */
