@@ -41,11 +41,14 @@ export class HostileNetwork {
   readonly #corpus: readonly Uint8Array[][] = [[], [], [], []]
   readonly #batch: PacketBatch = PacketBatch.slab(BATCH_SLOTS, BATCH_BYTES)
   #now: Instant = instant(1_000)
+  readonly #seed: number
+  #fed = 0
   #packets = 0
   #delivered = 0
   #answers = 0
 
   constructor(seed: number) {
+    this.#seed = seed
     const random = new SeededRandom(seed)
     this.#random = random
     this.#key = NodePrivateKey.generate(random.bytes)
@@ -60,9 +63,18 @@ export class HostileNetwork {
   }
 
   run(inputs: number, progress: (done: number) => void): FuzzReport {
+    try {
+      return this.#run(inputs, progress)
+    } catch (error) {
+      throw new Error(`${error instanceof Error ? error.message : String(error)} (seed ${this.#seed}, input ${this.#fed})`, { cause: error })
+    }
+  }
+
+  #run(inputs: number, progress: (done: number) => void): FuzzReport {
     const early = Math.min(inputs - 1, 20_000)
     let base = 0
     for (let round = 0; round < inputs; ) {
+      this.#fed = round
       if (round % EPOCH < BATCH_SLOTS) this.#honest()
       round += this.#random.chance(0.2) ? this.#batchOf(Math.min(BATCH_SLOTS, inputs - round)) : this.#one()
       if (round % 1_000 < BATCH_SLOTS) progress(round)
