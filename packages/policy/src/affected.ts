@@ -32,9 +32,10 @@ function affectedSlots(before: Engine, after: Engine, changed: readonly RecordCh
     const old = before.statements[i]
     return old === undefined || old === now ? [] : [{ old, now }]
   })
-  const rules = touchedRules(after, changes, records, engines)
+  const anew = touchedWhole(after, records, engines)
+  const rules = touchedRules(changes, anew)
   after.concerns.inherit(before.concerns, changes)
-  after.filter.inherit(before.filter, rules)
+  after.filter.inherit(before.filter, changes, rules, anew)
   // From here on also what is no rule: peers, routes, SSH.
   const slots = rules.clone()
   for (const { old, now } of changes) {
@@ -58,17 +59,23 @@ function affectedSlots(before: Engine, after: Engine, changed: readonly RecordCh
   return slots
 }
 
-/** Nodes whose packet filter may differ. */
-function touchedRules(after: Engine, changes: readonly StatementChange[], records: readonly NodeRecord[], engines: readonly Engine[]): BitSet {
+/** The changed nodes, and those whose rules of `autogroup:self` may differ. */
+function touchedWhole(after: Engine, records: readonly NodeRecord[], engines: readonly Engine[]): BitSet {
   const slots = new BitSet(after.inventory.room)
   for (const { slot } of records) slots.add(slot)
+  if (after.statements.some(({ self }) => self !== undefined)) addOwn(slots, engines, records)
+  return slots
+}
+
+/** All nodes whose packet filter may differ. */
+function touchedRules(changes: readonly StatementChange[], anew: BitSet): BitSet {
+  const slots = anew.clone()
   for (const { old, now } of changes) {
     const companions = hasCompanions(now.statement)
     // Who receives a rule or is a source differs in the changed node alone; what the rule says, for all.
     if (old.list !== now.list || companions) for (const { receivers } of [old, now]) slots.or(receivers)
     if (companions) for (const { sources } of [old, now]) slots.or(sources.nodes)
   }
-  if (after.statements.some(({ self }) => self !== undefined)) addOwn(slots, engines, records)
   return slots
 }
 

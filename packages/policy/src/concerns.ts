@@ -1,4 +1,4 @@
-import { BitSet } from './bits.ts'
+import type { BitSet } from './bits.ts'
 import type { CompiledStatement } from './statements.ts'
 
 /** The matrix pays when more than one in so many nodes are asked for. */
@@ -10,10 +10,13 @@ export interface StatementChange {
   readonly now: CompiledStatement
 }
 
-/** One bit for each node and statement. */
+/** So many nodes share a page, which states share until one of them changes it. */
+const PAGE_SLOTS = 64
+
+/** One bit for each node and statement, in pages of some nodes each. */
 interface Matrix {
-  readonly received: Uint32Array
-  readonly sent: Uint32Array
+  readonly received: Uint32Array[]
+  readonly sent: Uint32Array[]
 }
 
 /**
@@ -38,10 +41,11 @@ export class Concerns {
   /** Takes over what an earlier state with the same nodes in the same slots has made. @param changes the statements that are not the same objects */
   inherit(previous: Concerns, changes: readonly StatementChange[]): void {
     if (previous.#matrix === undefined) return
-    const matrix = { received: previous.#matrix.received.slice(), sent: previous.#matrix.sent.slice() }
+    const matrix = { received: [...previous.#matrix.received], sent: [...previous.#matrix.sent] }
+    const own = new Set<Uint32Array>()
     for (const { old, now } of changes) {
-      this.#setColumn(matrix.received, now.index, now.receivers, old.receivers)
-      this.#setColumn(matrix.sent, now.index, now.sources.nodes, old.sources.nodes)
+      this.#setColumn(matrix.received, own, now.index, now.receivers.difference(old.receivers))
+      this.#setColumn(matrix.sent, own, now.index, now.sources.nodes.difference(old.sources.nodes))
     }
     this.#matrix = matrix
   }
@@ -49,20 +53,21 @@ export class Concerns {
   /** The statements that a node receives, in their order. */
   receivedBy(slot: number): readonly CompiledStatement[] {
     const matrix = this.#matrixForOneMore()
-    return matrix === undefined ? this.#statements.filter(({ receivers }) => receivers.has(slot)) : this.#pick(slot, (at) => matrix.received[at] ?? 0)
+    return matrix === undefined ? this.#statements.filter(({ receivers }) => receivers.has(slot)) : this.#pick(slot, matrix.received)
   }
 
   /** The statements that a node is a source of, in their order. */
   sentBy(slot: number): readonly CompiledStatement[] {
     const matrix = this.#matrixForOneMore()
-    return matrix === undefined ? this.#statements.filter(({ sources }) => sources.nodes.has(slot)) : this.#pick(slot, (at) => matrix.sent[at] ?? 0)
+    return matrix === undefined ? this.#statements.filter(({ sources }) => sources.nodes.has(slot)) : this.#pick(slot, matrix.sent)
   }
 
   /** The statements that may give a node a rule, in their order: what it receives, what it sends by capabilities, and `always`. */
   ruling(slot: number, { always, apps }: { readonly always: BitSet; readonly apps: BitSet }): readonly CompiledStatement[] {
     const matrix = this.#matrixForOneMore()
     if (matrix === undefined) return this.#statements.filter(({ receivers, index }) => receivers.has(slot) || always.has(index) || apps.has(index))
-    return this.#pick(slot, (at, word) => (matrix.received[at] ?? 0) | always.word(word) | ((matrix.sent[at] ?? 0) & apps.word(word)))
+    const [received, sent] = [this.#row(matrix.received, slot), this.#row(matrix.sent, slot)]
+    return this.#statementsAt((i) => (received[i] ?? 0) | always.word(i) | ((sent[i] ?? 0) & apps.word(i)))
   }
 
   #matrixForOneMore(): Matrix | undefined {
@@ -72,25 +77,47 @@ export class Concerns {
   }
 
   #make(): Matrix {
-    const matrix = { received: new Uint32Array(this.#width * this.#room), sent: new Uint32Array(this.#width * this.#room) }
-    const none = new BitSet(0)
+    const empty = (): Uint32Array[] => Array.from({ length: Math.ceil(this.#room / PAGE_SLOTS) }, () => new Uint32Array(PAGE_SLOTS * this.#width))
+    const matrix = { received: empty(), sent: empty() }
+    const own = new Set([...matrix.received, ...matrix.sent])
     for (const { index, receivers, sources } of this.#statements) {
-      this.#setColumn(matrix.received, index, receivers, none)
-      this.#setColumn(matrix.sent, index, sources.nodes, none)
+      this.#setColumn(matrix.received, own, index, receivers)
+      this.#setColumn(matrix.sent, own, index, sources.nodes)
     }
     return matrix
   }
 
-  #setColumn(words: Uint32Array, index: number, now: BitSet, old: BitSet): void {
+  /** Turns the bits of one statement over. @param own pages that no other state has */
+  #setColumn(pages: Uint32Array[], own: Set<Uint32Array>, index: number, turned: BitSet): void {
     const bit = 1 << (index & 31)
-    const column = index >>> 5
-    for (const slot of now.difference(old).slots()) words[slot * this.#width + column] = (words[slot * this.#width + column] ?? 0) ^ bit
+    for (const slot of turned.slots()) {
+      const number = Math.floor(slot / PAGE_SLOTS)
+      let page = pages[number]
+      if (page === undefined) continue
+      if (!own.has(page)) {
+        page = page.slice()
+        pages[number] = page
+        own.add(page)
+      }
+      const at = (slot % PAGE_SLOTS) * this.#width + (index >>> 5)
+      page[at] = (page[at] ?? 0) ^ bit
+    }
   }
 
-  #pick(slot: number, wordAt: (at: number, word: number) => number): CompiledStatement[] {
+  #row(pages: readonly Uint32Array[], slot: number): Uint32Array {
+    const start = (slot % PAGE_SLOTS) * this.#width
+    return pages[Math.floor(slot / PAGE_SLOTS)]?.subarray(start, start + this.#width) ?? new Uint32Array(0)
+  }
+
+  #pick(slot: number, pages: readonly Uint32Array[]): CompiledStatement[] {
+    const row = this.#row(pages, slot)
+    return this.#statementsAt((i) => row[i] ?? 0)
+  }
+
+  #statementsAt(wordAt: (i: number) => number): CompiledStatement[] {
     const found: CompiledStatement[] = []
     for (let i = 0; i < this.#width; i += 1) {
-      let word = wordAt(slot * this.#width + i, i)
+      let word = wordAt(i)
       while (word !== 0) {
         const lowest = word & -word
         const statement = this.#statements[(i << 5) + 31 - Math.clz32(lowest)]

@@ -1,7 +1,7 @@
 import { IpSet } from '@meshwright/ip'
 import type { CapGrant, FilterRule, NetPortRange, PortRange } from '@meshwright/packet-filter'
 import { BitSet } from './bits.ts'
-import type { Concerns } from './concerns.ts'
+import type { Concerns, StatementChange } from './concerns.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
 import type { Statement } from './policy.ts'
 import type { Resolved } from './resolve.ts'
@@ -29,7 +29,9 @@ const NO_PROTOCOL = 256
 
 interface PendingRule {
   order: number
-  readonly rule: { readonly SrcIPs: readonly string[]; readonly DstPorts: NetPortRange[]; readonly IPProto?: readonly number[] }
+  readonly rule: FilterRule
+  /** Its destinations; `undefined` when it is taken over whole from an earlier state. */
+  readonly entries: NetPortRange[] | undefined
 }
 
 /**
@@ -49,6 +51,10 @@ export class FilterCompiler {
   readonly #special: { readonly always: BitSet; readonly apps: BitSet }
   /** By slot. */
   #rules: (readonly FilterRule[] | undefined)[] = []
+  /** Rules of the earlier state, by slot, of which only those with one of the changed keys may differ. */
+  #stale: (readonly FilterRule[] | undefined)[] = []
+  #changed: ReadonlySet<number> = new Set()
+  readonly #byTexts: Map<readonly string[], SourceList> = new Map()
   readonly #selfLists: Map<string, SourceList> = new Map()
 
   constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory, concerns: Concerns) {
@@ -62,6 +68,7 @@ export class FilterCompiler {
       if (self !== undefined) this.#special.always.add(index)
       if (hasCompanions(statement)) this.#special.apps.add(index)
       if (targets.length === 0 || list.texts.length === 0) continue
+      this.#byTexts.set(list.texts, list)
       for (const [i, protocol] of statement.protocols.entries()) {
         const key = keyOf(list, protocol)
         if (!first.has(key)) first.set(key, placeOf(index, i, false))
@@ -72,18 +79,42 @@ export class FilterCompiler {
 
   /**
    * Takes over what an earlier state of the same nodes has made, in the same slots.
+   * @param changes all statements that are not the same objects
    * @param touched slots of the nodes whose rules may differ for another reason than these statements' places; those for whom only the
    *   places do are added
+   * @param anew slots of those nodes for whom any rule may differ, not only those of the changed statements
    */
-  inherit(previous: FilterCompiler, touched: BitSet): void {
+  inherit(previous: FilterCompiler, changes: readonly StatementChange[], touched: BitSet, anew: BitSet): void {
     this.#touchMoved(previous, touched)
     this.#rules = [...previous.#rules]
-    for (const slot of touched.slots()) this.#rules[slot] = undefined
+    const changed = new Set<number>()
+    for (const { old, now } of changes) for (const { statement, list } of [old, now]) for (const protocol of statement.protocols) changed.add(keyOf(list, protocol))
+    this.#changed = changed
+    for (const slot of touched.slots()) {
+      if (!anew.has(slot)) this.#stale[slot] = previous.#rules[slot]
+      this.#rules[slot] = undefined
+    }
   }
 
   /** The rules that a node receives, in the order of delivery. */
   rulesFor(record: NodeRecord): readonly FilterRule[] {
-    return (this.#rules[record.slot] ??= this.#makeRules(record))
+    const known = this.#rules[record.slot]
+    if (known !== undefined) return known
+    const rules = this.#makeRules(record, this.#wholeRules(this.#stale[record.slot]))
+    this.#rules[record.slot] = rules
+    this.#stale[record.slot] = undefined
+    return rules
+  }
+
+  /** Port rules of the earlier state to which no changed statement contributes, by their keys. */
+  #wholeRules(stale: readonly FilterRule[] | undefined): ReadonlyMap<number, FilterRule> {
+    const whole = new Map<number, FilterRule>()
+    for (const rule of stale ?? []) {
+      const list = rule.DstPorts === undefined ? undefined : this.#byTexts.get(rule.SrcIPs)
+      const key = list === undefined ? undefined : keyOf(list, rule.IPProto?.[0])
+      if (key !== undefined && !this.#changed.has(key)) whole.set(key, rule)
+    }
+    return whole
   }
 
   /** Adds the nodes that hold a rule whose place is that of another statement now: where lists became, or ceased to be, the same. */
@@ -112,7 +143,7 @@ export class FilterCompiler {
     return record === undefined ? undefined : this.#inventory.ownerOf(record.node)?.id
   }
 
-  #makeRules(record: NodeRecord): readonly FilterRule[] {
+  #makeRules(record: NodeRecord, whole: ReadonlyMap<number, FilterRule>): readonly FilterRule[] {
     const ports = new Map<number, PendingRule>()
     const capabilities: { readonly order: number; readonly rule: FilterRule }[] = []
     for (const compiled of this.#concerns.ruling(record.slot, this.#special)) {
@@ -126,13 +157,13 @@ export class FilterCompiler {
           const texts = textsFor(target, record, statement.via.length > 0)
           if (texts.length === 0) continue
           for (const [i, protocol] of statement.protocols.entries())
-            this.#addPorts(ports, compiled.list, protocol, texts, target.ports[i] ?? [], placeOf(index, i, false))
+            this.#addPorts(ports, whole, compiled.list, protocol, texts, target.ports[i] ?? [], placeOf(index, i, false))
         }
       }
       if (selfList !== undefined && compiled.self !== undefined && selfList.texts.length > 0) {
         for (const [i, protocol] of statement.protocols.entries()) {
           const place = placeOf(index, i, true, compiled.selfFirst)
-          this.#addPorts(ports, selfList, protocol, record.addressTexts, compiled.self.ports[i] ?? [], place)
+          this.#addPorts(ports, whole, selfList, protocol, record.addressTexts, compiled.self.ports[i] ?? [], place)
         }
       }
       if (hasCapabilities)
@@ -144,6 +175,7 @@ export class FilterCompiler {
 
   #addPorts(
     rules: Map<number, PendingRule>,
+    whole: ReadonlyMap<number, FilterRule>,
     list: SourceList,
     protocol: number | undefined,
     texts: readonly string[],
@@ -154,11 +186,12 @@ export class FilterCompiler {
     const key = keyOf(list, protocol)
     let pending = rules.get(key)
     if (pending === undefined) {
-      const rule = { SrcIPs: list.texts, DstPorts: [], ...(protocol === undefined ? {} : { IPProto: [protocol] }) }
-      pending = { order: Math.min(place, this.#first.get(key) ?? place), rule }
+      const order = Math.min(place, this.#first.get(key) ?? place)
+      pending = pendingRule(order, whole.get(key), list, protocol)
       rules.set(key, pending)
     } else pending.order = Math.min(pending.order, place)
-    for (const IP of texts) for (const Ports of ranges) pending.rule.DstPorts.push({ IP, Ports })
+    if (pending.entries === undefined) return
+    for (const IP of texts) for (const Ports of ranges) pending.entries.push({ IP, Ports })
   }
 
   #capabilityRules(
@@ -219,6 +252,12 @@ export class FilterCompiler {
     for (const own of this.#inventory.owned(user)) nodes.add(own.slot)
     return { kind: 'nodes', nodes }
   }
+}
+
+function pendingRule(order: number, whole: FilterRule | undefined, { texts }: SourceList, protocol: number | undefined): PendingRule {
+  if (whole !== undefined) return { order, rule: whole, entries: undefined }
+  const entries: NetPortRange[] = []
+  return { order, rule: { SrcIPs: texts, DstPorts: entries, ...(protocol === undefined ? {} : { IPProto: [protocol] }) }, entries }
 }
 
 function keyOf(list: SourceList, protocol: number | undefined): number {

@@ -106,7 +106,7 @@ function sameNetworks({ old, now }: RecordChange): boolean {
 function isCovered({ sources }: CompiledStatement, record: NodeRecord, inventory: Inventory): boolean {
   if (sources.identities.has(record.slot) || sources.dangerAll) return true
   if (sources.wildcard && inventory.tailnetNodes.has(record.slot)) return true
-  return sources.literals.overlaps(record.addresses) || coversNetworks(sources, record, inventory)
+  return (!sources.literals.isEmpty && sources.literals.overlaps(record.addresses)) || coversNetworks(sources, record, inventory)
 }
 
 function isReceiver({ statement, targets }: CompiledStatement, record: NodeRecord): boolean {
