@@ -77,6 +77,20 @@ describe('nothing is said before it is on disk', () => {
     expect(lab.framesOf(poll())).toHaveLength(1)
   })
 
+  test('a poll that is opened and given up while the disk works leaves nothing behind', () => {
+    const lab = new Lab()
+    const a = lab.node('alice', 'a')
+    lab.feed({ type: 'closed', request: a.stream })
+    lab.advance(11_000)
+    lab.storing = 'hold'
+    lab.send({ type: 'admin', command: { command: 'createUser', name: 'bob' } })
+    const poll = lab.map(a.machine, { NodeKey: a.NodeKey, Stream: true, DiscoKey: key('discokey', 'a') })
+    lab.feed({ type: 'closed', request: poll })
+    lab.commit()
+    lab.commit()
+    expect(lab.server.figures).toMatchObject({ polls: 0, online: 0 })
+  })
+
   test('after a restart everything acknowledged is there, and connected nodes keep their place until they are back', () => {
     const lab = new Lab()
     lab.admin({ command: 'createUser', name: 'alice' })

@@ -107,6 +107,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   #config: ControlServerConfig
   #now: Instant
   #staged: Staged[] = []
+  /** Requests that something is staged for to be done later than now. */
+  readonly #stagedRequests = new Set<RequestId>()
   #waiting: ControlServerInput[] = []
   #committing: { readonly commit: number; readonly staged: readonly Staged[] } | undefined
   #commits = 0
@@ -262,6 +264,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     this.#passTime()
     const staged = this.#staged
     this.#staged = []
+    this.#stagedRequests.clear()
     if (!this.#state.changed) return this.#release(staged)
     this.#commits += 1
     this.#committing = { commit: this.#commits, staged }
@@ -373,6 +376,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       case 'closed': {
         this.#pending.release(input.request)
         this.#sshChecks.release(input.request)
+        // Asked and gone in one batch: what was staged for it must not open a poll that nobody will ever close.
+        if (this.#stagedRequests.delete(input.request)) this.#staged = this.#staged.filter((item) => !('run' in item) || item.request !== input.request)
         const nodeId = this.#sessions.close(input.request)
         if (nodeId !== undefined) this.#pollEnded(nodeId)
         return
@@ -443,7 +448,10 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       now: () => this.#now,
       wallNow: (): UnixMillis => this.#wallClock(),
       respond: (request, status, body, retryAfterSeconds) => stage({ output: { type: 'respond', request, status, body, retryAfterSeconds } }),
-      afterCommit: (run, request) => stage({ run, request }),
+      afterCommit: (run, request) => {
+        if (request !== undefined) this.#stagedRequests.add(request)
+        stage({ run, request })
+      },
       audit: (actor, action, target, detail) => stage({ output: { type: 'audit', event: { at: this.#wallClock(), actor, action, target, detail } } }),
     }
   }
