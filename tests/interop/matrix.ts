@@ -52,6 +52,14 @@ export function readCells(report: VitestReport, chosen: { readonly grep?: string
   })
 }
 
+/** Earlier cells, with newer ones in the place of their like. */
+export function merged(earlier: readonly Cell[], newer: readonly Cell[]): readonly Cell[] {
+  const key = (cell: Cell): string => [cell.group, cell.flow, cell.peer].join('\0')
+  const fresh = new Map(newer.map((cell) => [key(cell), cell]))
+  const known = new Set(earlier.map(key))
+  return [...earlier.map((cell) => fresh.get(key(cell)) ?? cell), ...newer.filter((cell) => !known.has(key(cell)))]
+}
+
 function firstLine(text: string): string {
   return text.split('\n')[0] ?? ''
 }

@@ -86,6 +86,7 @@ flow('our node: ping of each kind with real tailscaled, both ways', async () => 
 
 flow('our node: HTTP with real tailscaled, direct', async () => {
   expect(await mesh.ours.cli('ping', '--c', '20', '--timeout', '3s', mesh.ip.real)).toMatch(/ via (?!DERP)[^ ]*:\d+ in/)
+  expect(await mesh.real.cli('ping', '--c', '20', '--timeout', '3s', mesh.ip.ours)).toMatch(/ via (?!DERP)[^ ]*:\d+ in/)
   const before = (await mesh.ours.status()).Meshwright
   await browse(mesh.real, mesh.ip.ours)
   await browse(mesh.ours, mesh.ip.real)

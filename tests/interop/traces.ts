@@ -7,12 +7,11 @@ const MARK = 'MESHWRIGHT_INTEROP_RUN'
 const PATIENCE_MS = 5_000
 
 /**
- * Finds what a run leaves behind: processes by a mark in their environment, which all descendants inherit; network namespaces that were
- * not there before; files in the folder for temporary files that the run has for itself.
+ * Finds what a run leaves behind: processes by a mark in their environment, which all descendants inherit; files in the folder for
+ * temporary files that the run has for itself.
  */
 export class Traces {
   readonly #id = randomBytes(8).toString('hex')
-  readonly #before = namespaces()
 
   /** For the environment of the run. */
   get environment(): Readonly<Record<string, string>> {
@@ -24,12 +23,9 @@ export class Traces {
     // The last ones may be on their way out.
     for (const deadline = performance.now() + PATIENCE_MS; performance.now() < deadline && this.#processes().length > 0; ) await pause(100)
     const processes = this.#processes()
-    for (const { pid } of processes) process.kill(pid, 'SIGKILL')
-    // Namespaces of others that run beside carry the ids of processes that live.
-    const spaces = [...namespaces()].filter((name) => !this.#before.has(name) && !ownedByTheLiving(name))
+    for (const { pid } of processes) end(pid)
     return [
       ...processes.map(({ pid, command }) => `process ${pid} (${command})`),
-      ...spaces.map((name) => `network namespace ${name}`),
       ...readdirSync(temp).filter((name) => !isEmpty(path.join(temp, name))).map((name) => `temporary file ${name}`),
     ]
   }
@@ -43,17 +39,12 @@ export class Traces {
   }
 }
 
-function namespaces(): ReadonlySet<string> {
+function end(pid: number): void {
   try {
-    return new Set(readdirSync('/run/netns'))
+    process.kill(pid, 'SIGKILL')
   } catch {
-    return new Set() // none was ever made, or this is no Linux
+    // it has ended meanwhile
   }
-}
-
-// Suites put their process id, in base 36, into the names of namespaces.
-function ownedByTheLiving(name: string): boolean {
-  return numbers('/proc').some((pid) => name.includes(pid.toString(36)) && readOr(`/proc/${pid}/cmdline`).includes('node'))
 }
 
 // A suite whose flows are all skipped may have named a folder and done nothing with it.
