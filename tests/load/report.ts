@@ -1,5 +1,6 @@
 import type { ControlFigures } from './control.ts'
 import type { FloodFigures } from './flood.ts'
+import type { LiarFigures } from './liars.ts'
 
 /** One line of the table: a figure, what it must be, and what is aimed at. */
 export interface Row {
@@ -70,6 +71,23 @@ export function formatFlood(all: readonly FloodFigures[]): string {
     ['CPU of the relay', ...all.map((each) => `${each.relayCpuSeconds.toFixed(1)} s`), ''],
   ]
   return `flood by ${all[0]?.pairs ?? 0} pairs, ${all[0]?.seconds.toFixed(1) ?? 0} s\n${columns(lines)}\n`
+}
+
+/** How many times as long honest requests may take beside liars, at p99. */
+export const RATIO_MUST = 2
+
+/** What honest clients felt of liars. */
+export function formatLiars(figures: LiarFigures): string {
+  const ms = (value: number): string => `${(value * 1000).toFixed(1)} ms`
+  const lines = [
+    ['honest requests', 'alone', 'among liars', 'must'],
+    ['p50', ms(figures.quietP50), ms(figures.attackedP50), ''],
+    ['p99', ms(figures.quietP99), ms(figures.attackedP99), `${RATIO_MUST} times`],
+    ['p99 among liars to p99 alone', '', figures.ratio.toFixed(2), String(RATIO_MUST)],
+    ['failed', '', String(figures.failed), '0'],
+    ['memory added', '', `${figures.grownMegabytes.toFixed(0)} MB`, `${figures.growthMustMegabytes} MB`],
+  ]
+  return `liars at the control server, ${figures.halfOpen} connections half open\n${columns(lines)}\n`
 }
 
 /** Whether ours reaches what it must. */

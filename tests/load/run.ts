@@ -2,12 +2,14 @@ import os from 'node:os'
 import { parseArgs } from 'node:util'
 import { type ControlFigures, measureControl } from './control.ts'
 import { type FloodFigures, measureFlood, missingRelay, type RelayKind } from './flood.ts'
+import { measureLiars } from './liars.ts'
 import type { PolicyKind } from './policies.ts'
-import { formatFlood, formatTables, GROWN_MUST_MEGABYTES, rowsFor, SHARE_MUST, verdict } from './report.ts'
+import { formatFlood, formatLiars, formatTables, GROWN_MUST_MEGABYTES, RATIO_MUST, rowsFor, SHARE_MUST, verdict } from './report.ts'
 import { missing, type ServerKind } from './servers.ts'
 
 const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
        npm run load -- --flood [--pairs N] [--json]
+       npm run load -- --liars [--half-open N] [--json]
 
 Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
 how fast changes are seen, what a mass reconnection takes. Linux only.
@@ -16,6 +18,8 @@ how fast changes are seen, what a mass reconnection takes. Linux only.
   --server S    ours, headscale, or both (unless told); headscale is left out where it is not installed
   --flood       instead: pairs of clients that send through a relay as fast as they can, through ours and a real derper
   --pairs N     how many pairs; 50 unless told
+  --liars       instead: what honest clients of our control server feel of liars, alone and beside them
+  --half-open N connections that stop in the middle of their handshake meanwhile; 10000 unless told
   --json        print {machine, figures} alone on standard output
 
 Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
@@ -25,13 +29,14 @@ const FLOOD_SECONDS = 6
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
   if (values.flood === true) return flood(Number(values.pairs ?? 50), values.json === true)
+  if (values.liars === true) return liars(Number(values['half-open'] ?? 10_000), values.json === true)
   const clients = Number(values.clients ?? 300)
   const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
   const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
@@ -70,6 +75,16 @@ async function flood(pairs: number, json: boolean): Promise<number> {
   }
   process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatFlood(figures)}`)
   return figures.some((each) => each.relay === 'ours' && (each.deliveredShare < SHARE_MUST || each.grownMegabytes > GROWN_MUST_MEGABYTES)) ? 1 : 0
+}
+
+async function liars(halfOpen: number, json: boolean): Promise<number> {
+  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000) {
+    process.stderr.write(USAGE)
+    return 2
+  }
+  const figures = await measureLiars(halfOpen)
+  process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatLiars(figures)}`)
+  return figures.failed > 0 || figures.ratio > RATIO_MUST || figures.grownMegabytes > figures.growthMustMegabytes ? 1 : 0
 }
 
 function machineName(): string {
