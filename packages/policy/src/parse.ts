@@ -1,6 +1,6 @@
 import { Decoder, type Item } from './decode.ts'
 import { type Diagnostic, Reporter } from './diagnostics.ts'
-import { parseHuJson } from './hujson/hujson.ts'
+import { readValue } from './hujson/read.ts'
 import { quoteText } from './hujson/quote.ts'
 import { packValue } from './hujson/tree.ts'
 import { type Definitions } from './names.ts'
@@ -45,12 +45,12 @@ export interface ParsedPolicy {
  * the hosted service's messages where they are known. What can only be judged with a tailnet at hand (domains, tests) is `checkPolicy`'s.
  */
 export function parsePolicy(text: string | Uint8Array): ParsedPolicy {
-  const parsed = parseHuJson(text)
-  if (!parsed.ok) {
-    const { message, line, column, offset } = parsed.error
+  const { value, error } = readValue(text)
+  if (value === undefined) {
+    const { message, line, column, offset } = error
     return { diagnostics: [{ code: 'POLICY_SYNTAX', message, line, column, offset, path: '' }] }
   }
-  const root: Item = { value: parsed.value.root, path: '' }
+  const root: Item = { value, path: '' }
   const reporter = new Reporter()
   const decoder = new Decoder(packValue(root.value), reporter)
   const policy = readPolicy(decoder, root)

@@ -1,7 +1,8 @@
-import { type ByteText, decodeByteText, encodeByteText, fromByteText, toByteText } from './byte-text.ts'
+import { decodeByteText, fromByteText } from './byte-text.ts'
 import { format } from './format.ts'
-import { type HuJsonError, parseValue, positionOf } from './parse.ts'
+import type { HuJsonError } from './parse.ts'
 import { patch } from './patch.ts'
+import { readValue, toText } from './read.ts'
 import { isStandard, minimize, standardize } from './standard.ts'
 import { cloneValue, packValue, type Value } from './tree.ts'
 
@@ -69,9 +70,7 @@ export class HuJsonTree {
 
 /** Reads HuJSON: JSON with comments and trailing commas. Strict; any depth. A string with a lone surrogate is refused. */
 export function parseHuJson(input: string | Uint8Array): HuJsonResult<HuJsonTree> {
-  const text = toText(input)
-  if (typeof text !== 'string') return { ok: false, error: text.error }
-  const { value, error } = parseValue(text)
+  const { value, error } = readValue(input)
   return error === undefined ? { ok: true, value: new HuJsonTree(value) } : { ok: false, error }
 }
 
@@ -104,15 +103,4 @@ function changed(input: string, change: (tree: HuJsonTree) => void): HuJsonResul
   if (!parsed.ok) return parsed
   change(parsed.value)
   return { ok: true, value: parsed.value.toString() }
-}
-
-function toText(input: string | Uint8Array): ByteText | { readonly error: HuJsonError } {
-  if (typeof input !== 'string') return toByteText(input)
-  const lone = input.search(/\p{Surrogate}/u)
-  if (lone < 0) return encodeByteText(input)
-  const before = encodeByteText(input.slice(0, lone))
-  const { line, column } = positionOf(before, before.length)
-  return {
-    error: { message: `hujson: line ${line}, column ${column}: invalid Unicode: lone surrogate`, line, column, offset: before.length },
-  }
 }
