@@ -1,4 +1,5 @@
 export { constantTimeEqual, isAllZero } from './constant-time.ts'
+export { type Batches, type OnePacket, packetwise } from './packetwise.ts'
 export type { CryptoProvider, KeySlot } from './provider.ts'
 export { nobleProvider } from './noble-provider.ts'
 export { BOX_NONCE_BYTES, BOX_OVERHEAD_BYTES, boxSharedKey, openBox, sealBox } from './box.ts'
