@@ -77,7 +77,8 @@ const ping: Command = {
         const port = typeof result['PeerAPIPort'] === 'number' && result['PeerAPIPort'] > 0 ? `, ${String(result['PeerAPIPort'])}` : ''
         output.out(`pong from ${String(result['NodeName'])} (${peer.ip}${port}) via ${via} in ${latency}\n`)
         if (kind === 'disco' && result['Endpoint'] !== '' && flags.values['until-direct'] !== false) return 0
-        if (kind !== 'disco' && count !== 0 && i + 1 >= count) break
+        // As the real program does it: these kinds have no better path to wait for.
+        if (kind !== 'disco') return 0
       }
       if (i + 1 < count || count === 0) await new Promise((resolve) => setTimeout(resolve, 1000))
     }

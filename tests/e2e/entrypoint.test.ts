@@ -1,0 +1,102 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import path from 'node:path'
+import { afterEach, expect, test } from 'vitest'
+import { Bench, controlConfig, freePort, PROGRAMS, ROOT, run } from './programs.ts'
+
+const PACKAGING = path.join(ROOT, 'examples/node/packaging')
+const bench = new Bench()
+const children: ChildProcess[] = []
+
+afterEach(async () => {
+  for (const child of children.splice(0)) child.kill('SIGKILL')
+  await bench.clean()
+})
+
+function entrypoint(folder: string, env: Readonly<Record<string, string>>): { readonly said: () => string; readonly ended: Promise<number | null>; readonly child: ChildProcess } {
+  const child = spawn('sh', [path.join(PACKAGING, 'entrypoint.sh')], {
+    env: { PATH: process.env['PATH'] ?? '', TMPDIR: folder, MESHWRIGHTD: `${process.execPath} ${PROGRAMS.daemon}`, MESHWRIGHT: `${process.execPath} ${PROGRAMS.cli}`, MESHWRIGHT_SOCKET: path.join(folder, 'd.sock'), ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  children.push(child)
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes: Buffer) => (text += bytes.toString('utf8')))
+  return { said: () => text, ended: new Promise((resolve) => child.once('close', resolve)), child }
+}
+
+async function until(what: string, look: () => boolean): Promise<void> {
+  for (const deadline = performance.now() + 30_000; !look(); ) {
+    if (performance.now() > deadline) throw new Error(`not in 30 s: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+test('the entrypoint of the container brings a node up from the environment, and ends it by SIGTERM', async () => {
+  const folder = bench.folder()
+  const port = await freePort()
+  const config = controlConfig(folder, port)
+  const relay = bench.start(PROGRAMS.relay, ['--key-file', path.join(folder, 'relay.key'), '--addr', `127.0.0.1:${await freePort()}`, '--stun-port', String(await freePort()), '--self-signed', '--cert', path.join(folder, 'relay.crt'), '--key', path.join(folder, 'relay.pem')])
+  const [, described = ''] = await relay.said(/^for the DERP map: (.*)$/m)
+  const node = Object.fromEntries(Object.entries(JSON.parse(described) as Record<string, unknown>).map(([name, value]) => [name.toLowerCase(), value])) // the relay's own words
+  writeFileSync(path.join(folder, 'relays.yaml'), JSON.stringify({ regions: { 900: { regionid: 900, regioncode: 'ours', regionname: 'Ours', nodes: [{ ...node, regionid: 900 }] } } }))
+  const control = bench.start(PROGRAMS.control, ['serve', '-c', config])
+  await control.said(/\bready\b/)
+  const admin = (...args: readonly string[]): ReturnType<typeof run> => run(PROGRAMS.control, ['-c', config, ...args])
+  await admin('users', 'create', 'alice')
+  const { key } = JSON.parse((await admin('preauthkeys', 'create', '-u', '1', '-o', 'json')).out) as { readonly key: string }
+  const started = entrypoint(folder, {
+    MESHWRIGHT_LOGIN_SERVER: `http://127.0.0.1:${port}`,
+    MESHWRIGHT_AUTH_KEY: key,
+    MESHWRIGHT_HOSTNAME: 'contained',
+    MESHWRIGHT_STATE_DIR: path.join(folder, 'state'),
+    MESHWRIGHT_SOCKS5: `127.0.0.1:${await freePort()}`,
+    MESHWRIGHT_ROUTES: '10.1.0.0/16',
+    MESHWRIGHT_UP_ARGS: '--accept-routes --timeout=20s',
+    MESHWRIGHTD_FLAGS: '--port=0 --verbose=1',
+  })
+  const status = async (): Promise<{ readonly BackendState?: string; readonly Self?: { readonly HostName: string } }> =>
+    JSON.parse((await run(PROGRAMS.cli, ['--socket', path.join(folder, 'd.sock'), 'status', '--json'])).out || '{}') as { readonly BackendState?: string } // the daemon's own form
+  await until('the state is kept', () => existsSync(path.join(folder, 'state')))
+  let seen = await status()
+  for (let tries = 0; seen.BackendState !== 'Running' && tries < 100; tries += 1) seen = await status()
+  expect(seen, started.said()).toMatchObject({ BackendState: 'Running', Self: { HostName: 'contained' } })
+  expect((await admin('nodes', 'list-routes')).out).toContain('10.1.0.0/16')
+  // The key is neither said nor left behind in a file; the state has keys of its own.
+  await until('the key file is gone', () => !readdirSync(folder).some((name) => name.startsWith('tmp.')))
+  expect(started.said()).not.toContain(key)
+  started.child.kill('SIGTERM')
+  expect(await started.ended).toBe(0)
+})
+
+test('the entrypoint ends as the daemon does, and says so, when it cannot start', async () => {
+  const folder = bench.folder()
+  const started = entrypoint(folder, { MESHWRIGHT_STATE_DIR: 'mem:', MESHWRIGHTD_FLAGS: '--tun=averyveryverylongname' })
+  expect(await started.ended).toBe(2)
+  expect(started.said()).toMatch(/not an interface name[\s\S]*meshwrightd ended with status 2/)
+})
+
+test('a login that is refused ends the container with the status of "up"', async () => {
+  const folder = bench.folder()
+  const server = createServer((_request, response) => response.writeHead(404).end())
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  writeFileSync(path.join(folder, 'key'), 'tskey-auth-wrong')
+  const started = entrypoint(folder, {
+    MESHWRIGHT_STATE_DIR: 'mem:',
+    MESHWRIGHT_LOGIN_SERVER: `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`,
+    MESHWRIGHT_AUTH_KEY_FILE: path.join(folder, 'key'),
+    MESHWRIGHT_UP_ARGS: '--timeout=2s',
+  })
+  expect(await started.ended).toBe(1)
+  expect(started.said()).toContain('"meshwright up" ended with status 1')
+  server.close()
+})
+
+test('the systemd unit is one that systemd understands', (context) => {
+  const unit = path.join(PACKAGING, 'meshwrightd.service')
+  for (const line of readFileSync(unit, 'utf8').split('\n')) expect(line).toMatch(/^(#.*|\[\w+\]|\w+=.*|)$/)
+  const verified = spawnSync('systemd-analyze', ['verify', '--man=no', unit], { encoding: 'utf8' })
+  if (verified.error !== undefined) context.skip('systemd-analyze is not installed')
+  expect(verified.stderr.split('\n').filter((line) => line.includes('meshwrightd.service'))).toEqual([])
+})
