@@ -125,3 +125,21 @@ test('another port: not a packet is lost either way; any port again: the one tha
   }
   await until(() => b.received.length === sent)
 })
+
+test('all peers replaced, the one that is named again keeps its session: no packet is lost, and what was not said again is off', async () => {
+  await b.knows(a.key.publicKey(), { allowedIps: [prefix('10.0.0.1/32')] })
+  await a.knows(b.key.publicKey(), { presharedKey: new Uint8Array(32), persistentKeepaliveSeconds: 20 })
+  a.tunnel.sendAll([packet(1, 100)])
+  await until(() => b.received.length === 1)
+  const gone = NodePrivateKey.generate(systemRandom).publicKey()
+  await a.knows(gone, { allowedIps: [prefix('10.0.0.9/32')] })
+  const named = { type: 'peer', publicKey: b.key.publicKey(), remove: false, updateOnly: false, replaceAllowedIps: true } as const
+  const applied = a.tunnel.apply([{ type: 'replacePeers' }, { ...named, allowedIps: [prefix('10.0.0.2/32')], endpoint: loopback(b) }])
+  expect(await applied).toBe(0)
+  a.tunnel.sendAll([packet(2, 100)])
+  await until(() => b.received.length === 2)
+  expect(a.tunnel.shown().peers).toMatchObject([{ publicKey: b.key.publicKey(), persistentKeepaliveSeconds: 0, allowedIps: [prefix('10.0.0.2/32').prefix] }])
+  expect(a.tunnel.status().peers.map((peer) => peer.handshakesCompleted)).toEqual([1])
+  expect(await a.tunnel.apply([{ type: 'replacePeers' }])).toBe(0)
+  expect(a.tunnel.shown().peers).toEqual([])
+})

@@ -7,6 +7,7 @@ import { type DeviceStatus, type LoadMonitor, WireGuardDevice, type WireGuardInp
 import { type ShownDevice, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange, type UapiPeerChange } from '@meshwright/wireguard/text'
 
 /** Packets that are sealed or opened together, at most: as many as the kernel gives in one turn. */
+const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
 const BATCH_SLOTS = 64
 /** Longer packets, which only interfaces with a large MTU have, go one by one. */
 const SLOT_BYTES = 2048
@@ -139,8 +140,8 @@ export class Tunnel {
   /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
   apply(changes: readonly UapiChange[]): Promise<number> {
     return this.#enqueue(async () => {
-      for (const change of changes) {
-        const errno = await this.#change(change)
+      for (const [i, change] of changes.entries()) {
+        const errno = change.type === 'replacePeers' ? this.#replacePeers(changes.slice(i + 1)) : await this.#change(change)
         if (errno !== 0) return errno
       }
       // A device with a key wants to be reachable and to send, even if nobody chose a port.
@@ -214,7 +215,24 @@ export class Tunnel {
     return result
   }
 
-  async #change(change: UapiChange): Promise<number> {
+  // The kernel forgets all, and what a peer sends until the next handshake is lost. Here, whoever the same request names again begins with
+  // nothing but its session and the path to it.
+  #replacePeers(later: readonly UapiChange[]): number {
+    const named = new Set(later.flatMap((change) => (change.type === 'peer' && !change.remove && !change.updateOnly ? [change.publicKey.text] : [])))
+    for (const peer of [...this.#peers.values()]) {
+      if (!named.has(peer.publicKey.text)) {
+        this.#forget(peer.publicKey)
+        continue
+      }
+      this.#router.removePeer(peer)
+      peer.presharedKey?.fill(0)
+      peer.presharedKey = undefined
+      this.#driver.act((now) => this.#device.setPeer(now, { publicKey: peer.publicKey, presharedKey: NO_PRESHARED_KEY, persistentKeepaliveSeconds: 0 }))
+    }
+    return 0
+  }
+
+  async #change(change: Exclude<UapiChange, { readonly type: 'replacePeers' }>): Promise<number> {
     switch (change.type) {
       case 'privateKey': {
         this.#privateKey = change.key
@@ -228,9 +246,6 @@ export class Tunnel {
       case 'fwmark':
         if (!this.#applyMark(change.mark)) return UAPI_EADDRINUSE
         this.#mark = change.mark
-        return 0
-      case 'replacePeers':
-        for (const peer of [...this.#peers.values()]) this.#forget(peer.publicKey)
         return 0
       case 'peer':
         return this.#changePeer(change)
