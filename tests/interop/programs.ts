@@ -72,6 +72,7 @@ export const SYSTEM_PROGRAMS: readonly SystemProgram[] = [
   { name: 'wireguard-go', debian: 'wireguard-go' },
   { name: 'tcpdump', debian: 'tcpdump' },
   { name: 'ping', debian: 'iputils-ping' },
+  { name: 'ssh', debian: 'openssh-client' },
   { name: 'iperf3', debian: 'iperf3' },
   { name: 'chromium', debian: 'chromium' },
 ]

@@ -1,0 +1,384 @@
+import { execFileSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import net from 'node:net'
+import tls from 'node:tls'
+import { selfSignedCertificate } from '@meshwright/runtime-node'
+import { fetchControlKey } from '@meshwright/runtime-node/control'
+import { expect } from 'vitest'
+import { LightClient } from '../load/light-client.ts'
+import type { OurNode } from './lab-ours.ts'
+import { pause } from './lab-process.ts'
+import type { Tailscaled } from './lab-tailscaled.ts'
+import { webThroughSocks } from './lab-web.ts'
+import { type World, worldFlows, Worlds } from './lab-world.ts'
+
+// What goes wrong around a control server: thirty clients of three kinds (four real nodes, two of ours, the rest light clients that only
+// talk with the server) must hardly notice.
+const CLIENTS = 30
+const BACK_MS = 10_000
+const MEGABYTE = 1_048_576
+
+const worlds = new Worlds()
+const flow = worldFlows('faults', worlds)
+/** Flows that mount a small disk. */
+const diskFlow = worldFlows('faults', worlds, process.getuid?.() === 0 ? [] : ['mounting a disk needs root'])
+
+interface Crowd {
+  readonly real: readonly Tailscaled[]
+  readonly ours: readonly OurNode[]
+  readonly light: readonly LightClient[]
+  /** The names of peers that the last frames of a light client told of. */
+  readonly heard: ReadonlyMap<LightClient, Set<string>>
+}
+
+const crowds = new Map<World, Promise<Crowd>>()
+
+function crowdOf(world: World): Promise<Crowd> {
+  const crowd = crowds.get(world) ?? startCrowd(world)
+  crowds.set(world, crowd)
+  return crowd
+}
+
+/**
+ * A proxy that ends TLS in front of the server, which speaks plain HTTP behind it. Real clients come this way: of a server without HTTPS on
+ * a private address they sit out ten seconds after each refused connection, whatever the server does.
+ */
+async function startProxy(world: World): Promise<{ readonly url: string; readonly trust: string }> {
+  const { cert, key } = selfSignedCertificate([world.base.address])
+  const trust = world.lab.at('trust.pem')
+  writeFileSync(trust, `${readFileSync(world.base.trust.SSL_CERT_FILE, 'utf8')}\n${cert}`)
+  const sockets = new Set<net.Socket>()
+  const proxy = tls.createServer({ cert, key }, (client) => {
+    const server = net.connect(Number(new URL(world.control.url).port), '127.0.0.1')
+    client.pipe(server).pipe(client)
+    for (const [a, b] of [[client, server], [server, client]] as const) {
+      sockets.add(a)
+      a.on('error', () => b.destroy())
+      a.on('close', () => {
+        sockets.delete(a)
+        b.destroy()
+      })
+    }
+  })
+  proxy.on('tlsClientError', () => undefined)
+  await new Promise<void>((resolve) => proxy.listen(0, world.base.address, resolve))
+  world.lab.onStop(() => {
+    for (const socket of sockets) socket.destroy()
+    proxy.close()
+  })
+  const address = proxy.address()
+  if (typeof address !== 'object' || address === null) throw new Error('no port')
+  return { url: `https://${world.base.address}:${address.port}`, trust }
+}
+
+async function startCrowd(world: World): Promise<Crowd> {
+  const proxy = await startProxy(world)
+  const join = async (name: string, user: 'alice' | 'bob', relayOnly = false): Promise<Tailscaled> => {
+    const node = await world.daemon(name, { relayOnly, env: { SSL_CERT_FILE: proxy.trust } })
+    await node.up(proxy.url, await world.reusable(user))
+    return node
+  }
+  const real = await Promise.all([join('laptop', 'alice'), join('server', 'alice'), join('phone', 'bob', true), join('tablet', 'bob')])
+  const ours = await Promise.all([world.ours('ours'), world.ours('ours-by-relay', 'bob', ['--block-udp'])])
+  const url = world.control.url
+  const key = await fetchControlKey({ url })
+  const heard = new Map<LightClient, Set<string>>()
+  let ended = false
+  const events = {
+    frame: (client: LightClient, text: string) => {
+      for (const [, name = ''] of text.matchAll(/"Name":"(heard-[0-9]+)\./g)) heard.get(client)?.add(name)
+    },
+    // As real clients do: again and again, ever more slowly.
+    lost: (client: LightClient) => {
+      const again = async (): Promise<void> => {
+        for (let attempt = 1; !ended; attempt += 1) {
+          await pause(Math.min(attempt * attempt * 10, 30_000))
+          if (await client.reconnect(url, key).then(() => true, () => false)) return
+        }
+      }
+      void again()
+    },
+  }
+  const light = Array.from({ length: CLIENTS - real.length - ours.length }, (_, i) => new LightClient(i, events))
+  for (const client of light) heard.set(client, new Set())
+  const authKey = await world.reusable('alice')
+  for (const client of light) {
+    await client.join(url, key, authKey)
+    await client.poll()
+  }
+  world.lab.onStop(() => {
+    ended = true
+    for (const client of light) client.drop()
+  })
+  await world.lab.until('all light clients have their maps', () => light.every((client) => client.peers.size === CLIENTS - 1))
+  return { real, ours, light, heard }
+}
+
+/** Connections that carry a line every 50 ms: between real nodes directly and by relay, and with nodes of ours. */
+async function talk(crowd: Crowd, world: World, lines: number): Promise<() => Promise<void>> {
+  const [laptop, server, phone] = crowd.real
+  const [ours] = crowd.ours
+  if (laptop === undefined || server === undefined || phone === undefined || ours === undefined) throw new Error('the crowd is not complete')
+  const pairs: readonly (readonly [Tailscaled | OurNode, Tailscaled | OurNode])[] = [[laptop, server], [phone, server], [laptop, ours], [ours, phone]]
+  const talks = await Promise.all(pairs.map(async ([from, to]) => ({ from, to, ip: await to.ip() })))
+  const ends = talks.map(({ from, ip }) => webThroughSocks(from.socksPort, ip, world.web, { path: `/drip/${lines}`, timeoutMs: lines * 50 + 30_000 }))
+  for (const end of ends) end.catch(() => undefined) // looked at below
+  return async () => {
+    const expected = Array.from({ length: lines }, (_, i) => `line ${i + 1}\n`).join('')
+    for (const [i, end] of ends.entries()) expect((await end).body.toString(), `${talks[i]?.from.name ?? ''} from ${talks[i]?.to.name ?? ''}`).toBe(expected)
+  }
+}
+
+let renames = 0
+
+/** Milliseconds until every client has heard of a change: its poll is open, and works. */
+async function allHear(crowd: Crowd, world: World, limitMs: number, begun: number = performance.now()): Promise<number> {
+  renames += 1
+  const name = `heard-${renames}`
+  await world.lab.until('the server takes a change', async () => {
+    const [first] = (await world.control.nodes()).filter((node) => node.name === 'load-0')
+    await world.control.ask({ command: 'renameNode', id: Number(first?.id), newName: name })
+    return true
+  }, limitMs)
+  const light = crowd.light.slice(1)
+  await world.lab.until(`every client hears of ${name}`, async () => {
+    const nodes = [...crowd.real, ...crowd.ours]
+    const peers = await Promise.all(nodes.map((node) => node.peer(name)))
+    const deaf = [...light.filter((client) => crowd.heard.get(client)?.has(name) !== true), ...nodes.filter((_, i) => peers[i] === undefined)]
+    if (deaf.length > 0) throw new Error(`not heard by ${deaf.map((client) => client.name).join()}`)
+    return true
+  }, limitMs)
+  return performance.now() - begun
+}
+
+/** What an administrator has put into the server, and what nodes depend on. */
+async function facts(world: World): Promise<unknown> {
+  const { users } = await world.control.ask({ command: 'listUsers' })
+  const { preAuthKeys } = await world.control.ask({ command: 'listAuthKeys' })
+  const { policy } = await world.control.ask({ command: 'getPolicy' })
+  const nodes = (await world.control.nodes()).map(({ id, ipAddresses, givenName, expiry, tags }) => ({ id, ipAddresses, givenName, expiry, tags }))
+  return { users, preAuthKeys, policy, nodes }
+}
+
+/** The process of the control server of a world. */
+function serverPid(world: World): number {
+  const config = world.lab.at('control.yaml')
+  for (const name of readdirSync('/proc')) {
+    if (!/^[0-9]+$/.test(name)) continue
+    try {
+      const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
+      if (words.includes('serve') && words.includes(config)) return Number(name)
+    } catch {
+      // it has ended meanwhile
+    }
+  }
+  throw new Error('the control server does not run')
+}
+
+function residentBytes(pid: number): number {
+  return Number(/VmRSS:\s+([0-9]+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+}
+
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+async function noWarnings(crowd: Crowd, world: World): Promise<void> {
+  for (const node of crowd.real) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0, 15_000)
+  for (const node of crowd.ours) expect((await node.status()).Health).toEqual([])
+}
+
+flow('thirty clients join, and none shows a warning', async (world) => {
+  const crowd = await crowdOf(world)
+  await noWarnings(crowd, world)
+})
+
+flow('control server killed and started again under 30 clients: no connection drops, all back in 10 s, nothing lost', async (world) => {
+  const crowd = await crowdOf(world)
+  const finish = await talk(crowd, world, 160)
+  const before = await facts(world)
+  await world.control.stop('SIGKILL')
+  await world.control.start()
+  const up = performance.now()
+  expect(await facts(world)).toEqual(before)
+  expect(await allHear(crowd, world, BACK_MS, up)).toBeLessThan(BACK_MS)
+  expect((await world.control.nodes()).filter((node) => !node.online).map((node) => node.givenName)).toEqual([])
+  await finish()
+  await noWarnings(crowd, world)
+})
+
+diskFlow('a disk that is full refuses changes with the reason, keeps all else going, and works again when there is room', async (world) => {
+  const crowd = await crowdOf(world)
+  const small = world.lab.at('small')
+  mkdirSync(small)
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'none', small])
+  world.lab.onStop(() => void execFileSync('umount', ['-l', small]))
+  const move = async (from: string, to: string): Promise<void> => {
+    await world.control.stop()
+    for (const name of readdirSync(from).filter((file) => file.startsWith('control.sqlite'))) {
+      cpSync(`${from}/${name}`, `${to}/${name}`)
+      rmSync(`${from}/${name}`)
+    }
+  }
+  await move(world.lab.at(), small)
+  symlinkSync(`${small}/control.sqlite`, world.lab.at('control.sqlite'))
+  await world.control.start()
+  await allHear(crowd, world, BACK_MS)
+  const finish = await talk(crowd, world, 40)
+  const before = await facts(world)
+  writeFileSync(`${small}/filler`, Buffer.alloc(100_000))
+  for (let full = false; !full; ) {
+    try {
+      writeFileSync(`${small}/filler`, Buffer.alloc(4096), { flag: 'a' })
+    } catch {
+      full = true
+    }
+  }
+  const refused: string[] = []
+  for (let i = 0; i < 20; i += 1) await world.control.ask({ command: 'createUser', name: `too-much-${i}` }).catch((error: Error) => refused.push(error.message))
+  expect(refused.length).toBeGreaterThan(0)
+  expect(refused[0]).toMatch(/could not be stored: .*full/)
+  const made = 20 - refused.length
+  expect(((await facts(world)) as { users: unknown[] }).users.length).toBe((before as { users: unknown[] }).users.length + made)
+  expect(world.control.log).toMatch(/check the disk/)
+  await finish()
+  rmSync(`${small}/filler`)
+  expect(await world.control.createUser('there-is-room')).toMatch(/^[0-9]+$/)
+  await allHear(crowd, world, BACK_MS)
+  rmSync(world.lab.at('control.sqlite'))
+  await move(small, world.lab.at())
+  await world.control.start()
+  await allHear(crowd, world, BACK_MS)
+  await noWarnings(crowd, world)
+})
+
+let clockShim: Promise<void> | undefined
+
+/** Lets the control server's wall clock be set by a file beside its configuration. */
+async function installClock(world: World): Promise<void> {
+  const { control } = world.base.programs
+  clockShim ??= (async () => {
+    const real = control.replace(/\.mjs$/, '-real.mjs')
+    renameSync(control, real)
+    writeFileSync(
+      control,
+      `import { readFileSync } from 'node:fs'
+import path from 'node:path'
+const at = process.argv.findIndex((word) => word === '--config' || word === '-c')
+const file = path.join(path.dirname(process.argv[at + 1]), 'clock-offset')
+const now = Date.now.bind(Date)
+let offset = 0
+const look = () => { try { offset = Number(readFileSync(file, 'utf8')) } catch { offset = 0 } }
+look()
+setInterval(look, 20).unref()
+Date.now = () => now() + offset
+await import(${JSON.stringify(real)})
+`,
+    )
+  })()
+  await clockShim
+}
+
+async function setClock(world: World, offsetMs: number): Promise<void> {
+  writeFileSync(world.lab.at('clock-offset'), String(offsetMs))
+  await pause(200)
+}
+
+flow('the clock of the control server jumps a day ahead, and back: nobody drops out, keys with an end are judged by it', async (world) => {
+  const crowd = await crowdOf(world)
+  await installClock(world)
+  await world.control.stop()
+  await world.control.start()
+  await allHear(crowd, world, BACK_MS)
+  const tablet = await world.listed('tablet')
+  await world.control.cli('nodes', 'expire', '-i', tablet.id, '-e', '1h')
+  const finish = await talk(crowd, world, 200)
+  const others = { ...crowd, real: crowd.real.slice(0, 3) }
+  for (const days of [1, -1]) {
+    await setClock(world, days * 86_400_000)
+    // The server's clock counts, and it looks every ten seconds.
+    await world.lab.until(`the tablet ${days === 1 ? 'has expired' : 'is good again'}`, async () => ((await crowd.real[0]?.peer('tablet'))?.Expired ?? false) === (days === 1), 15_000)
+    await allHear(days === 1 ? others : crowd, world, BACK_MS)
+    const offline = (await world.control.nodes()).filter((node) => !node.online && !['late', 'early'].includes(node.givenName))
+    expect(offline.map((node) => node.givenName)).toEqual([])
+    // Keys made now are good now.
+    const late = await world.daemon(days === 1 ? 'late' : 'early')
+    await late.up(world.control.url, await world.key('alice'))
+    await world.expectToWork(late, crowd.real[1] ?? late)
+    await late.stop()
+  }
+  await setClock(world, 0)
+  await world.control.cli('nodes', 'expire', '-i', tablet.id, '--disable')
+  await world.lab.until('the tablet is back', async () => (await crowd.real[3]?.status())?.BackendState === 'Running' && (await crowd.real[0]?.peer('tablet'))?.Expired !== true)
+  await finish()
+  await noWarnings(crowd, world)
+})
+
+/** Many changes, a good share of a second of them at a time, with much in each. */
+async function churn(crowd: Crowd, rounds: number): Promise<void> {
+  for (let round = 0; round < rounds; round += 1) {
+    await Promise.all(crowd.light.map((client, i) => client.update(Array.from({ length: 60 }, (_, n) => `198.51.${i}.${n}:${10_000 + ((round * 61 + n) % 50_000)}`))))
+  }
+}
+
+flow('a client that never reads, and a slow one, cost the others nothing and the server no memory; both learn all when they read again', async (world) => {
+  const crowd = await crowdOf(world)
+  const [, , , tablet] = crowd.real
+  const [, slow] = crowd.real
+  if (tablet?.pid === undefined || slow?.pid === undefined) throw new Error('the crowd is not complete')
+  const pid = serverPid(world)
+  await churn(crowd, 20)
+  const before = residentBytes(pid)
+  process.kill(tablet.pid, 'SIGSTOP')
+  // Reads for a moment, twice a second.
+  const crawl = setInterval(() => {
+    process.kill(slow.pid ?? 0, 'SIGCONT')
+    setTimeout(() => process.kill(slow.pid ?? 0, 'SIGSTOP'), 50)
+  }, 500)
+  try {
+    await churn(crowd, 60)
+    const others = { ...crowd, real: crowd.real.filter((node) => node !== tablet && node !== slow) }
+    expect(await allHear(others, world, BACK_MS)).toBeLessThan(5_000)
+    expect(residentBytes(pid) - before).toBeLessThan(128 * MEGABYTE)
+  } finally {
+    clearInterval(crawl)
+    await pause(100)
+    for (const node of [tablet, slow]) process.kill(node.pid ?? 0, 'SIGCONT')
+  }
+  expect(await allHear(crowd, world, BACK_MS)).toBeLessThan(BACK_MS)
+  await noWarnings(crowd, world)
+}, 180_000)
+
+flow('two polls of one node: the newer one is served, the older one ends', async (world) => {
+  const crowd = await crowdOf(world)
+  const [, client] = crowd.light
+  if (client === undefined) throw new Error('the crowd is not complete')
+  const node = await world.listed(client.name)
+  await client.reconnect(world.control.url, await fetchControlKey({ url: world.control.url }))
+  expect((await world.control.node(client.name))?.online).toBe(true)
+  expect(await allHear(crowd, world, BACK_MS)).toBeLessThan(BACK_MS)
+  expect((await world.control.node(client.name))?.id).toBe(node.id)
+})
+
+flow('two polls of one node: a copy of a daemon beside it makes no storm', async (world) => {
+  const crowd = await crowdOf(world)
+  const [laptop] = crowd.real
+  if (laptop === undefined) throw new Error('the crowd is not complete')
+  cpSync(world.lab.at('laptop'), world.lab.at('copy'), { recursive: true })
+  const copy = await world.daemon('copy', { env: { SSL_CERT_FILE: world.lab.at('trust.pem') } })
+  await world.lab.until('the copy runs', async () => (await copy.status()).BackendState === 'Running')
+  const pid = serverPid(world)
+  const cpu = cpuSeconds(pid)
+  await pause(5_000)
+  const spent = cpuSeconds(pid) - cpu
+  expect(spent).toBeLessThan(1)
+  expect((await world.control.node('laptop'))?.online).toBe(true)
+  await copy.stop('SIGKILL')
+  expect(await allHear(crowd, world, BACK_MS)).toBeLessThan(BACK_MS)
+  expect(existsSync(world.lab.at('copy'))).toBe(true)
+})
+
+flow('status shows no warning when all is quiet again', async (world) => {
+  await noWarnings(await crowdOf(world), world)
+})
