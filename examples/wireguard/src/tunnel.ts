@@ -7,7 +7,6 @@ import { type DeviceStatus, type LoadMonitor, WireGuardDevice, type WireGuardInp
 import { type ShownDevice, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange, type UapiPeerChange } from '@meshwright/wireguard/text'
 
 /** Packets that are sealed or opened together, at most: as many as the kernel gives in one turn. */
-const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
 const BATCH_SLOTS = 64
 /** Longer packets, which only interfaces with a large MTU have, go one by one. */
 const SLOT_BYTES = 2048
@@ -15,6 +14,7 @@ const SLOT_BYTES = 2048
 const MAX_HELD_PACKETS = 1024
 const HELD_MS = 10_000
 const MAX_PLACES = 8
+const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
 /** What is under way to a port that was given up arrives within this time. */
 const OLD_SOCKET_MS = 1_000
 

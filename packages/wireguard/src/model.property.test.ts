@@ -124,6 +124,6 @@ test('whatever the network does: nothing comes out that was not sent, nothing tw
       const came = real.run(model, 1_000)
       expect(marks.filter((mark) => !came.has(mark))).toEqual([])
     }),
-    { numRuns: Number(process.env['MODEL_RUNS'] ?? 40), seed: 1 },
+    { numRuns: Number(process.env['MODEL_RUNS'] ?? 25), seed: 1 },
   )
 })
