@@ -1,10 +1,12 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 
 /** Stands in everything that tests send through tunnels, or its first 16 letters do: whoever reads it outside has read plaintext. */
 export const PLAINTEXT_MARKER = 'meshwright plain text, never outside'
 
 const STOP_TIMEOUT_MS = 5_000
+// More would take memory for each frame, and the kernel would drop some.
+const LONGEST_FRAME_BYTES = 2048
 const PCAP_MAGIC = 0xa1b2c3d4
 const PCAP_HEADER_BYTES = 24
 const PCAP_RECORD_BYTES = 16
@@ -30,7 +32,12 @@ export interface OuterDatagram {
   readonly payload: Buffer
 }
 
-/** Records all frames of an interface into a file, by the system's tcpdump. */
+/** Makes an interface of a namespace send each datagram in a frame of its own: programs hand the kernel many at once. */
+export function sendOneByOne(namespace: string, device: string): void {
+  execFileSync('ip', ['-n', namespace, 'link', 'set', device, 'gso_max_segs', '1'])
+}
+
+/** Records all frames of an interface into a file, by the system's tcpdump. The frames must be short: see {@link sendOneByOne}. */
 export class Capture {
   readonly file: string
   readonly #child: ChildProcess
@@ -44,7 +51,7 @@ export class Capture {
 
   /** Begins; resolves once frames are recorded. `filter` is one of tcpdump's, for noise that the test itself makes. */
   static async start(namespace: string, device: string, file: string, filter: string = ''): Promise<Capture> {
-    const args = ['netns', 'exec', namespace, 'tcpdump', '-i', device, '-w', file, '-U', '--immediate-mode', '-B', '32768', '-s', '0', '-Z', 'root', ...(filter === '' ? [] : [filter])]
+    const args = ['netns', 'exec', namespace, 'tcpdump', '-i', device, '-w', file, '-U', '--immediate-mode', '-B', '32768', '-s', String(LONGEST_FRAME_BYTES), '-Z', 'root', ...(filter === '' ? [] : [filter])]
     const capture = new Capture(file, spawn('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] }))
     const end = Date.now() + STOP_TIMEOUT_MS
     while (!capture.#said.includes('listening on')) {
@@ -92,6 +99,7 @@ export function findLeaks(pcap: Buffer, secrets: ReadonlyMap<string, Uint8Array>
     if (forms.some((form) => pcap.includes(form))) found.push(`${name} is on the wire`)
   }
   if (pcap.includes(PLAINTEXT_MARKER.slice(0, 16))) found.push('plaintext is on the wire')
+  for (const { length, captured } of frameLengths(pcap)) if (length !== captured) found.push(`only ${captured} of the ${length} bytes of a frame were captured`)
   const seen = new Set<string>()
   for (const { fromMac, payload, to } of readDatagrams(pcap)) {
     if (payload.length < 32 || payload.readUInt32LE(0) !== 4) continue
@@ -114,6 +122,14 @@ export function readDatagrams(pcap: Buffer): readonly OuterDatagram[] {
     at += PCAP_RECORD_BYTES + length
   }
   return datagrams
+}
+
+function frameLengths(pcap: Buffer): readonly { readonly length: number; readonly captured: number }[] {
+  const lengths: { readonly length: number; readonly captured: number }[] = []
+  for (let at = PCAP_HEADER_BYTES; at + PCAP_RECORD_BYTES <= pcap.length; at += PCAP_RECORD_BYTES + pcap.readUInt32LE(at + 8)) {
+    lengths.push({ captured: pcap.readUInt32LE(at + 8), length: pcap.readUInt32LE(at + 12) })
+  }
+  return lengths
 }
 
 function readFrame(at: number, frame: Buffer): OuterDatagram | undefined {

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, wr
 import path from 'node:path'
 import readline from 'node:readline'
 import { buildSync } from 'esbuild'
-import { Capture, PLAINTEXT_MARKER, whyNoCapture } from './wireguard-capture.ts'
+import { Capture, PLAINTEXT_MARKER, sendOneByOne, whyNoCapture } from './wireguard-capture.ts'
 import type { TransferResult } from './wireguard-commands.ts'
 import { whyNoNamespaces } from './wireguard-programs.ts'
 
@@ -20,9 +20,9 @@ const letters = (mode, size) => Buffer.alloc(size, '${PLAINTEXT_MARKER} ' + mode
 import net from 'node:net'
 import { createHash } from 'node:crypto'
 const [mode, host, port, size, proxy] = JSON.parse(process.argv[1])
-const talk = (socket) => {
-  const hash = createHash('sha256')
-  let bytes = 0
+const talk = (socket, first = Buffer.alloc(0)) => {
+  const hash = createHash('sha256').update(first)
+  let bytes = first.length
   socket.on('data', (chunk) => { hash.update(chunk); bytes += chunk.length })
   socket.on('error', (error) => { console.log(JSON.stringify({ bytes, sha256: '', reason: error.code })); process.exit(0) })
   socket.on('end', () => { console.log(JSON.stringify({ bytes, sha256: hash.digest('hex'), reason: 'finished' })); socket.end() })
@@ -36,7 +36,8 @@ if (proxy) {
   socket.once('data', () => {
     socket.write(Buffer.from([5, 1, 0, 1, ...host.split('.').map(Number), port >> 8, port & 255]))
     socket.once('data', (reply) => {
-      if (reply[1] === 0) talk(socket)
+      // What the other end says at once may come together with the reply.
+      if (reply[1] === 0) talk(socket, reply.subarray(10))
       else { console.log(JSON.stringify({ bytes: 0, sha256: '', reason: 'SOCKS ' + reply[1] })); process.exit(0) }
     })
   })
@@ -171,6 +172,7 @@ export class WireGuardHost {
       execFileSync('ip', ['-n', host.#namespace, 'addr', 'add', `192.0.2.${index + 1}/24`, 'dev', 'line'])
       execFileSync('ip', ['-n', host.#namespace, 'addr', 'add', `2001:db8::${index + 1}/64`, 'dev', 'line', 'nodad'])
       execFileSync('ip', ['-n', host.#namespace, 'link', 'set', 'line', 'up'])
+      sendOneByOne(host.#namespace, 'line')
     }
     const file = path.join(folder ?? '', `${middle}.pcap`)
     return new Line(middle, hosts, await Capture.start(middle, 'line', file))
@@ -291,6 +293,11 @@ export class WireGuardHost {
       require('node:net').connect(Number(port), host, () => say('open')).on('error', (error) => say(error.code))
       setTimeout(say, 2000, 'silence')`
     return (await this.run(process.execPath, '-e', script, address, String(port))).trim()
+  }
+
+  /** Waits until one ping is answered: the first packet waits for a session. */
+  async reach(address: string): Promise<void> {
+    await this.run('ping', '-n', '-q', '-c', '1', '-W', '20', address)
   }
 
   /** Pings twenty times a second; resolves with how many were sent and how many answered. */

@@ -9,7 +9,7 @@ import { formatHex, parseHex } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { systemRandom } from '@meshwright/runtime-node'
 import { formatUapiErrno, parseUapiAnswer, type ShownPeer, UAPI_GET } from '@meshwright/wireguard/text'
-import { Capture, type OuterDatagram, PLAINTEXT_MARKER } from './wireguard-capture.ts'
+import { Capture, type OuterDatagram, PLAINTEXT_MARKER, sendOneByOne } from './wireguard-capture.ts'
 import { patternBytes, type PeerAnswer, type PeerCommand, type ProviderName, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
 import type { WireGuardProgram } from './wireguard-programs.ts'
 
@@ -341,6 +341,7 @@ export class WireGuardLab {
       execFileSync('ip', ['-n', namespace, 'addr', 'add', `${four}/24`, 'dev', line])
       execFileSync('ip', ['-n', namespace, 'addr', 'add', `${six}/64`, 'dev', line, 'nodad'])
       execFileSync('ip', ['-n', namespace, 'link', 'set', line, 'up'])
+      sendOneByOne(namespace, line)
     }
     execFileSync('ip', ['-n', this.#ours, 'addr', 'add', `${OUTER.flood4}/24`, 'dev', line])
     this.#capture = await Capture.start(this.#ours, line, path.join(bundle?.folder ?? '', `${this.name}.pcap`), `not host ${OUTER.flood4}`)

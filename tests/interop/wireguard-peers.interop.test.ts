@@ -67,14 +67,14 @@ for (const program of WIREGUARD_PROGRAMS) {
     const how = `${psk ? 'PSK' : 'no PSK'}, ${provider === 'node' ? 'node:crypto' : provider}`
     flow(`we initiate, ${how}: ping, 1 MB of TCP each way, IPv4 and IPv6`, { endpoints: 'ours', provider, psk, outer: psk ? 6 : 4 }, async (lab) => {
       await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
-      await lab.pingUntil(INNER.theirs6, 5_000)
+      await lab.pingUntil(INNER.theirs6, COME_BACK_MS)
       expect(await lab.weConnect(INNER.theirs4)).toEqual(BOTH_WAYS)
       expect(await lab.theyConnect(INNER.ours6)).toEqual(BOTH_WAYS)
     })
     flow(`they initiate, ${how}: ping, 1 MB of TCP each way, IPv4 and IPv6`, { endpoints: 'theirs', provider, psk, outer: psk ? 6 : 4 }, async (lab) => {
       expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
       expect(await lab.weConnect(INNER.theirs6)).toEqual(BOTH_WAYS)
-      await lab.pingUntil(INNER.theirs4, 5_000)
+      await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     })
   }
 
@@ -90,7 +90,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     const psk = systemRandom(32)
     await lab.tellUs({ psk })
-    await lab.pingUntil(INNER.theirs4, 2_000)
+    await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     await lab.tellThem({ psk })
     const before = (await lab.ourView()).latestHandshake ?? 0
     await lab.tellUs({ anew: true })
@@ -123,7 +123,7 @@ for (const program of WIREGUARD_PROGRAMS) {
   flow('our port changes: they follow', { endpoints: 'ours' }, async (lab) => {
     await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     await lab.setOurs([`listen_port=${OUR_PORT + 100}`])
-    await lab.pingUntil(INNER.theirs4, 5_000)
+    await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     expect(placeOf(await lab.theirView())).toBe(`${OUTER.ours4}:${OUR_PORT + 100}`)
     expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
   })
@@ -138,7 +138,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     if (!program.changesPeers) await lab.tellThem()
     expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
     expect(placeOf(await lab.ourView())).toBe(`${OUTER.theirs4b}:${THEIR_PORT}`)
-    await lab.pingUntil(INNER.theirs4, 5_000)
+    await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
   })
 
   flow('they move from IPv4 to IPv6 and back: we follow', { endpoints: 'both' }, async (lab) => {
@@ -155,7 +155,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
     for (const outer of [6, 4] as const) {
       await lab.tellUs({ endpoint: endpointOf('theirs', outer) })
-      await lab.pingUntil(INNER.theirs4, 5_000)
+      await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
       expect(placeOf(await lab.theirView())).toBe(endpointOf('ours', outer))
       expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
     }
@@ -212,7 +212,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     await lab.setOurs([lab.peerLine('theirs'), 'replace_allowed_ips=true', 'allowed_ip=10.99.0.0/16'])
     await lab.setOurs([lab.peerLine('theirs'), `allowed_ip=${INNER.theirs6}/128`])
     expect(await lab.ask({ op: 'ping', to: INNER.theirs4, timeoutMs: 1000 })).toBeNull()
-    await lab.pingUntil(INNER.theirs6, 5_000)
+    await lab.pingUntil(INNER.theirs6, COME_BACK_MS)
   })
 }
 

@@ -138,6 +138,7 @@ class StackSocket extends Duplex {
   readonly #acts: StackSocketActs
   #opened = false
   #closed = false
+  #ended = false
   /** Bytes that were pushed while the reader was full: they open the window once it reads on. */
   #unread = 0
   #waiting: { readonly bytes: Uint8Array; readonly done: () => void } | undefined
@@ -157,18 +158,24 @@ class StackSocket extends Duplex {
         else this.#unread += output.bytes.length
         return
       case 'ended':
-        this.push(null)
-        return
+        return this.#end()
       case 'writable':
         return this.#goOn()
       case 'closed': {
         this.#closed = true
         const error = output.reason === 'finished' ? undefined : Object.assign(new Error(`the connection ended: ${output.reason}`), { code: ERRORS[output.reason] })
         if (!this.#opened) this.#acts.failed(error ?? new Error('closed'))
+        // What came is still to be read by whoever is slow: the stream ends by itself behind it.
+        if (this.#opened && error === undefined) return this.#end()
         // A flow that nobody has been given yet has nobody who hears its error.
         this.destroy(this.#opened ? error : undefined)
       }
     }
+  }
+
+  #end(): void {
+    if (!this.#ended) this.push(null)
+    this.#ended = true
   }
 
   override _read(): void {
@@ -177,13 +184,14 @@ class StackSocket extends Duplex {
     this.#unread = 0
   }
 
-  override _write(chunk: Uint8Array, _encoding: string, done: () => void): void {
+  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error) => void): void {
+    if (this.#closed) return done(Object.assign(new Error('the connection has ended'), { code: 'EPIPE' }))
     this.#waiting = { bytes: chunk, done }
     this.#goOn()
   }
 
   override _final(done: () => void): void {
-    this.#acts.end()
+    if (!this.#closed) this.#acts.end()
     done()
   }
 
