@@ -24,8 +24,8 @@ import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
 const HANDSHAKE_TIMEOUT_MS = 10_000
-/** Requests outside the channel are short: who takes longer, or says nothing, only holds a place. */
-const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 5_000 }
+/** Requests outside the channel are short: who takes longer, or says nothing, only holds a place. Looked for often, so that thousands do not go in one turn. */
+const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 250 }
 
 /** A server that runs. */
 export interface RunningServer {

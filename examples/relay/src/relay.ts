@@ -10,8 +10,8 @@ import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
 import { MeshLinks } from './mesh-links.ts'
 import { type RelayOptions, UsageError } from './options.ts'
 
-/** Requests are short: who takes longer, or says nothing, only holds a place. Upgraded connections are not meant. */
-const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 20_000, connectionsCheckingInterval: 5_000 }
+/** Requests are short: who takes longer, or says nothing, only holds a place. Looked for often, so that thousands do not go in one turn. Upgraded connections are not meant. */
+const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 20_000, connectionsCheckingInterval: 250 }
 /** Metacerts are valid for 30 days. */
 const METACERT_RENEWAL_MS = 86_400_000
 
