@@ -116,7 +116,7 @@ export function document(cells: readonly Cell[], programs: readonly string[]): s
   })
   return `# Interoperability
 
-What real programs did, written by \`npm run test:interop -- --write-docs\`; a part of it runs with \`npm run test:interop -- --grep FLOW --peer tailscaled@1.80.3\`.
+What real programs did when they were last met, written by \`npm run test:interop -- --write-docs\`; a part of it runs with \`npm run test:interop -- --grep FLOW --peer tailscaled@1.80.3\`.
 Programs: ${programs.join(', ')}.
 
 ${parts.join('\n\n')}

@@ -118,7 +118,7 @@ flow('logout and back', async (world) => {
   const [node, ours] = [await world.join('leaving'), await world.ours()]
   const { id, ipAddresses } = await world.listed('leaving')
   await node.cli('logout')
-  expect((await node.status()).BackendState).toBe('NeedsLogin')
+  await world.lab.until('it needs a login', async () => (await node.status()).BackendState === 'NeedsLogin')
   expect(Date.parse((await world.listed('leaving')).expiry ?? '')).toBeLessThanOrEqual(Date.now())
   await world.lab.until('our node sees it go', async () => {
     const peer = await ours.peer('leaving')
