@@ -51,8 +51,6 @@ flow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing,
   expect(await host.run('wg', 'show', name, 'allowed-ips')).toBe(`${a}\t10.0.0.0/24 fd00::/64\n${b}\t10.1.0.0/16\n`)
   expect((await host.run('wg', 'show', name, 'dump')).split('\n')[0]).toBe(`${own.secret}\t${own.key}\t40123\t0x77`)
   expect(await host.run('wg', 'show', name, 'preshared-keys')).toBe(`${a}\t${psk}\n${b}\t(none)\n`)
-  expect(await host.run('meshwright-wg', 'show', name, 'dump')).toBe(await host.run('wg', 'show', name, 'dump'))
-  expect(await host.run('meshwright-wg', 'show', name)).toBe(await host.run('wg', 'show', name))
 
   const conf = await host.run('wg', 'showconf', name)
   await host.run('wg', 'setconf', name, host.file('same.conf', conf))

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 /** Stands in everything that tests send through tunnels, or its first 16 letters do: whoever reads it outside has read plaintext. */
 export const PLAINTEXT_MARKER = 'meshwright plain text, never outside'
 
-const STOP_TIMEOUT_MS = 5_000
+const START_TIMEOUT_MS = 60_000
 // More would take memory for each frame, and the kernel would drop some.
 const LONGEST_FRAME_BYTES = 2048
 const PCAP_MAGIC = 0xa1b2c3d4
@@ -53,7 +53,7 @@ export class Capture {
   static async start(namespace: string, device: string, file: string, filter: string = ''): Promise<Capture> {
     const args = ['netns', 'exec', namespace, 'tcpdump', '-i', device, '-w', file, '-U', '--immediate-mode', '-B', '32768', '-s', String(LONGEST_FRAME_BYTES), '-Z', 'root', ...(filter === '' ? [] : [filter])]
     const capture = new Capture(file, spawn('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] }))
-    const end = Date.now() + STOP_TIMEOUT_MS
+    const end = Date.now() + START_TIMEOUT_MS
     while (!capture.#said.includes('listening on')) {
       if (Date.now() > end || capture.#child.exitCode !== null) throw new Error(`tcpdump does not begin: ${capture.#said}`)
       await new Promise((resolve) => setTimeout(resolve, 10))
