@@ -1,8 +1,13 @@
 import { parsePolicy } from '@meshwright/policy'
 import { parseHuJson } from '@meshwright/policy/hujson'
-import { SeededRandom } from '@meshwright/testkit'
-import { expect } from 'vitest'
-import { fuzzDecoder, fuzzRule, mutate } from './fuzz-decoder.ts'
+import { expect, test } from 'vitest'
+import { fuzzDecoder, fuzzRule } from './fuzz-decoder.ts'
+import { hostilePolicies, hostileTexts, readHostile } from './policy-hostile.ts'
+import { mutatedPolicies, unreadableStatements } from './policy-mutations.ts'
+import { collect } from './targets.ts'
+
+/** Enough for every day. */
+const FEW = 2_000
 
 const POLICY = `{
   // Who is who.
@@ -39,11 +44,42 @@ fuzzDecoder('a policy', [bytes(POLICY)], (input) => {
   return policy === undefined ? diagnostics : policy.statements.length
 })
 
-fuzzRule('a policy that parses before a mutation never allows more for a statement that the mutation made unreadable: it is refused whole', () => {
-  const random = new SeededRandom(7)
-  const sample = bytes(POLICY)
-  for (let round = 0; round < 2000; round += 1) {
-    const { policy, diagnostics } = parsePolicy(mutate(random, sample, [sample]))
-    expect(policy === undefined).toBe(diagnostics.length > 0)
+// What `npm run fuzz` does by the hundred thousand.
+for (const target of [mutatedPolicies, unreadableStatements]) {
+  if (!collect(target)) {
+    test(`${target.name}: ${FEW} inputs`, () => {
+      target.run(FEW, 1, () => undefined)
+    })
   }
+}
+collect(hostilePolicies)
+
+fuzzRule('hostile texts are read or refused, never wrong', () => {
+  for (const [name, text] of Object.entries(hostileTexts())) expect([name, Object.keys(readHostile(text))]).toEqual([name, ['tree', 'policy']])
+})
+
+fuzzRule('ten megabytes are read, packed back and refused by what is in them', () => {
+  const entry = '{"action": "accept", "src": ["tag:gone"], "dst": ["*:*"]}, // gone\n'
+  const text = `{"acls": [${entry.repeat(Math.ceil(10_000_000 / entry.length))}]}`
+  expect(text.length).toBeGreaterThan(10_000_000)
+  expect(readHostile(text)).toEqual({ tree: true, policy: false })
+  const { diagnostics } = parsePolicy(text)
+  expect([diagnostics.length, new Set(diagnostics.map(({ message }) => message)).size]).toEqual([10_001, 2])
+  expect(diagnostics.at(-1)?.message).toBe('more than 10000 problems')
+})
+
+fuzzRule('a thousand levels, a prototype, lone surrogates, huge numbers and duplicates are refused or kept as they are', () => {
+  const app = (value: string): string => `{"grants": [{"src": ["*"], "dst": ["*"], "app": {"example.com/a": [${value}]}}]}`
+  const valueOf = (value: string): unknown => parsePolicy(app(value)).policy?.statements[0]?.app[0]?.values?.[0]
+  expect(parsePolicy(app(`${'['.repeat(1000)}${']'.repeat(1000)}`)).diagnostics.map(({ code }) => code)).toEqual(['POLICY_SHAPE'])
+  expect(parseHuJson(`${'['.repeat(100_000)}${']'.repeat(100_000)}`).ok).toBe(true)
+  expect(JSON.stringify(valueOf('{"__proto__": {"a": 1}, "constructor": 2}'))).toBe('{"__proto__":{"a":1},"constructor":2}')
+  expect(Object.hasOwn(Object.prototype, 'a')).toBe(false)
+  expect(parsePolicy('{"groups": {"group:a": []}, "groups": {}}').diagnostics.map(({ code, column }) => [code, column])).toEqual([['POLICY_DUPLICATE_FIELD', 29]])
+  expect(parsePolicy('{"acls": [], "ACLs": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}').policy).toBeUndefined()
+  expect(parsePolicy(app('{"a": 1, "a": 2}')).diagnostics.map(({ code }) => code)).toEqual(['POLICY_DUPLICATE_FIELD'])
+  expect(parsePolicy('{"hosts": {"\ud800": "10.0.0.1"}}').diagnostics[0]?.message).toBe('hujson: line 1, column 13: invalid Unicode: lone surrogate')
+  expect(parsePolicy('{"hosts": {"\\ud800": "10.0.0.1"}}').policy?.hosts.has('\ufffd')).toBe(true)
+  for (const number of ['1e400', '9007199254740993', '-12345678901234567890']) expect(parsePolicy(app(number)).diagnostics[0]?.message).toBe(`number ${number} is out of range`)
+  expect([valueOf('9007199254740991'), valueOf('-1.5e3')]).toEqual([9007199254740991, -1500])
 })

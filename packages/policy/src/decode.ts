@@ -189,8 +189,18 @@ export class Decoder {
     }
     const kind = literalKind(trimmed)
     if (kind === 'string') return literalText(trimmed)
-    if (kind === 'number') return Number(trimmed.raw)
+    if (kind === 'number') return this.#number(item, trimmed.raw)
     return kind === 'null' ? null : trimmed.raw === 'true'
+  }
+
+  /** Numbers that JavaScript cannot keep are refused: what is passed on must be what was written. */
+  #number(item: Item, raw: string): number {
+    const value = Number(raw)
+    if (!Number.isFinite(value) || (/^-?[0-9]+$/.test(raw) && !Number.isSafeInteger(value)))
+      this.#reporter.report(this.placeOf(item), 'POLICY_SHAPE', `number ${raw.slice(0, 40)} is out of range`, {
+        remedy: 'Write it as a string.',
+      })
+    return value
   }
 
   /** Reports a value of the wrong shape. */

@@ -74,6 +74,9 @@ const MOST_GUESSES = 20
 /** How many pairs of characters are compared for all suggestions together. */
 const MOST_COMPARISONS = 1_000_000
 
+/** How many problems are told; nobody reads more, and a hostile text must not fill the memory. */
+const MOST_DIAGNOSTICS = 10_001
+
 /** Collects diagnostics in the order in which they are found. */
 export class Reporter {
   readonly #found: Diagnostic[] = []
@@ -94,7 +97,10 @@ export class Reporter {
 
   /** Adds one. */
   report(at: Place, code: DiagnosticCode, message: string, problem: Problem = {}): void {
-    this.#found.push({ ...at, code, message, ...problem })
+    if (this.#found.length >= MOST_DIAGNOSTICS) return
+    if (this.#found.length === MOST_DIAGNOSTICS - 1)
+      this.#found.push({ ...at, code, message: `more than ${MOST_DIAGNOSTICS - 1} problems`, remedy: 'Repair these first.' })
+    else this.#found.push({ ...at, code, message, ...problem })
   }
 }
 

@@ -79,11 +79,13 @@ export function readAcl(decoder: Decoder, item: Item, names: Definitions): State
   const actionItem = fields.get('action')
   const action = decoder.optionalString(actionItem, 'action')
   if (action?.value !== 'accept') {
-    const path = `${at.path}/action`
+    // Whatever its case, the member that is there is replaced.
+    const [op, path] = actionItem === undefined ? (['add', `${at.path}/action`] as const) : (['replace', actionItem.path] as const)
+    const repairable = action === undefined ? item.value.trimmed.kind === 'object' : action.value.trim().toLowerCase() === 'accept'
     const remedy = 'Policies only allow: write "accept", or leave the entry out.'
     reporter.report(action?.at ?? at, 'POLICY_ACTION', `action=${quoteText(action?.value ?? '')} is not supported`, {
       remedy,
-      ...(action === undefined || action.value.trim().toLowerCase() === 'accept' ? { fix: [{ op: 'add', path, value: 'accept' }] } : {}),
+      ...(repairable ? { fix: [{ op, path, value: 'accept' }] } : {}),
     })
   }
   const sources = readNames(decoder, decoder.either(fields, 'src', 'users'), names, SOURCE_RULES) ?? []

@@ -80,8 +80,12 @@ function readHosts(decoder: Decoder, item: Item | undefined): Policy['hosts'] {
   for (const { name, nameAt, item: value } of readSection(decoder, item, 'hosts')) {
     const text = decoder.string(value, `hosts[${quoteText(name)}]`)
     if (text === undefined) continue
-    const prefix = parsePrefix(text.value.trim())
+    const prefix = parsePrefix(text.value)
+    const alias = parseAlias(name)
     if (name.includes('@')) decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${quoteText(name)}]: host names cannot contain '@'`)
+    // A name that means something else by itself, or has white space around it, would never be looked up here.
+    else if (alias.kind !== 'host' || alias.name !== name)
+      decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${quoteText(name)}]: invalid hostname`)
     else if (prefix === undefined)
       decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${quoteText(name)}]: ${quoteText(text.value)}: invalid address`)
     else hosts.set(name, { name, at: nameAt, value: prefix })

@@ -99,7 +99,7 @@ export function readAutoApprovers(decoder: Decoder, item: Item | undefined, name
   const routeItem = fields.get('routes')
   const routes = (routeItem === undefined ? [] : decoder.entries(routeItem, 'autoApprovers.routes')).flatMap(
     ({ name, nameAt, item: value }) => {
-      const prefix = parsePrefix(name.trim())
+      const prefix = name.includes('/') ? parsePrefix(name.trim()) : undefined
       if (prefix === undefined)
         decoder.reporter.report(nameAt, 'POLICY_AUTO_APPROVER', `autoApprovers.routes[${quoteText(name)}]: invalid prefix`)
       const approvers = readNames(decoder, value, names, rules) ?? []

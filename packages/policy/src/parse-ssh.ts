@@ -87,7 +87,7 @@ function readAction(decoder: Decoder, item: Item | undefined, at: Place): 'accep
   const meant = lower === 'accept' || lower === 'check'
   decoder.reporter.report(written?.at ?? at, 'POLICY_SSH', message, {
     remedy: 'Write "accept" or "check".',
-    ...(meant ? { fix: [{ op: 'replace', path: `${at.path}/action`, value: lower }] } : {}),
+    ...(meant && item !== undefined ? { fix: [{ op: 'replace', path: item.path, value: lower }] } : {}),
   })
   return undefined
 }

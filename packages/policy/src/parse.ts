@@ -98,8 +98,8 @@ function readStatements(
 ): readonly Statement[] {
   const grantItems = decoder.elements(grants, 'grants')
   const aclItems = decoder.elements(acls, 'acls')
-  const written = [grants, acls].some((item) => item !== undefined && !decoder.isNull(item))
-  if (!written) return [allowAll(decoder, root)]
+  // A section that is null is there, and allows nothing: only a policy that names neither means to allow everything.
+  if (grants === undefined && acls === undefined) return [allowAll(decoder, root)]
   return [
     ...(grantItems ?? []).map((item) => readGrant(decoder, item, names)),
     ...(aclItems ?? []).map((item) => readAcl(decoder, item, names)),
