@@ -169,7 +169,7 @@ function serverPid(world: World): number {
       const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
       if (words.includes('serve') && words.includes(config)) return Number(name)
     } catch {
-      // it has ended meanwhile
+      continue // it has ended meanwhile
     }
   }
   throw new Error('the control server does not run')

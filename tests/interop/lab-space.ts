@@ -104,14 +104,8 @@ export class Space {
 
   // Programs in it end with the lab, after this; the namespace lives on until the last of them is gone.
   async #remove(): Promise<void> {
-    const pids = (await runProgram('ip', ['netns', 'pids', this.name])).out.split('\n').flatMap((line) => (/^[0-9]+$/.test(line) ? [Number(line)] : []))
-    for (const pid of pids) {
-      try {
-        process.kill(pid, 'SIGKILL')
-      } catch {
-        // it has ended meanwhile
-      }
-    }
+    const pids = (await runProgram('ip', ['netns', 'pids', this.name])).out.split('\n').filter((line) => /^[0-9]+$/.test(line))
+    if (pids.length > 0) await runProgram('sh', ['-c', `kill -KILL ${pids.join(' ')}`])
     await runProgram('ip', ['netns', 'del', this.name])
   }
 }
