@@ -34,7 +34,7 @@ export async function bundlePrograms(lab: Lab): Promise<OurPrograms> {
     format: 'esm',
     target: 'node20',
     conditions: ['@meshwright/source'],
-    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', 'ip-address', '@noble/*'],
+    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
     logLevel: 'error',
   })
   const at = (name: keyof OurPrograms): string => path.join(folder, `${name}.mjs`)

@@ -48,7 +48,7 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
     format: 'esm',
     target: 'node20',
     conditions: ['@meshwright/source'],
-    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', 'ip-address', '@noble/*'],
+    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
     logLevel: 'error',
   })
   return { file, remove: () => rmSync(folder, { recursive: true, force: true }) }
