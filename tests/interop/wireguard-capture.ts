@@ -55,7 +55,10 @@ export class Capture {
     const capture = new Capture(file, spawn('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] }))
     const end = Date.now() + START_TIMEOUT_MS
     while (!capture.#said.includes('listening on')) {
-      if (Date.now() > end || capture.#child.exitCode !== null) throw new Error(`tcpdump does not begin: ${capture.#said}`)
+      if (Date.now() > end || capture.#child.exitCode !== null) {
+        capture.kill()
+        throw new Error(`tcpdump does not begin: ${capture.#said}`)
+      }
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
     return capture

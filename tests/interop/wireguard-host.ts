@@ -174,8 +174,12 @@ export class WireGuardHost {
       execFileSync('ip', ['-n', host.#namespace, 'link', 'set', 'line', 'up'])
       sendOneByOne(host.#namespace, 'line')
     }
-    const file = path.join(folder ?? '', `${middle}.pcap`)
-    return new Line(middle, hosts, await Capture.start(middle, 'line', file))
+    try {
+      return new Line(middle, hosts, await Capture.start(middle, 'line', path.join(folder ?? '', `${middle}.pcap`)))
+    } catch (error) {
+      spawnSync('ip', ['netns', 'del', middle])
+      throw error
+    }
   }
 
   /** Something more that must not be on any line. */
