@@ -61,9 +61,11 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   const ended = new Ending()
   let device: Doorway | undefined
   const setMark = await loadSetMark()
+  const provider = fastCryptoProvider()
+  log('verbose', `cryptography: ${provider.name}`)
   const tunnel = new Tunnel({
     name,
-    provider: fastCryptoProvider(),
+    provider,
     mtu: DEFAULT_MTU,
     deliver: (packet) => device?.write(packet),
     log,
