@@ -42,8 +42,8 @@ export class Traces {
 function end(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL')
-  } catch {
-    // it has ended meanwhile
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error // ended meanwhile: as wanted
   }
 }
 
