@@ -24,10 +24,13 @@ export class Measured {
     this.#child.stdout?.on('data', take)
     this.#child.stderr?.on('data', take)
     this.#ended = new Promise((resolve) => {
+      const kill = (): void => void this.#child.kill('SIGKILL')
       const end = (): void => {
         this.#alive = false
+        process.off('exit', kill)
         resolve()
       }
+      process.on('exit', kill) // nothing is left behind, however this process ends
       this.#child.once('error', (error) => {
         this.#log += error.message
         end()

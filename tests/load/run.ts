@@ -97,6 +97,8 @@ function choice<T extends string>(given: string | undefined, all: readonly T[]):
   return chosen.length === 0 ? undefined : chosen
 }
 
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
+
 main().then(
   (status) => {
     process.exit(status)
