@@ -160,7 +160,7 @@ flow('a policy that does not compile changes nothing', async (world) => {
   await expect(world.control.setPolicy({ acls: [{ action: 'accept', src: ['group:nobody'], dst: ['*:*'] }] })).rejects.toThrow(/group:nobody/)
   await expect(world.control.ask({ command: 'setPolicy', policy: '{"acls": [' })).rejects.toThrow()
   await expect(world.control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }], tests: [{ src: 'bob@', deny: ['alice@:80'] }] })).rejects.toThrow()
-  expect([await world.reaches(real, ip.ours), await world.reaches(ours, ip.real), await world.reaches(other, ip.real)]).toEqual([true, true, false])
+  expect([await world.reaches(real, ip.ours, world.web, 5_000), await world.reaches(ours, ip.real, world.web, 5_000), await world.reaches(other, ip.real)]).toEqual([true, true, false])
 })
 
 flow('status shows no warning at a quiet moment', async (world) => {

@@ -124,7 +124,8 @@ flow('logout and back', async (world) => {
     const peer = await ours.peer('leaving')
     return peer === undefined || peer.Expired === true
   })
-  await node.up(world.control.url, await world.reusable('alice'))
+  // 1.80 may hold settings of its own making after a logout, and then asks for this.
+  await node.up(world.control.url, await world.reusable('alice'), '--reset')
   expect([(await world.listed('leaving')).id, (await world.listed('leaving')).ipAddresses]).toEqual([id, ipAddresses])
   await world.expectToWork(node, ours)
   await node.stop()
