@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
 import type { AdminCommand } from '@meshwright/control-server'
@@ -290,6 +290,11 @@ export class OurNode {
 
   get socksPort(): number {
     return this.#socksPort
+  }
+
+  /** Resident memory, from /proc. */
+  get rssBytes(): number {
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${this.pid ?? 0}/status`, 'latin1'))?.[1] ?? Number.NaN) * 1024
   }
 
   get pid(): number | undefined {

@@ -26,16 +26,19 @@ export class LightClient {
   readonly peers: Set<string> = new Set()
   readonly #events: LightEvents
   readonly #machineKey = MachinePrivateKey.generate(systemRandom)
-  readonly #nodeKey = `nodekey:${randomBytes(32).toString('hex')}`
-  readonly #discoKey = `discokey:${randomBytes(32).toString('hex')}`
+  readonly #nodeKey: string
+  readonly #discoKey: string
   #connection: ControlConnection | undefined
   #endpoints: readonly string[]
   #id = ''
   #frames = 0
   #bytes = 0
 
-  constructor(index: number, events: LightEvents) {
+  /** @param keys of whom it is, where somebody must be able to speak with them; else of nobody */
+  constructor(index: number, events: LightEvents, keys?: { readonly nodeKey: string; readonly discoKey: string }) {
     this.index = index
+    this.#nodeKey = keys?.nodeKey ?? `nodekey:${randomBytes(32).toString('hex')}`
+    this.#discoKey = keys?.discoKey ?? `discokey:${randomBytes(32).toString('hex')}`
     this.#events = events
     this.#endpoints = [`203.0.113.${index % 250}:${10_000 + (index % 50_000)}`, `192.168.${index >> 8}.${index & 255}:41641`]
   }
