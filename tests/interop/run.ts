@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
@@ -53,6 +53,7 @@ async function main(): Promise<number> {
   const traces = new Traces()
   // Short: the paths of sockets in it may have 107 bytes.
   const temp = mkdtempSync(path.join(os.tmpdir(), 'mwi-'))
+  chmodSync(temp, 0o711) // flows without root reach what is theirs in it
   const [bin, spaces] = [path.join(temp, 'bin'), path.join(temp, 'spaces')]
   mkdirSync(bin)
   linkAll(installed, bin)

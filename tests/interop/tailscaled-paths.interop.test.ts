@@ -54,7 +54,11 @@ flow('ping of each kind directly, both ways', async (world) => {
     expect(await ping(from, to, '--icmp')).toContain('via ICMP')
   }
   for (const [from, to] of [[real, other], [other, real]] as const) expect(await ping(from, to, '--peerapi')).toMatch(/hit peerapi of [\w.-]+/)
-  expect((await real.peer('ours'))?.CurAddr).not.toBe('')
+  // The real client forgets a path that it has not used for some seconds: each look is behind a ping.
+  await world.lab.until('the real client names the path', async () => {
+    await ping(real, ours, '--tsmp')
+    return ((await real.peer('ours'))?.CurAddr ?? '') !== ''
+  })
 })
 
 /** A page, a download and an upload. */
@@ -76,7 +80,7 @@ flow('HTTP, 100 MB each way directly', async (world) => {
   const after = (await ours.status()).Meshwright
   expect(after.DirectBytesOut - before.DirectBytesOut).toBeGreaterThan(BYTES)
   expect(after.DirectBytesIn - before.DirectBytesIn).toBeGreaterThan(BYTES)
-  expect(after.RelayBytesOut + after.RelayBytesIn - before.RelayBytesOut - before.RelayBytesIn).toBeLessThan(500_000)
+  expect(after.RelayBytesOut + after.RelayBytesIn - before.RelayBytesOut - before.RelayBytesIn).toBeLessThan((2 * BYTES) / 100)
 }, 600_000)
 
 flow('HTTP, 100 MB each way by relay with UDP blocked', async (world) => {

@@ -5,6 +5,8 @@ import { setTimeout as pause } from 'node:timers/promises'
 
 const MARK = 'MESHWRIGHT_INTEROP_RUN'
 const PATIENCE_MS = 5_000
+/** What tsx, which runs our TypeScript, keeps for its next start. */
+const TOOLS = /^tsx-\d+$/
 
 /**
  * Finds what a run leaves behind: processes by a mark in their environment, which all descendants inherit; files in the folder for
@@ -26,7 +28,7 @@ export class Traces {
     for (const { pid } of processes) end(pid)
     return [
       ...processes.map(({ pid, command }) => `process ${pid} (${command})`),
-      ...readdirSync(temp).filter((name) => !isEmpty(path.join(temp, name))).map((name) => `temporary file ${name}`),
+      ...readdirSync(temp).filter((name) => !TOOLS.test(name) && !isEmpty(path.join(temp, name))).map((name) => `temporary file ${name}`),
     ]
   }
 
