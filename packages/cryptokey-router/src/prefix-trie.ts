@@ -5,7 +5,7 @@ import { BITS, bitOf, CHILD, covers, NODE_WORDS, VALUE } from './trie-node.ts'
 const SMALL_ROOT_BITS = 4
 const LARGE_ROOT_BITS = 16
 const LARGE_FROM_ENTRIES = 512
-const LARGEST_ROOT_BITS = 20
+const LARGEST_ROOT_BITS = 18
 const LARGEST_FROM_ENTRIES = 32_768
 /** A look-up that passes more nodes is a long walk; after so many of them the slot of the last one gets a shortcut. */
 const LONG_WALK_NODES = 8
@@ -351,7 +351,7 @@ export class PrefixTrie {
   }
 }
 
-/** Names a prefix of at most 20 bits: its first word with later bits cleared, then its length. */
+/** Names a prefix of at most 18 bits: its first word with later bits cleared, then its length. */
 function shortKey(key: Int32Array, bits: number): number {
   return (bits === 0 ? 0 : ((key[0] ?? 0) & (-1 << (32 - bits))) >>> 0) * 64 + bits
 }
