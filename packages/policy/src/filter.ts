@@ -27,6 +27,12 @@ const CAPABILITIES = STRIDE - 8
 const PROTOCOL_KEYS = 512
 const NO_PROTOCOL = 256
 
+/** The lists of changed statements by the texts of those that they replace. */
+interface ListReplacements {
+  readonly byOld: ReadonlyMap<readonly string[], SourceList>
+  readonly changes: readonly StatementChange[]
+}
+
 interface PendingRule {
   order: number
   readonly rule: FilterRule
@@ -54,6 +60,8 @@ export class FilterCompiler {
   /** Rules of the earlier state, by slot, of which only those with one of the changed keys may differ. */
   #stale: (readonly FilterRule[] | undefined)[] = []
   #changed: ReadonlySet<number> = new Set()
+  /** What replaced the lists of the earlier state; `undefined` where more than lists may differ. */
+  #replaced: ListReplacements | undefined
   readonly #byTexts: Map<readonly string[], SourceList> = new Map()
   readonly #selfLists: Map<string, SourceList> = new Map()
 
@@ -90,6 +98,7 @@ export class FilterCompiler {
     const changed = new Set<number>()
     for (const { old, now } of changes) for (const { statement, list } of [old, now]) for (const protocol of statement.protocols) changed.add(keyOf(list, protocol))
     this.#changed = changed
+    this.#replaced = this.#replacements(changes)
     for (const slot of touched.slots()) {
       if (!anew.has(slot)) this.#stale[slot] = previous.#rules[slot]
       this.#rules[slot] = undefined
@@ -100,10 +109,50 @@ export class FilterCompiler {
   rulesFor(record: NodeRecord): readonly FilterRule[] {
     const known = this.#rules[record.slot]
     if (known !== undefined) return known
-    const rules = this.#makeRules(record, this.#wholeRules(this.#stale[record.slot]))
+    const stale = this.#stale[record.slot]
+    const rules = this.#withNewSources(stale, record) ?? this.#makeRules(record, this.#wholeRules(stale))
     this.#rules[record.slot] = rules
     this.#stale[record.slot] = undefined
     return rules
+  }
+
+  /**
+   * What became of the lists, where each became one other and no rule can be joined or parted by it: then rules differ in their sources alone,
+   * and stay where they are. Statements that make rules in other ways (self, capabilities, via) are left to the long way.
+   */
+  #replacements(changes: readonly StatementChange[]): ListReplacements | undefined {
+    const [byOld, byNew] = [new Map<readonly string[], SourceList>(), new Map<readonly string[], SourceList>()]
+    const moved = new Set<readonly string[]>()
+    const self = !this.#special.always.isEmpty
+    for (const { old, now } of changes) {
+      const [before, after] = [old.list, now.list]
+      if (now.self !== undefined || now.statement.app.length > 0 || now.statement.via.length > 0) return undefined
+      if (before.texts.length === 0 || after.texts.length === 0 || old.targets.length !== now.targets.length) return undefined
+      if ((byOld.get(before.texts) ?? after) !== after || (byNew.get(after.texts) ?? before) !== before) return undefined
+      // A rule of autogroup:self may have the same list, when all of it is one user's.
+      if (self && before !== after && (this.#haveOneOwner(old.sources.identities) || this.#haveOneOwner(now.sources.identities))) return undefined
+      byOld.set(before.texts, after)
+      byNew.set(after.texts, before)
+      if (before !== after) moved.add(before.texts).add(after.texts)
+    }
+    const changed = new Set(changes.map(({ now }) => now.index))
+    for (const { index, list } of this.#statements) if (!changed.has(index) && moved.has(list.texts)) return undefined
+    return { byOld, changes }
+  }
+
+  /** The rules of an earlier state with the sources of this one; `undefined` where the node's part in a changed statement changed as well. */
+  #withNewSources(stale: readonly FilterRule[] | undefined, record: NodeRecord): readonly FilterRule[] | undefined {
+    if (stale === undefined || this.#replaced === undefined) return undefined
+    const { byOld, changes } = this.#replaced
+    for (const { old, now } of changes) {
+      const receives = now.receivers.has(record.slot)
+      if (old.receivers.has(record.slot) !== receives) return undefined
+      if (receives && !old.targets.every((target, i) => meansTheSame(target, now.targets[i], record))) return undefined
+    }
+    return stale.map((rule) => {
+      const list = rule.DstPorts === undefined ? undefined : byOld.get(rule.SrcIPs)
+      return list === undefined || list.texts === rule.SrcIPs ? rule : { ...rule, SrcIPs: list.texts }
+    })
   }
 
   /** Port rules of the earlier state to which no changed statement contributes, by their keys. */
@@ -252,6 +301,15 @@ export class FilterCompiler {
     for (const own of this.#inventory.owned(user)) nodes.add(own.slot)
     return { kind: 'nodes', nodes }
   }
+}
+
+/** Whether two looked-up forms of one destination give a node the same texts and ports. */
+function meansTheSame(a: Target, b: Target | undefined, record: NodeRecord): boolean {
+  if (b === undefined || a.ports !== b.ports) return false
+  if (a.resolved === b.resolved) return true
+  if (a.resolved.kind === 'nodes' && b.resolved.kind === 'nodes') return a.resolved.nodes.has(record.slot) === b.resolved.nodes.has(record.slot)
+  const [was, is] = [textsFor(a, record, false), textsFor(b, record, false)]
+  return was.length === is.length && was.every((text, i) => text === is[i])
 }
 
 function pendingRule(order: number, whole: FilterRule | undefined, { texts }: SourceList, protocol: number | undefined): PendingRule {
