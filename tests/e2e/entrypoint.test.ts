@@ -3,7 +3,8 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import path from 'node:path'
 import { afterEach, expect, test } from 'vitest'
-import { Bench, controlConfig, freePort, PROGRAMS, ROOT, run } from './programs.ts'
+import { startSmallMesh } from './mesh.ts'
+import { Bench, freePort, PROGRAMS, ROOT, run } from './programs.ts'
 
 const PACKAGING = path.join(ROOT, 'examples/node/packaging')
 const bench = new Bench()
@@ -34,19 +35,9 @@ async function until(what: string, look: () => boolean): Promise<void> {
 
 test('the entrypoint of the container brings a node up from the environment, and ends it by SIGTERM', async () => {
   const folder = bench.folder()
-  const port = await freePort()
-  const config = controlConfig(folder, port)
-  const relay = bench.start(PROGRAMS.relay, ['--key-file', path.join(folder, 'relay.key'), '--addr', `127.0.0.1:${await freePort()}`, '--stun-port', String(await freePort()), '--self-signed', '--cert', path.join(folder, 'relay.crt'), '--key', path.join(folder, 'relay.pem')])
-  const [, described = ''] = await relay.said(/^for the DERP map: (.*)$/m)
-  const node = Object.fromEntries(Object.entries(JSON.parse(described) as Record<string, unknown>).map(([name, value]) => [name.toLowerCase(), value])) // the relay's own words
-  writeFileSync(path.join(folder, 'relays.yaml'), JSON.stringify({ regions: { 900: { regionid: 900, regioncode: 'ours', regionname: 'Ours', nodes: [{ ...node, regionid: 900 }] } } }))
-  const control = bench.start(PROGRAMS.control, ['serve', '-c', config])
-  await control.said(/\bready\b/)
-  const admin = (...args: readonly string[]): ReturnType<typeof run> => run(PROGRAMS.control, ['-c', config, ...args])
-  await admin('users', 'create', 'alice')
-  const { key } = JSON.parse((await admin('preauthkeys', 'create', '-u', '1', '-o', 'json')).out) as { readonly key: string }
+  const { url, authKey: key, admin } = await startSmallMesh(bench, folder)
   const started = entrypoint(folder, {
-    MESHWRIGHT_LOGIN_SERVER: `http://127.0.0.1:${port}`,
+    MESHWRIGHT_LOGIN_SERVER: url,
     MESHWRIGHT_AUTH_KEY: key,
     MESHWRIGHT_HOSTNAME: 'contained',
     MESHWRIGHT_STATE_DIR: path.join(folder, 'state'),
