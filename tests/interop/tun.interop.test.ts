@@ -173,6 +173,8 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(await mesh('-6')).toContain('default dev mw0')
     expect(await tailscale('ours', 'status', '--json')).toContain('"ExitNode": true')
     await tailscale('peer', 'set', '--advertise-exit-node=false')
+    // Without the mark the node's own connections would lead into the mesh, and the news below would not come.
+    for (const line of (await there('ss', '-tneH', 'state', 'established', 'dst', SERVER)).trim().split('\n')) expect(line).toContain('fwmark:0x90000')
     await lab.until('the way is closed', async () => (await mesh('-4')).includes('blackhole default'))
     await expect(helper('get', `http://${FAR}:8000/`)).rejects.toThrow()
     await tailscale('ours', 'set', '--exit-node=')

@@ -353,7 +353,9 @@ function unreachable(base: URL, cause: Error): ControlConnectionError {
 }
 
 function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca' | 'outside'>): http.ClientRequest {
-  const settings = { method, headers, agent: false as const, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS), ...(options.outside !== undefined && { createConnection: connector(base, options.outside, options.ca) }) }
+  // An agent of any kind, also the one that `agent: false` makes, would pass by `createConnection`.
+  const way = options.outside === undefined ? { agent: false as const } : { createConnection: connector(base, options.outside, options.ca) }
+  const settings = { method, headers, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS), ...way }
   const url = new URL(path, base)
   if (base.protocol === 'http:') return http.request(url, settings)
   return https.request(url, { ...settings, ...(options.ca !== undefined && { ca: options.ca }) })
