@@ -10,6 +10,7 @@ import { acceptControl, type AcceptedControl } from './control-accept.ts'
 import { type ControlConnection, ControlTransport, dialControl, fetchControlKey } from './control-dial.ts'
 import { selfSignedCertificate } from './derp-certificate.ts'
 import { drive } from './drive.ts'
+import { type Outside, systemOutside } from './outside.ts'
 import { systemRandom } from './random.ts'
 
 const serverKey = MachinePrivateKey.generate(systemRandom)
@@ -84,7 +85,15 @@ test('a wrong server key, another web server, a closed port and an address with 
   expect(await code(dialControl({ ...options, url: otherUrl, serverKey: serverKey.publicKey() }))).toBe('RUNTIME_CONTROL_UPGRADE')
 })
 
-test('over https the certificate of the server must be trusted', async () => {
+test.each(['the way of the system', 'a way of its own'])('over https, by %s, the certificate of the server must be trusted', async (way) => {
+  let opened = 0
+  const outside: Outside = {
+    ...systemOutside,
+    connect: (host, port) => {
+      opened += 1
+      return systemOutside.connect(host, port)
+    },
+  }
   const { cert, key } = selfSignedCertificate(['127.0.0.1'])
   const server = https.createServer({ cert, key }, (_request, response) => void response.end(JSON.stringify({ publicKey: serverKey.publicKey().text })))
   server.on('upgrade', (request, socket, head) => void acceptControl(request, socket, head, { machineKey: serverKey, random: systemRandom }).then((control) => {
@@ -95,11 +104,12 @@ test('over https the certificate of the server must be trusted', async () => {
   }))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   cleanups.push(() => server.close())
-  const options = { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom }
+  const options = { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, ...(way === 'a way of its own' && { outside }) }
   await expect(dialControl(options)).rejects.toThrow('self-signed certificate')
   const connection = await dialControl({ ...options, ca: cert })
   cleanups.push(() => connection.close())
   expect(await answer(connection)).toBe(204)
+  expect(opened > 0).toBe(way === 'a way of its own')
 })
 
 test('the time limit of dialling ends with the dialling: a connection lives on after it', async () => {

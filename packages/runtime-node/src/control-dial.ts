@@ -368,7 +368,7 @@ function connector(base: URL, outside: Outside, ca: string | undefined): Connect
   const host = base.hostname.replace(/^\[|\]$/g, '')
   return (_options, done) => {
     outside.connect(host, base.port === '' ? (secure ? 443 : 80) : Number(base.port)).then(
-      (socket) => done(null, secure ? tls.connect({ socket, ...(isIP(host) === 0 && { servername: host }), ...(ca !== undefined && { ca }) }) : socket),
+      (socket) => done(null, secure ? tls.connect({ socket, host, ...(isIP(host) === 0 && { servername: host }), ...(ca !== undefined && { ca }) }) : socket),
       (error: unknown) => done(error instanceof Error ? error : new Error(String(error)), new Duplex()),
     )
     return undefined
