@@ -1,38 +1,22 @@
 import { chmodSync, chownSync, cpSync, existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect } from 'vitest'
 import { BIN } from './lab-flow.ts'
 import { buildProgram, closeHosts, kernelHasWireGuard, lettersHash, programBundle, WireGuardHost, whyNoWgTools } from './wireguard-host.ts'
 import { until } from './wireguard-lab.ts'
+import { twoHostFlow } from './wireguard-two-hosts.ts'
 
 // What wg-quick makes of ordinary files with meshwright-wg below it, and what meshwright-wg does by itself. Every host has an /etc and a
 // /run/wireguard of its own.
 const missing = whyNoWgTools()
 const noQuick = missing ?? (kernelHasWireGuard() ? 'this kernel has WireGuard, which wg-quick prefers' : undefined)
 const noResolvconf = noQuick ?? (existsSync(path.join(BIN, 'resolvconf')) ? undefined : 'resolvconf is not installed')
-const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
 
 beforeAll(() => {
   if (missing === undefined) buildProgram()
 })
 afterAll(closeHosts)
-
-function flow(title: string, skip: string | undefined, run: (host: WireGuardHost, other: WireGuardHost) => Promise<void>): void {
-  test.concurrent(title, async (context) => {
-    if (skip !== undefined && !REQUIRED) return context.skip(skip)
-    if (skip !== undefined) throw new Error(skip)
-    const hosts = [await WireGuardHost.create(), await WireGuardHost.create()] as const
-    const line = await WireGuardHost.line(...hosts)
-    try {
-      await run(...hosts)
-      await line.finish()
-    } finally {
-      for (const host of hosts) await host.close()
-      line.close()
-    }
-  })
-}
 
 const CONF = '/etc/wireguard/wg0.conf'
 const ALL_WELL = { sent: 5, answered: 5 }
@@ -44,7 +28,7 @@ async function files(host: WireGuardHost, other: WireGuardHost, own: readonly st
   other.install(CONF, ['[Interface]', `PrivateKey = ${b.secret}`, 'Address = 10.66.0.2/24, fd66::2/64', 'ListenPort = 51820', '[Peer]', `PublicKey = ${a.key}`, `PresharedKey = ${psk}`, 'AllowedIPs = 10.66.0.1/32, fd66::1/128', ''].join('\n'))
 }
 
-flow('the whole Internet through the tunnel: rules, mark and firewall come and go [wg-quick]', noQuick, async (host, other) => {
+twoHostFlow('the whole Internet through the tunnel: rules, mark and firewall come and go [wg-quick]', noQuick, async (host, other) => {
   await files(host, other, [], ['AllowedIPs = 0.0.0.0/0, ::/0', 'Endpoint = 192.0.2.2:51820'])
   await other.run('ip', 'addr', 'add', '198.51.100.7/32', 'dev', 'lo')
   await other.run('ip', 'addr', 'add', '2001:db8:7::7/128', 'dev', 'lo', 'nodad')
@@ -62,7 +46,7 @@ flow('the whole Internet through the tunnel: rules, mark and firewall come and g
   expect(host.has('/run/wireguard/wg0.sock')).toBe(false)
 })
 
-flow('DNS= by openresolv of Debian: servers and search domains come and go [wg-quick]', noResolvconf, async (host, other) => {
+twoHostFlow('DNS= by openresolv of Debian: servers and search domains come and go [wg-quick]', noResolvconf, async (host, other) => {
   const ours = readFileSync('/etc/resolv.conf', 'utf8')
   await files(host, other, ['DNS = 10.66.0.53, fd66::53, mesh.example'], ['AllowedIPs = 10.66.0.2/32', 'Endpoint = 192.0.2.2:51820'])
   // Its files are unpacked and not installed: it is told where they are, and where to keep its state.
@@ -84,7 +68,7 @@ flow('DNS= by openresolv of Debian: servers and search domains come and go [wg-q
   expect(await host.ping('10.66.0.2', 5)).toEqual(ALL_WELL)
 })
 
-flow('Table = off makes no route, SaveConfig keeps what wg set [wg-quick]', noQuick, async (host, other) => {
+twoHostFlow('Table = off makes no route, SaveConfig keeps what wg set [wg-quick]', noQuick, async (host, other) => {
   await files(host, other, ['Table = off', 'SaveConfig = true', 'MTU = 1400'], ['AllowedIPs = 10.66.0.2/32, 10.77.0.0/16', 'Endpoint = 192.0.2.2:51820'])
   await other.run('wg-quick', 'up', 'wg0')
   await host.run('wg-quick', 'up', 'wg0')
@@ -102,7 +86,7 @@ flow('Table = off makes no route, SaveConfig keeps what wg set [wg-quick]', noQu
   expect(await host.ping('10.66.0.2', 5)).toEqual(ALL_WELL)
 })
 
-flow('a name that leads elsewhere now is looked up again when nobody answers [wg-quick]', noQuick, async (host, other) => {
+twoHostFlow('a name that leads elsewhere now is looked up again when nobody answers [wg-quick]', noQuick, async (host, other) => {
   await files(host, other, [], ['AllowedIPs = 10.66.0.2/32', 'Endpoint = peer.example:51820', 'PersistentKeepalive = 25'])
   await other.run('wg-quick', 'up', 'wg0')
   host.install('/etc/hosts', '127.0.0.1 localhost\n192.0.2.77 peer.example\n')
@@ -115,7 +99,7 @@ flow('a name that leads elsewhere now is looked up again when nobody answers [wg
   expect(await host.ping('10.66.0.2', 5)).toEqual(ALL_WELL)
 })
 
-flow('show prints what wg show prints, byte for byte, in every form [wg]', missing, async (host, other) => {
+twoHostFlow('show prints what wg show prints, byte for byte, in every form [wg]', missing, async (host, other) => {
   await files(host, other, ['FwMark = 0x1234', 'ListenPort = 40001'], ['AllowedIPs = 10.66.0.2/32, fd66::2/128', 'Endpoint = 192.0.2.2:51820', 'PersistentKeepalive = 3605'])
   for (const each of [host, other]) {
     await each.run('meshwright-wg', 'wg0')
@@ -148,7 +132,7 @@ flow('show prints what wg show prints, byte for byte, in every form [wg]', missi
   expect(await same('wg0')).toMatch(/latest handshake: [^\n]+ ago\n {2}transfer: [\d.]+ KiB received, [\d.]+ KiB sent\n {2}persistent keepalive: every 1 hour, 5 seconds\n/)
 })
 
-flow('answers of the UAPI socket: every errno, several requests, and a hang-up for what is none [wg]', missing, async (host) => {
+twoHostFlow('answers of the UAPI socket: every errno, several requests, and a hang-up for what is none [wg]', missing, async (host) => {
   await host.run('meshwright-wg', 'wg0')
   const ask = (text: string): Promise<string> => host.run(process.execPath, '-e', `
     const socket = require('node:net').connect('/run/wireguard/wg0.sock', () => socket.write(process.argv[1]))
@@ -168,7 +152,7 @@ flow('answers of the UAPI socket: every errno, several requests, and a hang-up f
   expect(await host.try('wg', ['set', 'wg0', 'peer', key, 'endpoint', '192.0.2.2:0'])).toMatchObject({ status: 0 })
 })
 
-flow('a descriptor of a TUN device that somebody else opened (WG_TUN_FD) [wg]', missing, async (host, other) => {
+twoHostFlow('a descriptor of a TUN device that somebody else opened (WG_TUN_FD) [wg]', missing, async (host, other) => {
   await files(host, other, [], ['AllowedIPs = 10.66.0.2/32', 'Endpoint = 192.0.2.2:51820'])
   const opener = `
     const { default: koffi } = await import(${JSON.stringify(import.meta.resolve('koffi'))})
@@ -194,7 +178,7 @@ flow('a descriptor of a TUN device that somebody else opened (WG_TUN_FD) [wg]', 
   expect(await host.ping('10.66.0.2', 5)).toEqual(ALL_WELL)
 })
 
-flow('without koffi: what to do instead, and the same file behind a SOCKS5 proxy, without root and wg [wg]', missing, async (host, other) => {
+twoHostFlow('without koffi: what to do instead, and the same file behind a SOCKS5 proxy, without root and wg [wg]', missing, async (host, other) => {
   await files(host, other, ['ListenPort = 51820'], ['AllowedIPs = 10.66.0.2/32, fd66::2/128', 'Endpoint = 192.0.2.2:51820'])
   await other.run('meshwright-wg', 'wg0')
   await other.run('bash', '-c', 'wg setconf wg0 <(wg-quick strip wg0)')
@@ -229,7 +213,7 @@ flow('without koffi: what to do instead, and the same file behind a SOCKS5 proxy
   }
 })
 
-flow('keys, files and LOG_LEVEL: what the verbs say, and how they end [wg]', missing, async (host) => {
+twoHostFlow('keys, files and LOG_LEVEL: what the verbs say, and how they end [wg]', missing, async (host) => {
   const secret = (await host.run('meshwright-wg', 'genkey')).trim()
   expect(await host.pipe(`${secret}\n`, 'meshwright-wg', 'pubkey')).toBe(await host.pipe(secret, 'wg', 'pubkey'))
   expect(Buffer.from(secret, 'base64')).toSatisfy((bytes: Buffer) => bytes.length === 32 && ((bytes[0] ?? 0) & 7) === 0 && (bytes[31] ?? 0) >> 6 === 1)

@@ -1,36 +1,20 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect } from 'vitest'
 import type { TransferResult } from './wireguard-commands.ts'
 import { buildProgram, closeHosts, kernelHasWireGuard, type Keys, lettersHash, WireGuardHost, whyNoWgTools } from './wireguard-host.ts'
 import { until } from './wireguard-lab.ts'
+import { twoHostFlow } from './wireguard-two-hosts.ts'
 import { WIREGUARD_GO } from './wireguard-programs.ts'
 
 // The real wg and wg-quick on meshwright-wg, and through its TUN device to itself and to wireguard-go. Without them, root or TUN the
 // tests are skipped, or fail where REQUIRE_INTEROP=1.
 const missing = whyNoWgTools()
 const noQuick = missing ?? (kernelHasWireGuard() ? 'this kernel has WireGuard, which wg-quick prefers' : undefined)
-const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
 beforeAll(() => {
   if (missing === undefined) buildProgram()
 })
 afterAll(closeHosts)
-
-function flow(title: string, skip: string | undefined, run: (host: WireGuardHost, other: WireGuardHost) => Promise<void>): void {
-  test.concurrent(title, async (context) => {
-    if (skip !== undefined && !REQUIRED) return context.skip(skip)
-    if (skip !== undefined) throw new Error(skip)
-    const hosts = [await WireGuardHost.create(), await WireGuardHost.create()] as const
-    const line = await WireGuardHost.line(...hosts)
-    try {
-      await run(...hosts)
-      await line.finish()
-    } finally {
-      for (const host of hosts) await host.close()
-      line.close()
-    }
-  })
-}
 
 const MB = 1_000_000
 
@@ -39,7 +23,7 @@ function both(size: number): readonly TransferResult[] {
   return [{ bytes: size, sha256: lettersHash('listen', size), reason: 'finished' }, { bytes: size, sha256: lettersHash('connect', size), reason: 'finished' }]
 }
 
-flow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing, async (host) => {
+twoHostFlow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing, async (host) => {
   const name = host.interfaceName
   const [own, a, b] = [await host.keys(), (await host.keys()).key, (await host.keys()).key]
   const psk = await host.psk()
@@ -68,7 +52,7 @@ flow('set, show, show dump, showconf, setconf, addconf, syncconf [wg]', missing,
   expect(await host.run('wg', 'show', name, 'private-key')).toBe('(none)\n')
 })
 
-flow('a taken port is refused by errno, and nothing else changes [wg]', missing, async (host) => {
+twoHostFlow('a taken port is refused by errno, and nothing else changes [wg]', missing, async (host) => {
   const name = host.interfaceName
   await host.run('meshwright-wg', name)
   await host.run('wg', 'set', name, 'listen-port', '40200', 'private-key', host.file('key', (await host.keys()).secret))
@@ -79,14 +63,14 @@ flow('a taken port is refused by errno, and nothing else changes [wg]', missing,
   expect(await host.run('wg', 'show', name, 'listen-port')).toBe('40200\n')
 })
 
-flow('a second program for the same interface is refused, the first one goes on [wg]', missing, async (host) => {
+twoHostFlow('a second program for the same interface is refused, the first one goes on [wg]', missing, async (host) => {
   const name = host.interfaceName
   await host.run('meshwright-wg', name)
   expect(await host.try('meshwright-wg', [name])).toMatchObject({ status: 1, stderr: expect.stringContaining('is served already') })
   expect(await host.run('wg', 'show', name, 'listen-port')).toBe('0\n')
 })
 
-flow('deleting the socket or the link ends the program [wg]', missing, async (host, other) => {
+twoHostFlow('deleting the socket or the link ends the program [wg]', missing, async (host, other) => {
   await host.run('meshwright-wg', host.interfaceName)
   await host.run('rm', `/var/run/wireguard/${host.interfaceName}.sock`)
   await until(() => host.pids().length === 0, 5_000, 'it goes on without a socket')
@@ -96,7 +80,7 @@ flow('deleting the socket or the link ends the program [wg]', missing, async (ho
   expect(other.has(`/var/run/wireguard/${other.interfaceName}.sock`)).toBe(false)
 })
 
-flow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async (host, other) => {
+twoHostFlow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async (host, other) => {
   const [a, b] = [await host.keys(), await other.keys()]
   const psk = await host.psk()
   const trace = path.join(host.folder, 'trace')
@@ -136,7 +120,7 @@ flow('up, traffic, save and down with ordinary files [wg-quick]', noQuick, async
   await other.run('wg-quick', 'down', confB)
 })
 
-flow('peers come and go and files are read again without a lost packet of another session [wg]', missing, async (host, other) => {
+twoHostFlow('peers come and go and files are read again without a lost packet of another session [wg]', missing, async (host, other) => {
   const [a, b, c] = [await host.keys(), await other.keys(), await host.keys()]
   await pair(host, other, a, b)
   const name = host.interfaceName
@@ -151,7 +135,7 @@ flow('peers come and go and files are read again without a lost packet of anothe
   expect(await counting).toEqual({ sent: 40, answered: 40 })
 })
 
-flow('a mark keeps the own packets of the tunnel out of it: everything else goes through [wg]', missing, async (host, other) => {
+twoHostFlow('a mark keeps the own packets of the tunnel out of it: everything else goes through [wg]', missing, async (host, other) => {
   const [a, b] = [await host.keys(), await other.keys()]
   await pair(host, other, a, b)
   const name = host.interfaceName
@@ -166,7 +150,7 @@ flow('a mark keeps the own packets of the tunnel out of it: everything else goes
 })
 
 const go = WIREGUARD_GO
-flow('our TUN device and theirs: 5 MB each way and 50 datagrams [wireguard-go 2026-05]', missing ?? go.missing, async (host, other) => {
+twoHostFlow('our TUN device and theirs: 5 MB each way and 50 datagrams [wireguard-go 2026-05]', missing ?? go.missing, async (host, other) => {
   const [a, b] = [await host.keys(), await other.keys()]
   await pair(host, other, a, b, go.file)
   const size = 5 * MB
@@ -174,7 +158,7 @@ flow('our TUN device and theirs: 5 MB each way and 50 datagrams [wireguard-go 20
   expect(await other.echo(host, '10.66.0.1', 7000, 50)).toEqual({ sent: 50, answered: 50 })
 })
 
-flow('without a TUN device, 2 MB each way through the SOCKS5 proxy [wg]', missing, async (host, other) => {
+twoHostFlow('without a TUN device, 2 MB each way through the SOCKS5 proxy [wg]', missing, async (host, other) => {
   await pair(host, other, await host.keys(), await other.keys(), 'meshwright-wg', ['--address', '10.66.0.1/24', '--socks5', '127.0.0.1:1080'])
   const size = 2 * MB
   expect(await host.transfer(other, '10.66.0.2', size, 1080)).toEqual(both(size))
