@@ -1,13 +1,14 @@
 import { ControlClient, type ControlClientOutput, type LoginHow, type NetworkMap } from '@meshwright/control-client'
 import { after, assertNever, earlier, type Instant, type Machine, Outbox } from '@meshwright/core'
-import { DiscoPrivateKey, type NodePublicKey } from '@meshwright/crypto'
-import { type Ip, IpSet, PacketView } from '@meshwright/ip'
+import { DiscoPrivateKey } from '@meshwright/crypto'
+import { type Ip, IpSet } from '@meshwright/ip'
 import { Netstack } from '@meshwright/netstack'
 import { applyNetworkMap } from './apply-network-map.ts'
 import { drain } from './drain.ts'
 import { Engine, type EngineOutput } from './engine.ts'
 import { hostFacts } from './host-facts.ts'
 import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
+import { InnerPackets } from './inner-packets.ts'
 import { NodeNames } from './node-names.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
 import { buildStatus, healthLines, nextState, nodeWithAddress, whoIs } from './node-status.ts'
@@ -16,7 +17,6 @@ import { NodePings } from './node-pings.ts'
 import { OwnEndpoints } from './own-endpoints.ts'
 import { DEFAULT_PREFS, type Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PingKind, WhoIs } from './status.ts'
-import { decodeTsmp, encodeTsmpPong } from './tsmp.ts'
 
 const DEFAULT_MTU = 1280
 /** Peers' keys expire by the wall clock, which people set: it is looked at again at least this often. */
@@ -46,7 +46,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   readonly #names: NodeNames
   readonly #home: HomeRelay
   readonly #endpoints: OwnEndpoints
-  readonly #view: PacketView = new PacketView()
+  readonly #packets: InnerPackets
   #engine: Engine | undefined
   #prefs: Prefs
   #map: NetworkMap | undefined
@@ -57,7 +57,6 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   #authUrl: string | undefined
   #lastError: string | undefined
   #udpBlocked: boolean
-  #peerApiPort = 0
   #reapplyAt: Instant | undefined
 
   constructor(now: Instant, config: MeshNodeConfig) {
@@ -70,6 +69,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#home = new HomeRelay({ random: config.random, isActive: (at) => this.#engine?.isActive(at) ?? false })
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
     this.#stack = new Netstack(config.random, { mtu: config.mtu ?? DEFAULT_MTU, offerUnclaimed: true })
+    const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
+    this.#packets = new InnerPackets({ names: this.#names, pings: this.#pings, engine: () => this.#engine, up })
     this.#control = new ControlClient({
       random: config.random,
       wallClock: config.wallClock,
@@ -154,7 +155,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   /** The port of the PeerAPI, 0 for none: told in TSMP pongs. */
   setPeerApiPort(port: number): void {
-    this.#peerApiPort = port
+    this.#packets.peerApiPort = port
   }
 
   /** Calls methods of the node's own TCP/IP stack; what they cause is owed as `flow` outputs and packets. */
@@ -214,7 +215,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#control.handleInput(now, input.input)
         break
       case 'packet':
-        this.#fromTun(now, input.bytes)
+        this.#packets.fromHere(now, input.bytes)
         break
       case 'localEndpoints':
         this.#endpoints.setLocal(input.endpoints)
@@ -327,18 +328,13 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#engine?.setSelfEndpoints(now, all.map(({ endpoint }) => endpoint))
   }
 
-  #fromTun(now: Instant, bytes: Uint8Array): void {
-    if (this.#names.takes(this.#view, bytes)) this.#names.packet(now, this.#view, bytes)
-    else this.#engine?.handleInput(now, { type: 'packet', bytes })
-  }
-
   // Children may owe something to one another; until all are quiet.
   #settle(now: Instant): void {
     for (let busy = true; busy; ) {
       busy = drain(this.#control, (output) => this.#fromControl(now, output))
       if (this.#drainEngine(now)) busy = true
-      if (drain(this.#stack, (output) => (output.type === 'packet' ? this.#fromTun(now, output.bytes) : this.#outbox.push({ type: 'flow', output })))) busy = true
-      if (drain(this.#names, (output) => (output.type === 'reply' ? this.#deliver(now, output.bytes) : this.#outbox.push(output)))) busy = true
+      if (drain(this.#stack, (output) => (output.type === 'packet' ? this.#packets.fromHere(now, output.bytes) : this.#outbox.push({ type: 'flow', output })))) busy = true
+      if (drain(this.#names, (output) => (output.type === 'reply' ? this.#packets.toHere(now, output.bytes) : this.#outbox.push(output)))) busy = true
       if (drain(this.#pings, (output) => this.#outbox.push(output))) busy = true
       if (drain(this.#home, (output) => this.#fromHome(now, output))) busy = true
     }
@@ -373,9 +369,9 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#home.answered(now, output.bytes, output.from)
         return
       case 'deliver':
-        return this.#deliver(now, output.bytes)
+        return this.#packets.toHere(now, output.bytes)
       case 'tsmp':
-        return this.#tsmp(now, output.bytes, output.peer)
+        return this.#packets.tsmp(now, output.bytes, output.peer)
       case 'endpointsWanted':
         this.#home.endpointsWanted(now)
         this.#tellEndpoints(now)
@@ -390,22 +386,6 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       default:
         assertNever(output)
     }
-  }
-
-  #deliver(now: Instant, bytes: Uint8Array): void {
-    if (this.#view.at(bytes) && this.#pings.takes(now, this.#view)) return
-    if (this.#config.tun === true) this.#outbox.push({ type: 'deliver', bytes })
-    else this.#stack.receive(now, bytes)
-  }
-
-  #tsmp(now: Instant, bytes: Uint8Array, peer: NodePublicKey): void {
-    const message = this.#view.at(bytes) ? decodeTsmp(this.#view) : undefined
-    const from = this.#view.src()
-    const to = this.#view.dst()
-    if (message === undefined || from === undefined || to === undefined) return
-    if (message.type === 'ping') this.#engine?.sendTo(now, peer, encodeTsmpPong(to, from, message.data, this.#peerApiPort))
-    else if (message.type === 'discoKey') this.#engine?.setPeerDiscoKey(now, peer, message.key)
-    else if (message.type === 'pong') this.#pings.pong(now, peer, message.data, message.peerApiPort)
   }
 
   #fromControl(now: Instant, output: ControlClientOutput): void {
