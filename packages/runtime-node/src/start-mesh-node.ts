@@ -1,25 +1,26 @@
 import type http from 'node:http'
 import os from 'node:os'
 import { lookup } from 'node:dns/promises'
-import type { ControlClientInput, NetworkMap } from '@meshwright/control-client'
+import type { ControlState, NetworkMap } from '@meshwright/control-client'
 import type { RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
-import { DEFAULT_PREFS, MeshNode, type MeshOutput, type MeshStatus, type PingKind, type PingResult, type Prefs, type WhoIs } from '@meshwright/mesh'
+import type { MeshInput, MeshNode, MeshOutput, MeshStatus, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
-import { ControlTransport } from './control-dial.ts'
+import type { ControlTransport } from './control-dial.ts'
 import { dialSystem } from './dial-system.ts'
 import { DnsUpstreams } from './dns-upstream.ts'
-import { type Driver, drive } from './drive.ts'
+import type { Driver } from './drive.ts'
 import type { JsonObject } from './go-prefs.ts'
 import { localEndpoints } from './local-endpoints.ts'
 import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
+import { firstPrefs, makeParts, type NodeParts } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
-import { systemRandom } from './random.ts'
-import { measureRelay, RelayDriver } from './relay-driver.ts'
+import { PendingPings } from './pending-pings.ts'
+import { measureRelay, type RelayDriver } from './relay-driver.ts'
 import type { HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { OUTSIDE_MARK } from './system-routes.ts'
@@ -54,7 +55,7 @@ class Runner implements RunningNode {
   readonly #store: NodeStore
   readonly #clock = suspendAwareClock()
   readonly #listeners: Set<() => void> = new Set()
-  readonly #pings: Map<number, { readonly resolve: (result: PingResult) => void; readonly reject: (error: Error) => void }> = new Map()
+  readonly #pings: PendingPings = new PendingPings()
   readonly #flows: MeshFlows
   readonly #dns: DnsUpstreams
   readonly #crypto: CryptoProvider = fastCryptoProvider()
@@ -64,16 +65,14 @@ class Runner implements RunningNode {
   #plannedFor: unknown
   #agent: http.Agent | undefined
   #endpoints: MeshStatus['peers'][number]['endpoints'] = []
-  #firstPrefs: Prefs
   #controlUrl: string
   #node: MeshNode
-  #driver: Driver<Parameters<MeshNode['handleInput']>[1]>
+  #driver: Driver<MeshInput>
   #transport: ControlTransport
   #relays: RelayDriver
   #udp: UdpSocket | undefined
   #addressTimer: NodeJS.Timeout | undefined
   #lastEndpoints = ''
-  #nextPing = 1
   #onLoggedOut: (() => void) | undefined
   #closed = false
   #changeQueued = false
@@ -84,20 +83,11 @@ class Runner implements RunningNode {
     this.#store = store
     const { stored } = store
     this.#controlUrl = options.controlUrl === '' ? (stored.controlUrl ?? '') : options.controlUrl
-    this.#firstPrefs = {
-      ...(stored.prefs ?? DEFAULT_PREFS),
-      wantRunning: options.respectStoredPrefs === true ? (stored.prefs?.wantRunning ?? false) : true,
-      hostname: options.hostname ?? (stored.prefs?.hostname || this.#systemName),
-      ...(options.advertiseRoutes === undefined ? {} : { advertiseRoutes: routes }),
-      ...(options.advertiseTags === undefined ? {} : { advertiseTags: options.advertiseTags }),
-      ...(options.acceptRoutes === undefined ? {} : { acceptRoutes: options.acceptRoutes }),
-      ...(options.shieldsUp === undefined ? {} : { shieldsUp: options.shieldsUp }),
-    }
     this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), options.forwardUnclaimed)
     this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }), this.#outside)
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
-    const made = this.#make(sameServer ? stored.control : undefined, this.#firstPrefs, options.blockUdp === true)
+    const made = this.#make(sameServer ? stored.control : undefined, firstPrefs(stored.prefs, options, routes, this.#systemName), options.blockUdp === true)
     this.#node = made.node
     this.#driver = made.driver
     this.#transport = made.transport
@@ -264,28 +254,9 @@ class Runner implements RunningNode {
   }
 
   ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
-    const { signal } = options
-    const own = parseIp(address)
-    const ip = own ?? this.#node.resolve(address)[0]
+    const ip = parseIp(address) ?? this.#node.resolve(address)[0]
     if (ip === undefined) return Promise.reject(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`))
-    return new Promise((resolve, reject) => {
-      const id = this.#nextPing
-      this.#nextPing += 1
-      const onAbort = (): void => {
-        this.#pings.delete(id)
-        reject(new MeshRuntimeError('RUNTIME_ABORTED', 'the ping was given up', { cause: signal?.reason }))
-      }
-      if (signal?.aborted === true) return onAbort()
-      signal?.addEventListener('abort', onAbort, { once: true })
-      this.#pings.set(id, {
-        resolve: (result) => {
-          signal?.removeEventListener('abort', onAbort)
-          resolve(result)
-        },
-        reject,
-      })
-      this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs))
-    })
+    return this.#pings.begin((id) => this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs)), options.signal)
   }
 
   whois(from: string | HasRemote): WhoIs | undefined {
@@ -317,39 +288,26 @@ class Runner implements RunningNode {
     this.#agent?.destroy()
     this.#flows.closeAll()
     this.#stopNode()
-    for (const { reject } of this.#pings.values()) reject(new MeshRuntimeError('RUNTIME_CLOSED', 'the node was closed before the ping was answered'))
-    this.#pings.clear()
+    this.#pings.giveUp()
     this.#dns.close()
     await this.#tun?.close()
     await this.#udp?.close()
     this.#changed()
   }
 
-  #make(state: Parameters<NodeStore['saveControl']>[0], prefs: Prefs, blockUdp: boolean): { node: MeshNode; driver: Driver<Parameters<MeshNode['handleInput']>[1]>; transport: ControlTransport; relays: RelayDriver } {
-    const options = this.#options
-    const node = new MeshNode(this.#clock(), {
-      random: systemRandom,
-      wallClock: () => Date.now(),
-      provider: this.#crypto,
-      stopwatch: () => performance.now(),
+  #make(state: ControlState | undefined, prefs: Prefs, blockUdp: boolean): NodeParts {
+    return makeParts({
+      options: this.#options,
+      clock: this.#clock,
+      crypto: this.#crypto,
+      outside: this.#outside,
       controlUrl: this.#controlUrl,
+      state,
       prefs,
-      os: process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform,
-      osVersion: os.release(),
-      allowLoopback: options.allowLoopback === true,
       blockUdp,
-      ...(options.version === undefined ? {} : { version: options.version }),
-      ...(state === undefined ? {} : { state }),
-      ...(options.ephemeral === true ? { ephemeral: true } : {}),
-      ...(options.tun === undefined ? {} : { tun: true }),
+      perform: (output, transport, relays) => this.#perform(output, transport, relays),
+      feed: (input) => this.#driver.feed(input),
     })
-    const transport = new ControlTransport({ url: this.#controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider: this.#crypto, outside: this.#outside }, (input: ControlClientInput) =>
-      this.#driver.feed({ type: 'control', input }),
-    )
-    const relays = new RelayDriver((input) => this.#driver.feed({ type: 'relay', input }), options.relayPlainHttp === true, this.#outside)
-    // What the machine owes from its construction is performed after the fields are set.
-    const driver = drive(node, this.#clock, (output) => this.#perform(output, transport, relays))
-    return { node, driver, transport, relays }
   }
 
   #moveTo(controlUrl: string): void {
@@ -405,8 +363,7 @@ class Runner implements RunningNode {
         this.#changed()
         return
       case 'pinged':
-        this.#pings.get(output.id)?.resolve(output.result)
-        this.#pings.delete(output.id)
+        this.#pings.ended(output.id, output.result)
         return
       case 'loggedOut':
         this.#onLoggedOut?.()

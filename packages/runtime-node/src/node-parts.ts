@@ -1,0 +1,74 @@
+import os from 'node:os'
+import type { ControlClientInput, ControlState } from '@meshwright/control-client'
+import type { Instant } from '@meshwright/core'
+import type { CryptoProvider } from '@meshwright/crypto'
+import type { Prefix } from '@meshwright/ip'
+import { DEFAULT_PREFS, type MeshInput, MeshNode, type MeshOutput, type Prefs } from '@meshwright/mesh'
+import { ControlTransport } from './control-dial.ts'
+import { type Driver, drive } from './drive.ts'
+import type { MeshDaemonOptions } from './mesh-runtime.ts'
+import type { Outside } from './outside.ts'
+import { systemRandom } from './random.ts'
+import { RelayDriver } from './relay-driver.ts'
+
+/** A machine and what carries it: made anew when the node turns to another control server. */
+export interface NodeParts {
+  readonly node: MeshNode
+  readonly driver: Driver<MeshInput>
+  readonly transport: ControlTransport
+  readonly relays: RelayDriver
+}
+
+/** What the parts are made from. */
+export interface NodePartsFrom {
+  readonly options: MeshDaemonOptions
+  readonly clock: () => Instant
+  readonly crypto: CryptoProvider
+  readonly outside: Outside
+  readonly controlUrl: string
+  readonly state: ControlState | undefined
+  readonly prefs: Prefs
+  readonly blockUdp: boolean
+  /** Performs what the machine owes; also, before this function returns, what it owes from its construction. */
+  readonly perform: (output: MeshOutput, transport: ControlTransport, relays: RelayDriver) => void
+  /** Feeds the machine that is in force. */
+  readonly feed: (input: MeshInput) => void
+}
+
+/** Makes a machine and starts driving it. */
+export function makeParts(from: NodePartsFrom): NodeParts {
+  const { options, controlUrl, crypto: provider, outside } = from
+  const node = new MeshNode(from.clock(), {
+    random: systemRandom,
+    wallClock: () => Date.now(),
+    provider,
+    stopwatch: () => performance.now(),
+    controlUrl,
+    prefs: from.prefs,
+    os: process.platform === 'win32' ? 'windows' : process.platform === 'darwin' ? 'macOS' : process.platform,
+    osVersion: os.release(),
+    allowLoopback: options.allowLoopback === true,
+    blockUdp: from.blockUdp,
+    ...(options.version === undefined ? {} : { version: options.version }),
+    ...(from.state === undefined ? {} : { state: from.state }),
+    ...(options.ephemeral === true ? { ephemeral: true } : {}),
+    ...(options.tun === undefined ? {} : { tun: true }),
+  })
+  const transport = new ControlTransport({ url: controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider, outside }, (input: ControlClientInput) => from.feed({ type: 'control', input }))
+  const relays = new RelayDriver((input) => from.feed({ type: 'relay', input }), options.relayPlainHttp === true, outside)
+  const driver = drive(node, from.clock, (output) => from.perform(output, transport, relays))
+  return { node, driver, transport, relays }
+}
+
+/** The preferences that a node starts with: the stored ones, under what the options say. */
+export function firstPrefs(stored: Prefs | undefined, options: MeshDaemonOptions, routes: readonly Prefix[], systemName: string): Prefs {
+  return {
+    ...(stored ?? DEFAULT_PREFS),
+    wantRunning: options.respectStoredPrefs === true ? (stored?.wantRunning ?? false) : true,
+    hostname: options.hostname ?? (stored?.hostname || systemName),
+    ...(options.advertiseRoutes === undefined ? {} : { advertiseRoutes: routes }),
+    ...(options.advertiseTags === undefined ? {} : { advertiseTags: options.advertiseTags }),
+    ...(options.acceptRoutes === undefined ? {} : { acceptRoutes: options.acceptRoutes }),
+    ...(options.shieldsUp === undefined ? {} : { shieldsUp: options.shieldsUp }),
+  }
+}
