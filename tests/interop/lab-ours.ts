@@ -92,8 +92,12 @@ export class OurRelay {
     if (first) [this.#port, this.#stunPort] = [await freePort(), await freePort()]
     const { lab, port, stunPort } = { lab: this.#lab, port: this.#port, stunPort: this.#stunPort }
     const own = certificate === undefined ? ['--self-signed', '--cert', lab.at(`relay-${region}.crt.pem`), '--key', lab.at(`relay-${region}.key.pem`)] : ['--cert', certificate.cert, '--key', certificate.key]
-    this.#process = lab.start(`our relay ${code}`, process.execPath, [this.#programs.relay, '--key-file', lab.at(`relay-${region}.key`), '--addr', `${address}:${port}`, '--stun-port', String(stunPort), ...own, ...flags])
-    const text = await lab.until('our relay is ready', () => /^for the DERP map: (.*)$/m.exec(this.#process?.log ?? '')?.[1])
+    const started = lab.start(`our relay ${code}`, process.execPath, [this.#programs.relay, '--key-file', lab.at(`relay-${region}.key`), '--addr', `${address}:${port}`, '--stun-port', String(stunPort), ...own, ...flags])
+    this.#process = started
+    const text = await lab.until('our relay is ready', () => {
+      started.mustLive()
+      return /^for the DERP map: (.*)$/m.exec(started.log)?.[1]
+    })
     if (!first) return
     const told = JSON.parse(text) as Readonly<Record<string, string | number>> // the relay's own words
     const node = Object.fromEntries(Object.entries(told).map(([name, value]) => [name.toLowerCase(), value]).filter(([name]) => certificate === undefined || name !== 'certname'))
@@ -187,7 +191,7 @@ export class OurControl {
     this.#process = this.#lab.start('our control server', process.execPath, [this.#programs.control, 'serve', '--config', file])
     const started = this.#process
     await this.#lab.until('our control server is ready', () => {
-      if (!started.alive) throw new Error(started.tail())
+      started.mustLive()
       return /\bready\b/.test(started.log)
     })
   }
@@ -312,7 +316,7 @@ export class OurNode {
     const started = this.#lab.start(`meshwrightd ${this.name}`, process.execPath, args, { env: this.#env })
     this.#process = started
     await this.#lab.until(`${this.name} is ready`, () => {
-      if (!started.alive) throw new Error(started.tail())
+      started.mustLive()
       return / is ready: /.test(started.log)
     })
   }

@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { randomInt } from 'node:crypto'
+import dgram from 'node:dgram'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
@@ -20,6 +22,11 @@ export interface RunResult {
   readonly out: string
   readonly err: string
   readonly ms: number
+}
+
+/** A program that should go on has ended: what is waited for will not come. */
+export class ProgramEnded extends Error {
+  override readonly name: string = 'ProgramEnded'
 }
 
 /** A program in the background, whose last output is kept for the case that something fails. */
@@ -66,6 +73,11 @@ export class LabProcess {
     return `--- ${this.name}\n${this.#log.trimEnd().split('\n').slice(-lines).join('\n')}`
   }
 
+  /** For waits: there is nothing to wait for once it has ended. @throws ProgramEnded with its last lines, which say why */
+  mustLive(): void {
+    if (!this.#alive) throw new ProgramEnded(`${this.name} has ended\n${this.tail()}`)
+  }
+
   /** Ends it; SIGKILL follows when it does not obey. */
   async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
     if (!this.#alive) return
@@ -107,7 +119,10 @@ export class Lab {
     return this.#processes.map((each) => each.tail(lines)).join('\n')
   }
 
-  /** Asks until `look` gives something; its last error or nothing is what the failure tells, with the programs' last words. */
+  /**
+   * Asks until `look` gives something; its last error or nothing is what the failure tells, with the programs' last words.
+   * @throws ProgramEnded at once when `look` does
+   */
   async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = 20_000): Promise<T> {
     const deadline = performance.now() + limitMs
     let reason = ''
@@ -117,6 +132,7 @@ export class Lab {
         if (found !== undefined && found !== false) return found
         reason = ''
       } catch (error) {
+        if (error instanceof ProgramEnded) throw new Error(`${what}: ${error.message}`, { cause: error })
         reason = error instanceof Error ? error.message : String(error)
       }
       if (performance.now() > deadline) throw new Error(`not within ${limitMs / 1000} s: ${what}${reason === '' ? '' : ` (${reason})`}\n${this.tails()}`)
@@ -162,14 +178,44 @@ export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms))
 }
 
-/** A TCP port that is free now, on all addresses. */
+const handedOut = new Set<number>()
+
+/**
+ * A port, of TCP and of UDP, that is free now on all addresses. Not one of those that the system gives to outgoing connections: between
+ * this look and the start of a program, or its end and its next start, one of them would take it now and then.
+ */
 export async function freePort(): Promise<number> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (typeof address !== 'object' || address === null) throw new Error('no free port')
-  return address.port
+  const [first, end] = quietPorts()
+  for (let tries = 0; tries < 1_000; tries += 1) {
+    const port = randomInt(first, end)
+    if (handedOut.has(port) || !(await isFree(port))) continue
+    handedOut.add(port)
+    return port
+  }
+  throw new Error('no free port')
+}
+
+function quietPorts(): readonly [number, number] {
+  const [low = 32_768, high = 60_999] = ephemeralPorts()
+  return low >= 20_000 ? [10_000, low] : [high + 1, 65_536]
+}
+
+// What Linux says, or what it says mostly.
+function ephemeralPorts(): readonly number[] {
+  try {
+    return readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'latin1').trim().split(/\s+/).map(Number)
+  } catch {
+    return [32_768, 60_999]
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const [server, socket] = [net.createServer(), dgram.createSocket('udp4')]
+    const end = (free: boolean): void => void server.close(() => socket.close(() => resolve(free)))
+    server.once('error', () => socket.close(() => resolve(false)))
+    server.listen(port, () => socket.once('error', () => end(false)).bind(port, () => end(true)))
+  })
 }
 
 /** The IPv4 address of this computer that peers on it may use: real clients never use loopback for direct paths. */

@@ -25,7 +25,10 @@ export async function startDerper(lab: Lab, bin: string, name: string, flags: re
   mkdirSync(certificates)
   const args = ['-c', config, '-a', `127.0.0.1:${port}`, '-certmode', 'manual', '-certdir', certificates, '-hostname', '127.0.0.1', '-http-port', '-1', '-stun-port', String(stunPort), ...flags]
   const started = lab.start(name, `${bin}/derper`, args, { env })
-  const pin = await lab.until(`${name} tells its certificate`, () => /sha256-raw:[0-9a-f]{64}/.exec(started.log)?.[0])
+  const pin = await lab.until(`${name} tells its certificate`, () => {
+    started.mustLive()
+    return /sha256-raw:[0-9a-f]{64}/.exec(started.log)?.[0]
+  })
   return { port, pin, certificateFile: `${certificates}/127.0.0.1.crt` }
 }
 
@@ -34,7 +37,10 @@ export async function startOurs(lab: Lab, program: string, name: string, port: n
   const certificateFile = lab.at(`${name}.crt.pem`)
   const args = [program, '--key-file', lab.at(`${name}.json`), '--addr', `127.0.0.1:${port}`, '--stun-port', '0', '--self-signed', '--cert', certificateFile, '--key', lab.at(`${name}.key.pem`), ...flags]
   const started = lab.start(name, process.execPath, args)
-  const text = await lab.until(`${name} is ready`, () => /^for the DERP map: (.*)$/m.exec(started.log)?.[1])
+  const text = await lab.until(`${name} is ready`, () => {
+    started.mustLive()
+    return /^for the DERP map: (.*)$/m.exec(started.log)?.[1]
+  })
   const { CertName } = JSON.parse(text) as { readonly CertName: string } // the relay's own words
   return { port, pin: CertName, certificateFile }
 }

@@ -1,6 +1,6 @@
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
+import { type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
 
 /** A peer as `tailscale status --json` shows it. */
 export interface TailscalePeer {
@@ -47,6 +47,7 @@ export interface TailscaledOptions {
   readonly port?: number
 }
 
+const SOCKS_PORT = /SOCKS5 listening on \S+:(\d+)/
 const NEVER_DIRECT = 'TS_DEBUG_NEVER_DIRECT_UDP'
 const switches = new Map<string, string>()
 
@@ -98,11 +99,17 @@ export class Tailscaled {
     const daemon = `${this.#bin}/tailscaled${this.#suffix}`
     const folder = this.#lab.at(this.name)
     mkdirSync(folder, { recursive: true })
-    const socks = netns === undefined ? [`--socks5-server=localhost:${(this.#socksPort = await freePort())}`] : []
+    // Port 0: the daemon chooses a free one itself and tells it. It ends when a given one is taken meanwhile.
+    const socks = netns === undefined ? ['--socks5-server=localhost:0'] : []
     const args = ['--no-logs-no-support', `--tun=${netns === undefined ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
     const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { [relayOnlySwitch(daemon)]: '1' }), ...this.#options.env, ...env }
-    this.#process = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : this.#startInside(netns, daemon, args, given)
-    await this.#lab.until(`${this.name} answers on its socket`, async () => (await this.status()).BackendState !== 'NoState')
+    const started = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : this.#startInside(netns, daemon, args, given)
+    this.#process = started
+    await this.#lab.until(`${this.name} answers on its socket`, async () => {
+      started.mustLive()
+      if (netns === undefined) this.#socksPort = Number(SOCKS_PORT.exec(started.log)?.[1])
+      return (netns !== undefined || this.#socksPort > 0) && (await this.status()).BackendState !== 'NoState'
+    })
   }
 
   // `ip netns exec` gives a mount namespace of its own: /etc in it is a small copy, which the daemon may write to.
