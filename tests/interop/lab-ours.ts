@@ -5,7 +5,7 @@ import type { AdminCommand } from '@meshwright/control-server'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { build } from 'esbuild'
 import { ask } from '../../examples/control-server/src/cli/client.ts'
-import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
+import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult, startInside } from './lab-process.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const REGION = 900
@@ -281,15 +281,18 @@ export class OurNode {
   readonly #programs: OurPrograms
   readonly #flags: readonly string[]
   readonly #env: Readonly<Record<string, string>>
+  readonly #netns: string | undefined
   #process: LabProcess | undefined
   #socksPort = 0
 
-  constructor(lab: Lab, programs: OurPrograms, name: string, flags: readonly string[] = [], env: Readonly<Record<string, string>> = {}) {
+  /** @param netns with a kernel TUN device, `mw0`, in this network namespace and with an /etc of its own there, instead of userspace mode */
+  constructor(lab: Lab, programs: OurPrograms, name: string, flags: readonly string[] = [], env: Readonly<Record<string, string>> = {}, netns?: string) {
     this.#lab = lab
     this.#programs = programs
     this.name = name
     this.#flags = flags
     this.#env = env
+    this.#netns = netns
   }
 
   get socksPort(): number {
@@ -311,9 +314,10 @@ export class OurNode {
 
   async start(): Promise<void> {
     mkdirSync(this.#lab.at(this.name), { recursive: true })
-    this.#socksPort = await freePort()
-    const args = [this.#programs.daemon, '--state', this.#lab.at(this.name, 'state.json'), '--socket', this.#socket, '--port', '0', '--tun', 'userspace-networking', '--socks5-server', `127.0.0.1:${this.#socksPort}`, '--verbose', '1', ...this.#flags]
-    const started = this.#lab.start(`meshwrightd ${this.name}`, process.execPath, args, { env: this.#env })
+    const netns = this.#netns
+    const way = netns === undefined ? ['--tun', 'userspace-networking', '--socks5-server', `127.0.0.1:${(this.#socksPort = await freePort())}`] : ['--tun', 'mw0']
+    const args = [this.#programs.daemon, '--state', this.#lab.at(this.name, 'state.json'), '--socket', this.#socket, '--port', '0', ...way, '--verbose', '1', ...this.#flags]
+    const started = netns === undefined ? this.#lab.start(`meshwrightd ${this.name}`, process.execPath, args, { env: this.#env }) : startInside(this.#lab, this.name, netns, [process.execPath, ...args], this.#env)
     this.#process = started
     await this.#lab.until(`${this.name} is ready`, () => {
       started.mustLive()
@@ -347,6 +351,16 @@ export class OurNode {
     return JSON.parse(await this.#api('status')) as OurStatus
   }
 
+  /** Runs a program where a node with a TUN device lives: its network, its /etc. */
+  inside(file: string, args: readonly string[], timeoutMs: number = COMMAND_MS): Promise<RunResult> {
+    return runProgram('nsenter', ['-t', String(this.pid ?? 0), '-m', '-n', file, ...args], { timeoutMs })
+  }
+
+  /** The network map in the form of tailscaled. */
+  async netmap(): Promise<Readonly<Record<string, unknown>>> {
+    return JSON.parse(await this.#api('debug?action=current-netmap', 'POST')) as Readonly<Record<string, unknown>> // an object by definition
+  }
+
   async peer(name: string): Promise<OurPeer | undefined> {
     return Object.values((await this.status()).Peer ?? {}).find((peer) => peer.DNSName.split('.')[0] === name)
   }
@@ -355,9 +369,9 @@ export class OurNode {
     return (await this.cli('ip', '-4')).trim()
   }
 
-  #api(what: string): Promise<string> {
+  #api(what: string, method: 'GET' | 'POST' = 'GET'): Promise<string> {
     return new Promise((resolve, reject) => {
-      const request = http.request({ socketPath: this.#socket, path: `/localapi/v0/${what}`, headers: { Host: 'local-tailscaled.sock' }, agent: false, timeout: 5_000 }, (response) => {
+      const request = http.request({ socketPath: this.#socket, method, path: `/localapi/v0/${what}`, headers: { Host: 'local-tailscaled.sock' }, agent: false, timeout: 5_000 }, (response) => {
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (more: string) => (text += more))

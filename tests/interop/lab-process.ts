@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import dgram from 'node:dgram'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
+import { noteKeys } from './outer-watch.ts'
 
 const LOG_CHARACTERS = 60_000
 const TAIL_LINES = 25
@@ -143,9 +144,26 @@ export class Lab {
   async stop(): Promise<void> {
     for (const cleanup of this.#cleanups.splice(0).reverse()) await cleanup()
     await Promise.all(this.#processes.splice(0).map((each) => each.stop()))
+    if (this.#folder !== undefined) noteKeys(this.#folder)
     if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
     this.#folder = undefined
   }
+}
+
+/**
+ * Starts a program in a network namespace. `ip netns exec` gives a mount namespace of its own: /etc in it is a small copy in the folder `name` of
+ * the lab, which the program may write to.
+ * @param resolvConf what /etc/resolv.conf holds there at first
+ */
+export function startInside(lab: Lab, name: string, netns: string, command: readonly string[], env: Readonly<Record<string, string>> = {}, resolvConf: string = ''): LabProcess {
+  const etc = lab.at(name, 'etc')
+  if (!existsSync(etc)) {
+    mkdirSync(etc, { recursive: true })
+    for (const each of ['passwd', 'group', 'shells', 'ssl', 'hosts', 'nsswitch.conf', 'alternatives']) if (existsSync(`/etc/${each}`)) cpSync(`/etc/${each}`, path.join(etc, each), { recursive: true, verbatimSymlinks: true })
+    writeFileSync(path.join(etc, 'resolv.conf'), resolvConf)
+  }
+  const script = `mount --bind ${etc} /etc && exec "$0" "$@"`
+  return lab.start(`${path.basename(command[0] ?? '')} ${name}`, 'ip', ['netns', 'exec', netns, 'sh', '-c', script, ...command], { env })
 }
 
 /** Runs a program to its end. */

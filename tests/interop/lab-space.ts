@@ -1,6 +1,7 @@
 import { existsSync, unlinkSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { type Lab, runOk, runProgram } from './lab-process.ts'
+import { OuterWatch } from './outer-watch.ts'
 
 // A program for the namespace: hands loopback connections to a socket file, and serves a page that says where it came from.
 const HELPER = `
@@ -59,6 +60,7 @@ export class Space {
     await space.ip('addr', 'add', `${prefix}.2/24`, 'dev', inside)
     await space.ip('link', 'set', inside, 'up')
     await space.ip('route', 'add', 'default', 'via', `${prefix}.1`)
+    await space.#watch(inside)
     // On the loopback device: not every kernel has dummies.
     for (const address of options.addresses ?? []) await space.ip('addr', 'add', address, 'dev', 'lo')
     await space.sh('echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding')
@@ -75,6 +77,7 @@ export class Space {
       await space.ip('addr', 'add', `${address}/24`, 'dev', device)
       await space.ip('link', 'set', device, 'up')
     }
+    await this.#watch(a)
     return { here: `${prefix}.1`, there: `${prefix}.2` }
   }
 
@@ -86,6 +89,11 @@ export class Space {
   /** A line for the shell in the space. */
   sh(line: string): Promise<string> {
     return runOk('ip', ['netns', 'exec', this.name, 'sh', '-c', line])
+  }
+
+  async #watch(device: string): Promise<void> {
+    const watch = await OuterWatch.start(device, { namespace: this.name })
+    if (watch !== undefined) this.#lab.onStop(() => watch.stop())
   }
 
   async #serve(url: string | undefined): Promise<void> {

@@ -1,6 +1,5 @@
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import path from 'node:path'
-import { type Lab, type LabProcess, runOk, runProgram, type RunResult } from './lab-process.ts'
+import { mkdirSync, readFileSync } from 'node:fs'
+import { type Lab, type LabProcess, runOk, runProgram, type RunResult, startInside } from './lab-process.ts'
 
 /** A peer as `tailscale status --json` shows it. */
 export interface TailscalePeer {
@@ -103,25 +102,13 @@ export class Tailscaled {
     const socks = netns === undefined ? ['--socks5-server=localhost:0'] : []
     const args = ['--no-logs-no-support', `--tun=${netns === undefined ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
     const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { [relayOnlySwitch(daemon)]: '1' }), ...this.#options.env, ...env }
-    const started = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : this.#startInside(netns, daemon, args, given)
+    const started = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : startInside(this.#lab, this.name, netns, [daemon, ...args], given, this.#options.resolvConf)
     this.#process = started
     await this.#lab.until(`${this.name} answers on its socket`, async () => {
       started.mustLive()
       if (netns === undefined) this.#socksPort = Number(SOCKS_PORT.exec(started.log)?.[1])
       return (netns !== undefined || this.#socksPort > 0) && (await this.status()).BackendState !== 'NoState'
     })
-  }
-
-  // `ip netns exec` gives a mount namespace of its own: /etc in it is a small copy, which the daemon may write to.
-  #startInside(netns: string, daemon: string, args: readonly string[], env: Readonly<Record<string, string>>): LabProcess {
-    const etc = this.#lab.at(this.name, 'etc')
-    if (!existsSync(etc)) {
-      mkdirSync(etc)
-      for (const name of ['passwd', 'group', 'shells', 'ssl', 'hosts', 'nsswitch.conf', 'alternatives']) if (existsSync(`/etc/${name}`)) cpSync(`/etc/${name}`, path.join(etc, name), { recursive: true, verbatimSymlinks: true })
-      writeFileSync(path.join(etc, 'resolv.conf'), this.#options.resolvConf ?? '')
-    }
-    const script = `mount --bind ${etc} /etc && exec "$0" "$@"`
-    return this.#lab.start(`tailscaled ${this.name}`, 'ip', ['netns', 'exec', netns, 'sh', '-c', script, daemon, ...args], { env })
   }
 
   /** Runs a program where a node with a TUN device lives: its network, its /etc. */

@@ -1,5 +1,7 @@
 import path from 'node:path'
 
+const SUITE_LOADED = 'the suite is loaded'
+
 /** One flow with one peer. */
 export interface Cell {
   readonly group: string
@@ -8,6 +10,26 @@ export interface Cell {
   readonly outcome: 'ok' | 'FAILED' | 'skipped'
   readonly ms: number
   readonly reason: string
+}
+
+/** The files of tests with a failure. */
+export function failedSuites(report: VitestReport): readonly string[] {
+  return report.testResults.filter(({ message, assertionResults }) => (assertionResults.length === 0 && message !== undefined && message !== '') || assertionResults.some(({ status }) => status === 'failed')).map(({ name }) => name)
+}
+
+/** Cells after their suites ran again: a cell is ok that was so at one of two tries, and tells why it was not at the other. */
+export function secondTry(first: readonly Cell[], second: readonly Cell[]): readonly Cell[] {
+  const key = (cell: Cell): string => [cell.group, cell.flow, cell.peer].join('\0')
+  const earlier = new Map(first.map((cell) => [key(cell), cell]))
+  return merged(
+    // A suite that could not be loaded has its cells now.
+    first.filter((cell) => !(cell.flow === SUITE_LOADED && second.length > 0)),
+    second.flatMap((cell) => {
+      const before = earlier.get(key(cell))
+      if (before?.outcome === 'ok') return cell.outcome === 'FAILED' ? [{ ...before, reason: `at the first try; at the second: ${cell.reason}` }] : []
+      return before?.outcome === 'FAILED' && cell.outcome === 'ok' ? [{ ...cell, reason: `at the second try; at the first: ${before.reason}` }] : [cell]
+    }),
+  )
 }
 
 /** The part of vitest's report that is read. */
@@ -31,7 +53,7 @@ export function readCells(report: VitestReport, chosen: { readonly grep?: string
   return report.testResults.flatMap((file) => {
     const suite = path.basename(file.name, '.interop.test.ts')
     if (file.assertionResults.length === 0 && file.message !== undefined && file.message !== '') {
-      return [{ group: suite, flow: 'the suite is loaded', peer: '', outcome: 'FAILED' as const, ms: 0, reason: firstLine(file.message) }]
+      return [{ group: suite, flow: SUITE_LOADED, peer: '', outcome: 'FAILED' as const, ms: 0, reason: firstLine(file.message) }]
     }
     return file.assertionResults
       .map((test): Cell & { readonly full: string } => {

@@ -4,6 +4,7 @@ import { DNS_CLASS_IN, DNS_TYPE_A, decodeDns, encodeDns } from '@meshwright/magi
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bundlePrograms, type OurPrograms } from './lab-ours.ts'
 import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
+import { OuterWatch } from './outer-watch.ts'
 
 const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
 const koffi = await import('koffi').then(() => true, () => false)
@@ -76,6 +77,8 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
       await runOk('ip', ['-n', space, 'link', 'set', 'wire0', 'up'])
       await runOk('ip', ['-n', space, 'route', 'add', 'default', 'via', other])
     }
+    const watch = await OuterWatch.start('wire0', { namespace: HERE })
+    if (watch !== undefined) lab.onStop(() => watch.stop())
     await runOk('ip', ['-n', HERE, 'addr', 'add', `${FAR}/32`, 'dev', 'lo'])
     await runOk('ip', ['link', 'add', 'wire1', 'netns', THERE, 'type', 'veth', 'peer', 'name', 'wire1', 'netns', BEHIND])
     for (const [space, own] of [[THERE, '10.98.1.1'], [BEHIND, '10.98.1.2']] as const) {

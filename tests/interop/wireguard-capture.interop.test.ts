@@ -1,9 +1,10 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { systemRandom } from '@meshwright/runtime-node'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { noteKeys, readWatch, WATCH_FOLDER } from './outer-watch.ts'
 import { Capture, findLeaks, PLAINTEXT_MARKER, whyNoCapture } from './wireguard-capture.ts'
 import { until } from './wireguard-lab.ts'
 import { whyNoNamespaces } from './wireguard-programs.ts'
@@ -64,3 +65,46 @@ test.runIf(missing === undefined || process.env['REQUIRE_INTEROP'] === '1')('wha
 test('what is no capture is not taken for one that is clean', () => {
   expect(findLeaks(Buffer.alloc(0), new Map())).toEqual(['the capture is not readable'])
 })
+
+test('a whole run is searched: messages that one frame carries, private keys of state files, plaintext', () => {
+  const watch = mkdtempSync(path.join(os.tmpdir(), 'meshwright-watch-'))
+  const state = mkdtempSync(path.join(os.tmpdir(), 'meshwright-state-'))
+  const before = process.env[WATCH_FOLDER]
+  try {
+    process.env[WATCH_FOLDER] = watch
+    const [key, wrapped] = [systemRandom(32), systemRandom(32)]
+    writeFileSync(path.join(state, 'state.json'), JSON.stringify({ a: `privkey:${Buffer.from(key).toString('hex')}`, b: Buffer.from(`{"k":"privkey:${Buffer.from(wrapped).toString('hex')}"}`).toString('base64') }))
+    noteKeys(state)
+    const many = Buffer.concat([transport(7, 0n), transport(7, 1n), transport(7, 2n)])
+    const look = (...datagrams: readonly Uint8Array[]): { readonly findings: readonly string[]; readonly messages: number; readonly keys: number } => {
+      writeFileSync(path.join(watch, 'wire.pcap'), pcapOf(datagrams))
+      return readWatch(watch)
+    }
+    expect(look(many, transport(7, 3n), systemRandom(9_000))).toMatchObject({ findings: [], messages: 4, keys: 2, datagrams: 3 })
+    expect(look(many, transport(7, 1n)).findings).toEqual(['receiver index 7 and counter 1 came twice from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
+    expect(look(Buffer.concat([systemRandom(5), key])).findings).toEqual(['a private key from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
+    expect(look(Buffer.from(`k=${Buffer.from(wrapped).toString('base64')}`)).findings).toHaveLength(1)
+    expect(look(Buffer.from(`body ${PLAINTEXT_MARKER}`)).findings).toEqual(['plaintext from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
+  } finally {
+    if (before === undefined) delete process.env[WATCH_FOLDER]
+    else process.env[WATCH_FOLDER] = before
+    for (const folder of [watch, state]) rmSync(folder, { recursive: true, force: true })
+  }
+})
+
+/** A capture file with one Ethernet frame for each datagram. */
+function pcapOf(datagrams: readonly Uint8Array[]): Buffer {
+  const header = Buffer.alloc(24)
+  header.writeUInt32LE(0xa1b2c3d4, 0)
+  const frames = datagrams.map((payload) => {
+    const frame = Buffer.alloc(16 + 14 + 28 + payload.length)
+    frame.writeUInt32LE(frame.length - 16, 8)
+    frame.writeUInt32LE(frame.length - 16, 12)
+    frame.writeUInt16BE(0x0800, 16 + 12)
+    frame.set([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 2], 30)
+    frame.writeUInt16BE(8 + payload.length, 54)
+    frame.set(payload, 58)
+    return frame
+  })
+  return Buffer.concat([header, ...frames])
+}

@@ -135,7 +135,8 @@ function frameLengths(pcap: Buffer): readonly { readonly length: number; readonl
   return lengths
 }
 
-function readFrame(at: number, frame: Buffer): OuterDatagram | undefined {
+/** The datagram of an Ethernet frame; `undefined` for everything else. */
+export function readFrame(at: number, frame: Buffer): OuterDatagram | undefined {
   if (frame.length < ETHERNET_BYTES + 28) return undefined
   const type = frame.readUInt16BE(12)
   const packet = frame.subarray(ETHERNET_BYTES)
