@@ -24,6 +24,7 @@ export interface Local<T extends ValueType> extends Expr<T> {
 
 const TYPE_CODES: Readonly<Record<ValueType, number>> = { i32: 0x7f, i64: 0x7e, v128: 0x7b }
 const SIMD = 0xfd
+const MAGIC: Code = [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0] // and version
 
 /** Unsigned LEB128. */
 export function unsigned(value: number): number[] {
@@ -300,20 +301,36 @@ export class ModuleBuilder {
 
   /** The module's bytes; its memory has `pages` of 64 KiB, exported as `memory`, with `data` at address 0. */
   finish(pages: number, data: readonly number[]): Uint8Array {
-    const functions = this.#functions
-    const types = functions.map(({ parameters, returns }) => [0x60, unsigned(parameters), Array.from({ length: parameters }, () => 0x7f), returns ? [1, 0x7f] : 0])
-    const exported = functions.flatMap(({ name }, index) => (name === undefined ? [] : [[text(name), 0, unsigned(index)]]))
+    const { types, functions, exports, code } = this.#parts()
     return Uint8Array.from(
       flatten([
-        [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0], // magic and version
-        section(1, [unsigned(types.length), types]),
-        section(3, [unsigned(functions.length), functions.map((_, index) => unsigned(index))]),
+        MAGIC,
+        types,
+        functions,
         section(5, [1, 1, unsigned(pages), unsigned(pages)]), // one memory, min = max
-        section(7, [unsigned(exported.length + 1), text('memory'), 2, 0, exported]),
-        section(10, [unsigned(functions.length), functions.map(({ body }) => body)]),
+        section(7, [unsigned(exports.length + 1), text('memory'), 2, 0, exports]),
+        code,
         section(11, [1, 0, i32(0).code, 0x0b, unsigned(data.length), data]),
       ]),
     )
+  }
+
+  /** The bytes of a module that works in the memory of another one: `pages` of 64 KiB, imported as `memory` of `shared`. */
+  finishOn(pages: number): Uint8Array {
+    const { types, functions, exports, code } = this.#parts()
+    const memory = section(2, [1, text('shared'), text('memory'), 2, 1, unsigned(pages), unsigned(pages)])
+    return Uint8Array.from(flatten([MAGIC, types, memory, functions, section(7, [unsigned(exports.length), exports]), code]))
+  }
+
+  #parts(): { readonly types: Code; readonly functions: Code; readonly exports: readonly Code[]; readonly code: Code } {
+    const functions = this.#functions
+    const types = functions.map(({ parameters, returns }) => [0x60, unsigned(parameters), Array.from({ length: parameters }, () => 0x7f), returns ? [1, 0x7f] : 0])
+    return {
+      types: section(1, [unsigned(types.length), types]),
+      functions: section(3, [unsigned(functions.length), functions.map((_, index) => unsigned(index))]),
+      exports: functions.flatMap(({ name }, index) => (name === undefined ? [] : [[text(name), 0, unsigned(index)]])),
+      code: section(10, [unsigned(functions.length), functions.map(({ body }) => body)]),
+    }
   }
 }
 

@@ -37,6 +37,8 @@ export class WasmInstance implements PacketCiphers {
   readonly blake2s: (parameters: number, length: number) => number
   /** All of the module's memory. */
   readonly memory: Uint8Array
+  /** The memory as an object of the language, to be imported by other modules (`ModuleBuilder.finishOn`). */
+  readonly sharedMemory: object
   /** Where the last packet may end: rows are read whole, up to 15 bytes further. */
   readonly end: number
   /** The same as words, little-endian as the module is on every machine that Node runs on. */
@@ -61,6 +63,7 @@ export class WasmInstance implements PacketCiphers {
     this.openMany = openMany
     this.blake2s = blake2s
     this.memory = new Uint8Array(memory.buffer)
+    this.sharedMemory = memory
     this.end = this.memory.length - SLACK_BYTES
     this.words = new Int32Array(memory.buffer)
     this.stage = stage
