@@ -1,13 +1,14 @@
 import { writeFileSync } from 'node:fs'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { BIN } from './lab-flow.ts'
-import { RealDerper, RealHeadscale, type RealHeadscaleOptions } from './lab-headscale.ts'
+import { RealDerper, RealHeadscale, type RealHeadscaleOptions, writeRealRelayMap } from './lab-headscale.ts'
 import { bundlePrograms, OurNode, type OurPrograms } from './lab-ours.ts'
 import { interfaceAddress, Lab } from './lab-process.ts'
 import { Tailscaled, type TailscaledOptions } from './lab-tailscaled.ts'
 import { startWeb, webThroughSocks } from './lab-web.ts'
 import { versionFlows, type VersionFlow } from './lab-world.ts'
 
+const RELAY_MAP = 'relays.yaml'
 /** Programs besides the tailscaled of the cell. */
 const PROGRAMS_NEEDED = ['headscale', 'derper']
 
@@ -58,8 +59,14 @@ export class HeadscaleWorld {
     base.lab.onStop(() => lab.stop())
     const { dns, policy = HEADSCALE_OPEN, ...rest } = options
     const headscale = new RealHeadscale(lab, BIN, { ...rest, ...(dns !== undefined && { dns: await dns(lab, base.address) }) })
-    await headscale.start(base.relay.mapFile, policy, ['alice', 'bob'])
+    writeRealRelayMap(lab.at(RELAY_MAP), [base.relay.region])
+    await headscale.start(lab.at(RELAY_MAP), policy, ['alice', 'bob'])
     return new HeadscaleWorld(version, base, lab, headscale, await startWeb(lab, 'hello'))
+  }
+
+  /** The relay map of this headscale, which has it for itself. */
+  get relayMap(): string {
+    return this.lab.at(RELAY_MAP)
   }
 
   /** A new auth key of a user's; without a user for flags that name tags. */
@@ -162,7 +169,7 @@ export class HeadscaleWorlds {
 
 async function startBase(): Promise<HeadscaleBase> {
   const lab = new Lab()
-  const [programs, address] = [await bundlePrograms(lab), interfaceAddress() ?? '']
+  const [programs, address] = [await bundlePrograms(lab, ['daemon', 'cli']), interfaceAddress() ?? '']
   const certificate = { cert: lab.at('relay.crt.pem'), key: lab.at('relay.key.pem') }
   const { cert, key } = selfSignedCertificate([address])
   writeFileSync(certificate.cert, cert)

@@ -17,6 +17,8 @@ export class RealDerper {
   readonly #bin: string
   readonly #options: RealDerperOptions
   #region: Readonly<Record<string, unknown>> | undefined
+  #args: readonly string[] = []
+  #process: LabProcess | undefined
 
   constructor(lab: Lab, bin: string, options: RealDerperOptions = {}) {
     this.#lab = lab
@@ -34,7 +36,9 @@ export class RealDerper {
     return this.#lab.at('derper.yaml')
   }
 
+  /** Starts it, or starts it again with its key, at its ports. */
   async start(address: string): Promise<void> {
+    if (this.#region !== undefined) return void (await this.#run())
     const [port, stunPort] = [await freePort(), await freePort()]
     const key = randomBytes(32)
     key.writeUInt8(key.readUInt8(0) & 248, 0)
@@ -47,13 +51,23 @@ export class RealDerper {
       copyFileSync(certificate.cert, path.join(certificates, `${address}.crt`))
       copyFileSync(certificate.key, path.join(certificates, `${address}.key`))
     }
-    const started = this.#lab.start('derper', `${this.#bin}/derper`, [
-      '-c', this.#lab.at('derper.json'), '-a', `${address}:${port}`, '-certmode', 'manual', '-certdir', certificates, '-hostname', address, '-http-port', '-1', '-stun-port', String(stunPort),
-    ])
-    const pin = await this.#lab.until('derper is ready', () => (certificate === undefined ? /sha256-raw:[0-9a-f]{64}/.exec(started.log)?.[0] : /serving on /.test(started.log) && ''))
+    this.#args = ['-c', this.#lab.at('derper.json'), '-a', `${address}:${port}`, '-certmode', 'manual', '-certdir', certificates, '-hostname', address, '-http-port', '-1', '-stun-port', String(stunPort)]
+    const pin = await this.#run()
     const node = { name: `${REGION}a`, regionid: REGION, hostname: address, ...(pin !== '' && { certname: pin }), ipv4: address, ipv6: 'none', stunport: stunPort, derpport: port }
     this.#region = { regionid: REGION, regioncode: 'real', regionname: 'Real relay', nodes: [node] }
     writeRealRelayMap(this.mapFile, [this.#region])
+  }
+
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    await this.#process?.stop(signal)
+  }
+
+  /** Runs it; gives the pin of its certificate, '' where all sides trust it. */
+  async #run(): Promise<string> {
+    const started = this.#lab.start('derper', `${this.#bin}/derper`, this.#args)
+    this.#process = started
+    const found = await this.#lab.until('derper is ready', () => (this.#options.certificate === undefined ? /sha256-raw:[0-9a-f]{64}/.exec(started.log)?.[0] : /serving on /.exec(started.log)?.[0]))
+    return this.#options.certificate === undefined ? found : ''
   }
 }
 

@@ -119,6 +119,21 @@ export async function openDrip(socksPort: number, host: string, port: number, li
   }
 }
 
+/** A connection through a SOCKS5 port that may be half-closed. @throws Error */
+export async function connectThroughSocks(socksPort: number, host: string, port: number, limitMs: number = 10_000): Promise<Socket> {
+  const socket = net.connect({ host: '127.0.0.1', port: socksPort, allowHalfOpen: true })
+  const timer = setTimeout(() => socket.destroy(new Error(`no connection to ${host}:${port} within ${limitMs} ms`)), limitMs)
+  try {
+    await greet(socket, host, port)
+    return socket
+  } catch (error) {
+    socket.destroy()
+    throw error
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 async function greet(socket: Socket, host: string, port: number): Promise<void> {
   const name = Buffer.from(host, 'latin1')
   socket.write(Buffer.of(5, 1, 0))

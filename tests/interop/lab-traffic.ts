@@ -1,0 +1,182 @@
+import { createHash, type Hash } from 'node:crypto'
+import { existsSync, writeFileSync } from 'node:fs'
+import net, { type Socket } from 'node:net'
+import { type Lab, type LabProcess, type RunResult } from './lab-process.ts'
+import { connectThroughSocks } from './lab-web.ts'
+
+const BLOCK_BYTES = 32_768
+const BLOCK_MS = 10
+
+// One program for both ends of traffic in a namespace: serves HTTP and echoes datagrams, or asks for them and tells what came as JSON.
+const PROGRAM = `
+import { createHash } from 'node:crypto'
+import dgram from 'node:dgram'
+import http from 'node:http'
+const [verb, host, port, ...rest] = process.argv.slice(2)
+const family = host.includes(':') ? 'udp6' : 'udp4'
+const pattern = (bytes) => Buffer.alloc(bytes, 'meshwright traffic ')
+if (verb === 'serve') {
+  const udp = dgram.createSocket('udp6')
+  udp.on('message', (bytes, from) => udp.send(bytes, from.port, from.address))
+  udp.bind(Number(port), '::', () => http.createServer((request, response) => {
+    const [, what, count] = request.url.split('/')
+    if (what === 'bytes') return response.end(pattern(Number(count)))
+    const hash = createHash('sha256')
+    request.on('data', (bytes) => hash.update(bytes)).on('end', () => response.end(what === 'hash' ? hash.digest('hex') : 'hello to ' + request.socket.remoteAddress.replace('::ffff:', '')))
+  }).listen(Number(port), '::', () => console.log('listening')))
+} else if (verb === 'udp') {
+  const [count, size] = rest.map(Number)
+  const udp = dgram.createSocket(family)
+  const missing = new Set(Array.from({ length: count }, (_, i) => i))
+  const finish = () => { console.log(JSON.stringify({ answered: count - missing.size })); process.exit(0) }
+  udp.on('message', (bytes) => { if (bytes.length === size) missing.delete(bytes.readUInt32BE(0)); if (missing.size === 0) finish() })
+  const send = () => { for (const i of missing) { const bytes = Buffer.alloc(size); bytes.writeUInt32BE(i); udp.send(bytes, Number(port), host) } }
+  // What is lost on the way is sent again: UDP promises nothing, and the first packet waits for a session.
+  send(); setInterval(send, 500); setTimeout(finish, 10_000)
+} else if (verb === 'http') {
+  const bytes = Number(rest[0])
+  const ask = (options, body) => new Promise((resolve, reject) => http.request({ host, port, timeout: 60_000, ...options }, (answer) => {
+    const parts = []
+    answer.on('data', (part) => parts.push(part)).on('end', () => resolve(Buffer.concat(parts)))
+  }).on('error', reject).end(body))
+  const sent = createHash('sha256').update(pattern(bytes)).digest('hex')
+  const down = await ask({ path: '/bytes/' + bytes })
+  const up = await ask({ path: '/hash', method: 'POST' }, pattern(bytes))
+  console.log(JSON.stringify({ down: down.equals(pattern(bytes)), up: up.toString() === sent }))
+} else if (verb === 'get') {
+  http.get({ host, port, timeout: 5_000 }, (answer) => answer.pipe(process.stdout)).on('timeout', () => process.exit(1)).on('error', () => process.exit(1))
+}
+`
+
+/** Where a traffic program runs: it runs and starts programs in a namespace, or here. */
+export interface Place {
+  inside(file: string, args: readonly string[], timeoutMs?: number): Promise<RunResult>
+}
+
+function program(lab: Lab): string {
+  const file = lab.at('traffic.mjs')
+  if (!existsSync(file)) writeFileSync(file, PROGRAM)
+  return file
+}
+
+/** Starts HTTP and a UDP echo on one port of all addresses of a namespace. */
+export async function serveIn(lab: Lab, space: string, port: number): Promise<LabProcess> {
+  const started = lab.start(`traffic in ${space}`, 'ip', ['netns', 'exec', space, process.execPath, program(lab), 'serve', '::', String(port)])
+  await lab.until(`traffic is served in ${space}`, () => started.log.includes('listening'))
+  return started
+}
+
+async function tell<T>(lab: Lab, place: Place, words: readonly string[]): Promise<T> {
+  const { status, out, err } = await place.inside(process.execPath, [program(lab), ...words], 120_000)
+  if (status !== 0) throw new Error(`traffic "${words.join(' ')}" ended with ${status}: ${err}`)
+  return JSON.parse(out) as T // the program's own words
+}
+
+/** Sends datagrams to an echo, again until answered; gives how many were. */
+export async function echoed(lab: Lab, from: Place, host: string, port: number, count: number, size: number): Promise<number> {
+  return (await tell<{ readonly answered: number }>(lab, from, ['udp', host, String(port), String(count), String(size)])).answered
+}
+
+/** Downloads and uploads; gives whether each came as it was sent. */
+export function transferred(lab: Lab, from: Place, host: string, port: number, bytes: number): Promise<{ readonly down: boolean; readonly up: boolean }> {
+  return tell(lab, from, ['http', host, String(port), String(bytes)])
+}
+
+/** The page at an address, or what went wrong. */
+export async function pageFrom(lab: Lab, from: Place, host: string, port: number): Promise<string> {
+  const { status, out, err } = await from.inside(process.execPath, [program(lab), 'get', host, String(port)], 15_000)
+  return status === 0 ? out : `nothing (${err.trim()})`
+}
+
+/** One end of an {@link Exchange}: what it sent and what it got. */
+class End {
+  readonly #socket: Socket
+  readonly sent: Hash = createHash('sha256')
+  readonly got: Hash = createHash('sha256')
+  gotBytes = 0
+  sentBytes = 0
+  lastAt = performance.now()
+  longestGapMs = 0
+  ended = false
+  error: string | undefined
+  #timer: NodeJS.Timeout
+
+  constructor(socket: Socket) {
+    this.#socket = socket
+    let count = 0
+    this.#timer = setInterval(() => {
+      if (socket.writableNeedDrain) return
+      const block = Buffer.alloc(BLOCK_BYTES, (count += 1) & 255)
+      this.sent.update(block)
+      this.sentBytes += block.length
+      socket.write(block)
+    }, BLOCK_MS)
+    socket.on('data', (bytes: Buffer) => {
+      this.got.update(bytes)
+      this.gotBytes += bytes.length
+      const now = performance.now()
+      this.longestGapMs = Math.max(this.longestGapMs, now - this.lastAt)
+      this.lastAt = now
+    })
+    socket.on('end', () => (this.ended = true))
+    socket.on('error', (error) => (this.error = error.message))
+    socket.on('close', () => clearInterval(this.#timer))
+  }
+
+  finish(): void {
+    clearInterval(this.#timer)
+    this.#socket.end()
+  }
+
+  destroy(): void {
+    clearInterval(this.#timer)
+    this.#socket.destroy()
+  }
+}
+
+/** One connection through the mesh that carries some 25 Mbit/s each way until it is finished. Everything that comes is hashed. */
+export class Exchange {
+  /** The end that dialled, through a SOCKS5 port. */
+  readonly near: End
+  /** The end that was dialled, on loopback behind the other node. */
+  readonly far: End
+
+  private constructor(near: End, far: End) {
+    this.near = near
+    this.far = far
+  }
+
+  static async start(lab: Lab, socksPort: number, ip: string): Promise<Exchange> {
+    const server = net.createServer({ allowHalfOpen: true })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const address = server.address()
+    if (typeof address !== 'object' || address === null) throw new Error('no port')
+    const accepted = new Promise<Socket>((resolve) => server.once('connection', resolve))
+    const socket = await connectThroughSocks(socksPort, ip, address.port)
+    const [near, far] = [new End(socket), new End(await accepted)]
+    lab.onStop(() => {
+      near.destroy()
+      far.destroy()
+      server.close()
+    })
+    server.close()
+    return new Exchange(near, far)
+  }
+
+  /** Forgets gaps until now. */
+  resetGaps(): void {
+    this.near.longestGapMs = this.far.longestGapMs = 0
+  }
+
+  /** Ends it in order; gives whether every byte came both ways. @throws Error when the connection was lost */
+  async finish(lab: Lab): Promise<boolean> {
+    this.near.finish()
+    this.far.finish()
+    await lab.until('both ends have all', () => {
+      const error = this.near.error ?? this.far.error
+      if (error !== undefined) throw new Error(`the connection was lost: ${error}`)
+      return this.near.ended && this.far.ended
+    }, 30_000)
+    return this.near.sent.digest('hex') === this.far.got.digest('hex') && this.far.sent.digest('hex') === this.near.got.digest('hex')
+  }
+}
