@@ -77,6 +77,18 @@ export async function webThroughSocks(socksPort: number, host: string, port: num
   }
 }
 
+/** Whether a connection through a SOCKS5 port opens in time: that of one packet each way, and nothing is sent on it. */
+export async function opensThroughSocks(socksPort: number, host: string, port: number, timeoutMs: number): Promise<boolean> {
+  const socket = net.connect(socksPort, '127.0.0.1')
+  const timer = setTimeout(() => socket.destroy(), timeoutMs)
+  return greet(socket, host, port)
+    .then(() => true, () => false)
+    .finally(() => {
+      clearTimeout(timer)
+      socket.destroy()
+    })
+}
+
 /** A download of lines that goes on while other things happen. */
 export interface Drip {
   /** How many lines have come. */
