@@ -19,7 +19,8 @@ import (
 const device = "peer0"
 
 type kernelHost struct {
-	tun *os.File
+	tun        *os.File
+	congestion string
 }
 
 type kernelConn struct {
@@ -52,9 +53,9 @@ func newKernel(l *link, mtu int, addresses []string, congestion string) (host, e
 		commands = append(commands, "addr add "+address+" dev "+device+" nodad")
 	}
 	// Without the memory of earlier connections each is as fresh as those of the other hosts.
-	settings := map[string]string{"ipv4/tcp_no_metrics_save": "1", "ipv4/tcp_congestion_control": congestion, "ipv6/conf/all/accept_dad": "0", "ipv6/conf/" + device + "/router_solicitations": "0"}
+	settings := map[string]string{"ipv4/tcp_no_metrics_save": "1", "ipv6/conf/" + device + "/router_solicitations": "0"}
 	for name, value := range settings {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil && name != "ipv6/conf/all/accept_dad" {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
 			return nil, err
 		}
 	}
@@ -82,7 +83,7 @@ func newKernel(l *link, mtu int, addresses []string, congestion string) (host, e
 			}
 		})
 	}()
-	return &kernelHost{tun}, nil
+	return &kernelHost{tun, congestion}, nil
 }
 
 // Only IPv6 knows the word.
@@ -97,7 +98,7 @@ func (h *kernelHost) inject(packet []byte) {
 	h.tun.Write(packet) // what the kernel refuses is lost, as on any line
 }
 
-func control(options options) func(network, address string, raw syscall.RawConn) error {
+func (h *kernelHost) control(options options) func(network, address string, raw syscall.RawConn) error {
 	return func(_, _ string, raw syscall.RawConn) error {
 		var failed error
 		set := func(fd uintptr, option, value int) {
@@ -107,6 +108,8 @@ func control(options options) func(network, address string, raw syscall.RawConn)
 		}
 		err := raw.Control(func(fd uintptr) {
 			set(fd, unix.SO_REUSEADDR, 1)
+			// Of the socket: as a default only what the administrator allows may be set in a namespace.
+			failed = errors.Join(failed, unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, h.congestion))
 			set(fd, unix.SO_RCVBUF, options.ReceiveBuffer)
 			set(fd, unix.SO_SNDBUF, options.SendBuffer)
 		})
@@ -124,7 +127,7 @@ func keepAlive(options options) net.KeepAliveConfig {
 }
 
 func (h *kernelHost) listen(port int, options options, accepted func(conn)) error {
-	config := net.ListenConfig{Control: control(options), KeepAlive: -1, KeepAliveConfig: keepAlive(options)}
+	config := net.ListenConfig{Control: h.control(options), KeepAlive: -1, KeepAliveConfig: keepAlive(options)}
 	listener, err := config.Listen(context.Background(), "tcp", ":"+strconv.Itoa(port))
 	if err != nil {
 		return err
@@ -142,7 +145,7 @@ func (h *kernelHost) listen(port int, options options, accepted func(conn)) erro
 }
 
 func (h *kernelHost) dial(to netip.AddrPort, from int, options options) (conn, error) {
-	dialer := net.Dialer{Control: control(options), KeepAlive: -1, KeepAliveConfig: keepAlive(options)}
+	dialer := net.Dialer{Control: h.control(options), KeepAlive: -1, KeepAliveConfig: keepAlive(options)}
 	if from > 0 {
 		dialer.LocalAddr = &net.TCPAddr{Port: from}
 	}
