@@ -1,37 +1,17 @@
-import { assertNever, earlier, type Instant, type Machine, Outbox, type RandomSource, type RelayMap, type RelayNode, type RelayRegion, type UnixMillis, type WallClock } from '@meshwright/core'
+import { assertNever, earlier, type Instant, Outbox, type RandomSource, type RelayMap, type UnixMillis, type WallClock } from '@meshwright/core'
 import type { CryptoProvider, DiscoPrivateKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
-import type { Endpoint } from '@meshwright/ip'
-import { classifyDatagram, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
+import type { Endpoint, Ip } from '@meshwright/ip'
+import { classifyDatagram, type PathExplanation, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
+import type { PacketFilter } from '@meshwright/packet-filter'
 import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
 import { DataPlane, type DataPlaneOutput } from './dataplane.ts'
 import { drain } from './drain.ts'
 import { EarlyHandshakes } from './early-handshakes.ts'
-import { RelayLinks, type RelayLinksInput, type RelayLinksOutput } from './relay-links.ts'
+import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from './node-engine.ts'
+import { RelayLinks, type RelayLinksOutput } from './relay-links.ts'
 
 /** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
 const ACTIVE_MS = 45_000
-
-/** What comes from sockets and from this node's own programs. */
-export type EngineInput =
-  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly from: Endpoint }
-  | { readonly type: 'relay'; readonly input: RelayLinksInput }
-  /** An inner packet that this node wants to send. */
-  | { readonly type: 'packet'; readonly bytes: Uint8Array }
-
-/** What goes to sockets and to this node's own programs. */
-export type EngineOutput =
-  | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly to: Endpoint }
-  | { readonly type: 'relayDial'; readonly link: number; readonly region: RelayRegion; readonly node: RelayNode }
-  | { readonly type: 'relayWrite'; readonly link: number; readonly bytes: Uint8Array }
-  | { readonly type: 'relayClose'; readonly link: number }
-  | { readonly type: 'stun'; readonly bytes: Uint8Array; readonly from: Endpoint }
-  | { readonly type: 'deliver'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
-  | { readonly type: 'tsmp'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
-  | { readonly type: 'relayConnected'; readonly region: number }
-  | { readonly type: 'relayDisconnected'; readonly region: number; readonly reason: string }
-  | { readonly type: 'endpointsWanted' }
-  | { readonly type: 'changed' }
-  | Extract<PathFinderOutput, { readonly type: 'pinged' | 'pingFailed' }>
 
 /** What an engine is made of. */
 export interface EngineOptions {
@@ -53,11 +33,10 @@ export interface EngineOptions {
  * Everything of a node that moves packets under one node key: both packet paths, the path finder and the connections with relays. A new
  * node key means a new engine.
  */
-export class Engine implements Machine<EngineInput, EngineOutput> {
+export class Engine implements NodeEngine {
   readonly plane: DataPlane
   readonly paths: PathFinder
   readonly relays: RelayLinks
-  /** The node key that this engine works under. */
   readonly privateKey: NodePrivateKey
   readonly #outbox: Outbox<EngineOutput> = new Outbox()
   readonly #allowLoopback: boolean
@@ -103,13 +82,51 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
     return sentAt && { at: this.#wallClock() - (now - sentAt), active: now - sentAt < ACTIVE_MS }
   }
 
-  /** Whether a packet was sent to any peer within the last 45 s. */
+  traffic(): EngineTraffic {
+    const { bytesIn: relayIn, bytesOut: relayOut } = this.relays.traffic
+    return { ...this.plane.traffic, relayIn, relayOut }
+  }
+
+  drops(now: Instant): Readonly<Record<string, number>> {
+    const all: Record<string, number> = {}
+    for (const [reason, count] of this.plane.drops) if (count > 0) all[reason] = count
+    for (const [reason, count] of this.plane.device.status(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
+    if (this.#blockedDatagrams > 0) all['udp-blocked'] = this.#blockedDatagrams
+    return all
+  }
+
+  peer(now: Instant, key: NodePublicKey): EnginePeer | undefined {
+    const session = this.plane.device.peerStatus(now, key)
+    if (session === undefined) return undefined
+    const { receivedBytes, sentBytes, latestHandshake } = session
+    return { path: this.paths.pathFor(now, key), receivedBytes, sentBytes, latestHandshake, lastSend: this.lastSend(now, key) }
+  }
+
+  explain(now: Instant, peer: NodePublicKey): PathExplanation | undefined {
+    return this.paths.explain(now, peer)
+  }
+
+  capsFor(source: Ip, destination: Ip): ReturnType<PacketFilter['capsFor']> {
+    return this.plane.filter.capsFor(source, destination)
+  }
+
+  get homeRelay(): number {
+    return this.relays.home
+  }
+
+  isRelayConnected(region: number): boolean {
+    return this.relays.isConnected(region)
+  }
+
+  relayProblem(region: number): string | undefined {
+    return this.relays.problem(region)
+  }
+
   isActive(now: Instant): boolean {
     const last = this.plane.lastSendToAny
     return last !== undefined && now - last < ACTIVE_MS
   }
 
-  /** Takes a network map: rights are taken away before any are given, in this one call. */
   apply(now: Instant, applied: AppliedMap): void {
     this.plane.apply(now, applied.plane)
     const peers = usableEndpoints(applied.paths, this.#allowLoopback)
@@ -132,58 +149,53 @@ export class Engine implements Machine<EngineInput, EngineOutput> {
     this.#settle(now)
   }
 
-  /** Takes the relay regions. */
+  setShieldsUp(up: boolean): void {
+    this.plane.filter.setShieldsUp(up)
+  }
+
   setRelayMap(now: Instant, map: RelayMap): void {
     this.paths.setRelayMap(map)
     this.relays.setMap(now, map)
     this.#settle(now)
   }
 
-  /** Chooses the home relay. */
   setHome(now: Instant, region: number): void {
     this.relays.setHome(now, region)
     this.#settle(now)
   }
 
-  /** Takes this node's own endpoints. */
   setSelfEndpoints(now: Instant, endpoints: readonly Endpoint[]): void {
     this.paths.setSelfEndpoints(now, endpoints)
     this.#settle(now)
   }
 
-  /** Blocks or frees UDP. */
   setUdpBlocked(now: Instant, blocked: boolean): void {
     this.#blockUdp = blocked
     this.paths.setUdpAvailable(now, !blocked)
     this.#settle(now)
   }
 
-  /** Sockets were bound anew or the network changed. */
   rebind(now: Instant): void {
     this.paths.rebind(now)
     this.relays.rebind(now)
     this.#settle(now)
   }
 
-  /** Pings a peer by disco: `pinged` or `pingFailed` follows. */
   ping(now: Instant, peer: NodePublicKey, id: number): void {
     this.paths.ping(now, peer, id)
     this.#settle(now)
   }
 
-  /** Sends an inner packet to a known peer, past filter and router. */
   sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
     this.plane.sendTo(now, peer, packet)
     this.#settle(now)
   }
 
-  /** A peer's disco key became known inside the tunnel. */
   setPeerDiscoKey(now: Instant, peer: NodePublicKey, key: Parameters<PathFinder['setPeerDiscoKey']>[2]): void {
     this.paths.setPeerDiscoKey(now, peer, key)
     this.#settle(now)
   }
 
-  /** Ends everything: sessions, keys, relay connections. */
   close(now: Instant): void {
     this.plane.device.destroy(now)
     this.relays.closeAll()

@@ -1,6 +1,7 @@
 export { MeshNode } from './node.ts'
 export type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
-export { Engine, type EngineInput, type EngineOptions, type EngineOutput } from './engine.ts'
+export { Engine, type EngineOptions } from './engine.ts'
+export type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from './node-engine.ts'
 export { DataPlane, type DataPath, type DataPlaneConfig, type DataPlaneDrop, type DataPlaneOutput } from './dataplane.ts'
 export { RELAY_IDLE_MS, RELAY_RETRY_MAX_MS, RELAY_RETRY_MIN_MS, RelayLinks, type RelayLinksInput, type RelayLinksOutput, type RelayLinkState } from './relay-links.ts'
 export { acceptedRoutes, applyNetworkMap, type AppliedMap, isExitNode } from './apply-network-map.ts'

@@ -1,7 +1,7 @@
 import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { PacketView } from '@meshwright/ip'
-import type { Engine } from './engine.ts'
+import type { NodeEngine } from './node-engine.ts'
 import type { NodeNames } from './node-names.ts'
 import type { NodePings } from './node-pings.ts'
 import { decodeTsmp, encodeTsmpPong } from './tsmp.ts'
@@ -10,7 +10,7 @@ import { decodeTsmp, encodeTsmpPong } from './tsmp.ts'
 export interface InnerPacketDoors {
   readonly names: NodeNames
   readonly pings: NodePings
-  engine(): Engine | undefined
+  engine(): NodeEngine | undefined
   /** The TCP/IP stack or the TUN device. */
   up(now: Instant, bytes: Uint8Array): void
 }

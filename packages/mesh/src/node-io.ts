@@ -4,6 +4,8 @@ import type { CryptoProvider } from '@meshwright/crypto'
 import type { Endpoint, Ip } from '@meshwright/ip'
 import type { DnsTransport } from '@meshwright/magicdns'
 import type { NetstackOutput } from '@meshwright/netstack'
+import type { EngineOptions } from './engine.ts'
+import type { NodeEngine } from './node-engine.ts'
 import type { Prefs } from './prefs.ts'
 import type { RelayLinksInput } from './relay-links.ts'
 import type { MeshState, PingResult } from './status.ts'
@@ -35,6 +37,8 @@ export interface MeshNodeConfig {
   readonly blockUdp?: boolean
   /** Asks to be forgotten when offline. */
   readonly ephemeral?: boolean
+  /** Makes what moves packets, anew for each node key. Default: {@link Engine}, in this thread. */
+  readonly makeEngine?: (options: EngineOptions) => NodeEngine
 }
 
 /** What comes from outside. */

@@ -2,7 +2,7 @@ import type { MapNode, NetworkMap } from '@meshwright/control-client'
 import { type Instant, Outbox, type RandomSource } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import type { Ip, PacketView } from '@meshwright/ip'
-import type { Engine, EngineOutput } from './engine.ts'
+import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import { nodeWithAddress } from './node-status.ts'
 import { type EndedPing, TunnelPings } from './pings.ts'
 import type { PingKind, PingResult } from './status.ts'
@@ -10,7 +10,7 @@ import type { PingKind, PingResult } from './status.ts'
 /** What pings need of the node around them. */
 export interface PingSurroundings {
   readonly map: NetworkMap | undefined
-  readonly engine: Engine | undefined
+  readonly engine: NodeEngine | undefined
   readonly state: string
 }
 

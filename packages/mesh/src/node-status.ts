@@ -4,7 +4,7 @@ import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { type Ip, isExitRoute, prefixContains } from '@meshwright/ip'
 import { isExitNode } from './apply-network-map.ts'
-import type { Engine } from './engine.ts'
+import type { EnginePeer, NodeEngine } from './node-engine.ts'
 import type { Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus, WhoIs } from './status.ts'
 
@@ -17,7 +17,7 @@ export interface StatusSources {
   readonly nodeKey: NodePublicKey | undefined
   readonly map: NetworkMap | undefined
   readonly prefs: Prefs
-  readonly engine: Engine | undefined
+  readonly engine: NodeEngine | undefined
   readonly homeRegion: number
   readonly udpBlocked: boolean
   readonly warnings: readonly string[]
@@ -26,8 +26,7 @@ export interface StatusSources {
 /** Everything about a node at one moment. */
 export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
   const { map, engine } = from
-  const traffic = engine?.plane.traffic
-  const relayed = engine?.relays.traffic
+  const traffic = engine?.traffic()
   return {
     state: from.state,
     authUrl: from.authUrl,
@@ -46,9 +45,9 @@ export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
     health: from.warnings,
     packetsIn: traffic?.packetsIn ?? 0,
     packetsOut: traffic?.packetsOut ?? 0,
-    drops: drops(now, engine),
-    relayBytesIn: relayed?.bytesIn ?? 0,
-    relayBytesOut: relayed?.bytesOut ?? 0,
+    drops: engine?.drops(now) ?? {},
+    relayBytesIn: traffic?.relayIn ?? 0,
+    relayBytesOut: traffic?.relayOut ?? 0,
     directBytesIn: traffic?.directIn ?? 0,
     directBytesOut: traffic?.directOut ?? 0,
   }
@@ -61,9 +60,8 @@ export function selfStatus(map: NetworkMap, prefs: Prefs): SelfStatus {
 }
 
 /** A peer, with what the engine knows of it where there is one. */
-export function peerStatus(peer: MapNode, prefs: Prefs, live: { readonly now: Instant; readonly engine: Engine; readonly map: NetworkMap } | undefined): PeerStatus {
-  const session = live?.engine.plane.device.peerStatus(live.now, peer.nodeKey)
-  const lastSend = live?.engine.lastSend(live.now, peer.nodeKey)
+export function peerStatus(peer: MapNode, prefs: Prefs, live: { readonly now: Instant; readonly engine: NodeEngine; readonly map: NetworkMap } | undefined): PeerStatus {
+  const known = live?.engine.peer(live.now, peer.nodeKey)
   return {
     nodeKey: peer.nodeKey,
     id: peer.id,
@@ -83,12 +81,12 @@ export function peerStatus(peer: MapNode, prefs: Prefs, live: { readonly now: In
     keyExpiry: peer.keyExpiry,
     created: peer.createdAt,
     homeRegion: peer.homeRegion,
-    path: live === undefined ? { type: 'none' } : pathOf(peer, live),
-    active: lastSend?.active ?? false,
-    rxBytes: session?.receivedBytes ?? 0,
-    txBytes: session?.sentBytes ?? 0,
-    lastHandshake: session?.latestHandshake,
-    lastWrite: lastSend?.at,
+    path: live === undefined || known === undefined ? { type: 'none' } : pathOf(known, live.map),
+    active: known?.lastSend?.active ?? false,
+    rxBytes: known?.receivedBytes ?? 0,
+    txBytes: known?.sentBytes ?? 0,
+    lastHandshake: known?.latestHandshake,
+    lastWrite: known?.lastSend?.at,
     exitNode: isExitNode(peer, prefs),
     exitNodeOption: peer.allowedIps.some(isExitRoute),
     capabilities: peer.capabilities,
@@ -119,20 +117,10 @@ export function isUsable(peer: MapNode, wallNow: number): boolean {
   return !isKeyExpired(peer, wallNow) && !peer.isJailed
 }
 
-function pathOf(peer: MapNode, live: { readonly now: Instant; readonly engine: Engine; readonly map: NetworkMap }): PeerPath {
-  const path = live.engine.paths.pathFor(live.now, peer.nodeKey)
+function pathOf({ path }: EnginePeer, map: NetworkMap): PeerPath {
   if (path.type === 'direct' || path.type === 'both') return { type: 'direct', endpoint: path.endpoint, latencyMs: path.latencyMs ?? 0 }
-  if (path.type === 'relay') return { type: 'relay', region: path.region, regionCode: live.map.relays.regions.get(path.region)?.code ?? '' }
+  if (path.type === 'relay') return { type: 'relay', region: path.region, regionCode: map.relays.regions.get(path.region)?.code ?? '' }
   return { type: 'none' }
-}
-
-function drops(now: Instant, engine: Engine | undefined): Readonly<Record<string, number>> {
-  if (engine === undefined) return {}
-  const all: Record<string, number> = {}
-  for (const [reason, count] of engine.plane.drops) if (count > 0) all[reason] = count
-  for (const [reason, count] of engine.plane.device.status(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
-  if (engine.blockedDatagrams > 0) all['udp-blocked'] = engine.blockedDatagrams
-  return all
 }
 
 /** Warnings for people, with a remedy each where one is known. */
@@ -177,11 +165,11 @@ export function nextState(
 }
 
 /** Who stands behind an address, and what the policy grants them at this node. */
-export function whoIs(map: NetworkMap, prefs: Prefs, engine: Engine | undefined, ip: Ip): WhoIs | undefined {
+export function whoIs(map: NetworkMap, prefs: Prefs, engine: NodeEngine | undefined, ip: Ip): WhoIs | undefined {
   const node = nodeWithAddress(map, ip)
   if (node === undefined) return undefined
   const own = map.self.addresses.find((each) => each.ip.family === ip.family)?.ip
-  const capabilities = own === undefined ? undefined : engine?.plane.filter.capsFor(ip, own)
+  const capabilities = own === undefined ? undefined : engine?.capsFor(ip, own)
   const user = node.tags.length > 0 ? undefined : map.users.get(node.userId)
   return { node: node === map.self ? selfStatus(map, prefs) : peerStatus(node, prefs, undefined), user: user && userStatus(user), capabilities: capabilities ?? new Map() }
 }

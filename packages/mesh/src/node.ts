@@ -3,13 +3,14 @@ import { after, assertNever, earlier, type Instant, type Machine, Outbox } from 
 import { DiscoPrivateKey } from '@meshwright/crypto'
 import { type Ip, IpSet } from '@meshwright/ip'
 import { Netstack } from '@meshwright/netstack'
-import { applyNetworkMap } from './apply-network-map.ts'
+import { applyNetworkMap, offeredAddresses } from './apply-network-map.ts'
 import { drain } from './drain.ts'
-import { Engine, type EngineOutput } from './engine.ts'
+import { Engine, type EngineOptions } from './engine.ts'
 import { hostFacts } from './host-facts.ts'
 import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
 import { InnerPackets } from './inner-packets.ts'
 import { NodeNames } from './node-names.ts'
+import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
 import { buildStatus, healthLines, nextState, nodeWithAddress, whoIs } from './node-status.ts'
 import { tellPath } from './path-story.ts'
@@ -47,7 +48,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   readonly #home: HomeRelay
   readonly #endpoints: OwnEndpoints
   readonly #packets: InnerPackets
-  #engine: Engine | undefined
+  #engine: NodeEngine | undefined
   #prefs: Prefs
   #map: NetworkMap | undefined
   #warnings: readonly string[] = []
@@ -68,7 +69,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#names = new NodeNames({ random: config.random, wallClock: config.wallClock })
     this.#home = new HomeRelay({ random: config.random, isActive: (at) => this.#engine?.isActive(at) ?? false })
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
-    this.#stack = new Netstack(config.random, { mtu: config.mtu ?? DEFAULT_MTU, offerUnclaimed: true })
+    this.#stack = new Netstack(config.random, { mtu: config.mtu ?? DEFAULT_MTU, offerUnclaimed: true, promiscuous: true })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
     this.#packets = new InnerPackets({ names: this.#names, pings: this.#pings, engine: () => this.#engine, up })
     this.#control = new ControlClient({
@@ -137,7 +138,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     const wanted = this.#prefs.wantRunning
     this.#prefs = { ...this.#prefs, ...change }
     this.#control.setHostinfo(now, hostFacts(this.#config, this.#prefs))
-    this.#engine?.plane.filter.setShieldsUp(this.#prefs.shieldsUp)
+    this.#engine?.setShieldsUp(this.#prefs.shieldsUp)
     if (this.#map !== undefined && !this.#expired) this.#apply(now, this.#map)
     if (change.wantRunning === true && !wanted) this.up(now)
     if (change.wantRunning === false && wanted) this.down(now)
@@ -176,6 +177,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     return this.#names.addresses(name)
   }
 
+  /** Whether an address is in a route that this node offers and that is approved. */
+  isBehind(ip: Ip): boolean {
+    return this.#map !== undefined && offeredAddresses(this.#map.self, this.#prefs).contains(ip)
+  }
+
   /** Who stands behind an address, and what the policy grants them here. */
   whois(ip: Ip): WhoIs | undefined {
     return this.#map && whoIs(this.#map, this.#prefs, this.#engine, ip)
@@ -201,7 +207,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   /** The story of the path to a peer, as lines for people. */
   explainPath(now: Instant, ip: Ip): readonly string[] {
     const peer = this.#map && nodeWithAddress(this.#map, ip)
-    const told = peer && this.#engine?.paths.explain(now, peer.nodeKey)
+    const told = peer && this.#engine?.explain(now, peer.nodeKey)
     return told === undefined ? [`${ip.key} is no peer of this node`] : tellPath(now, told)
   }
 
@@ -268,7 +274,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     if (key !== undefined && this.#engine?.privateKey.equals(key) === true) return
     this.#closeEngine(now)
     if (key === undefined) return
-    this.#engine = new Engine({
+    const options: EngineOptions = {
       random: this.#config.random,
       wallClock: this.#config.wallClock,
       privateKey: key,
@@ -278,8 +284,9 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       blockUdp: this.#udpBlocked,
       nextLink: () => (this.#lastLink += 1),
       ...(this.#config.provider && { provider: this.#config.provider }), ...(this.#config.stopwatch && { stopwatch: this.#config.stopwatch }),
-    })
-    this.#engine.plane.filter.setShieldsUp(this.#prefs.shieldsUp)
+    }
+    this.#engine = this.#config.makeEngine?.(options) ?? new Engine(options)
+    this.#engine.setShieldsUp(this.#prefs.shieldsUp)
     // After a new login the network has not changed: what is known of it holds for the new key as well.
     if (this.#map !== undefined) this.#engine.setRelayMap(now, this.#map.relays)
     if (this.#home.region !== 0) this.#engine.setHome(now, this.#home.region)
@@ -312,7 +319,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     const wallNow = this.#config.wallClock()
     const applied = applyNetworkMap(map, this.#prefs, wallNow)
     engine.apply(now, applied)
-    if (map.relays !== this.#map?.relays || engine.relays.home === 0) engine.setRelayMap(now, map.relays)
+    if (map.relays !== this.#map?.relays || engine.homeRelay === 0) engine.setRelayMap(now, map.relays)
     this.#warnings = applied.warnings
     this.#map = map
     this.#names.apply(map, this.#prefs.acceptDns)
@@ -459,7 +466,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   #relayProblem(): string | undefined {
-    const problem = this.#state === 'running' ? this.#engine?.relays.problem(this.#home.region) : undefined
+    const problem = this.#state === 'running' ? this.#engine?.relayProblem(this.#home.region) : undefined
     return problem === undefined ? undefined : `The home relay (region ${this.#home.region}) cannot be reached: ${problem}`
   }
 
@@ -471,7 +478,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       expired: this.#expired,
       map: this.#map,
       home: this.#home.region,
-      homeConnected: this.#engine?.relays.isConnected(this.#home.region) === true,
+      homeConnected: this.#engine?.isRelayConnected(this.#home.region) === true,
     })
     if (next === this.#state) return
     this.#state = next
