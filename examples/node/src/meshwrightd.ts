@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
+import { parseIp } from '@meshwright/ip'
 import { cleanUpSystem, createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode, type SystemDnsManager } from '@meshwright/runtime-node'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
 import { claimSocket, serveLocalApi } from './local-api.ts'
@@ -34,6 +35,9 @@ servers are left alone unless --system-dns says who sets them. Command it with "
 
 ${describeFlags(FLAGS)}`
 
+/** Whoever listens here is reached from the mesh, by either family. */
+const loopback = parseIp('127.0.0.1')
+
 async function main(words: readonly string[]): Promise<number> {
   const { values, args } = parseFlags(words, FLAGS)
   if (values['version'] === true) {
@@ -62,6 +66,7 @@ async function main(words: readonly string[]): Promise<number> {
     ephemeral: inMemory,
     ...(tun === 'userspace-networking' ? {} : { tun: String(tun), systemDns }),
     forwardUnclaimed: (local) => dialLocal(local.port),
+    forwardUnclaimedDatagrams: (local) => loopback && { ip: loopback, port: local.port },
     log: (level, line) => {
       if (level !== 'debug' || verbose > 0) process.stderr.write(`${new Date().toISOString()} ${level} ${line}\n`)
     },

@@ -2,6 +2,7 @@ import { formatPrefix, parseIp } from '@meshwright/ip'
 import type { Node } from '@meshwright/control-protocol'
 import { describe, expect, test } from 'vitest'
 import { acceptedRoutes, applyNetworkMap, DEFAULT_PREFS, type Prefs } from './index.ts'
+import { offeredAddresses } from './apply-network-map.ts'
 import { ALLOW_ALL, keysOf, networkMap, prefix, WALL, wireNode } from './mesh-lab.test.ts'
 
 const SUBNET = '10.1.0.0/16'
@@ -47,6 +48,32 @@ describe('routes', () => {
   test('acceptedRoutes never gives more than the server allows', () => {
     const peer = networkMap({ Node: wireNode(1), Peers: [wireNode(2, { AllowedIPs: [] })] }).peers.get(2) ?? expect.fail('gone')
     expect(acceptedRoutes(peer, { ...DEFAULT_PREFS, acceptRoutes: true, exitNode: 'stable2' })).toEqual([])
+  })
+})
+
+describe('what is behind this node', () => {
+  const behind = (offered: readonly string[], approved: readonly string[] = offered): ReturnType<typeof offeredAddresses> => {
+    const { self } = networkMap({ Node: wireNode(1, { AllowedIPs: [...own(1), ...approved] }) })
+    return offeredAddresses(self, { ...DEFAULT_PREFS, advertiseRoutes: offered.map(prefix) })
+  }
+  const holds = (set: ReturnType<typeof offeredAddresses>, text: string): boolean => set.contains(parseIp(text) ?? expect.fail(text))
+
+  test('is what it offers and what is approved', () => {
+    expect(behind(['10.1.0.0/16', '10.2.0.0/16'], ['10.1.0.0/16', '10.3.0.0/16']).toString()).toBe('10.1.0.0/16')
+    expect(behind([]).isEmpty).toBe(true)
+  })
+
+  test('is the internet for an exit node: not networks next door, nor the link, nor loopback, nor the mesh', () => {
+    const set = behind(EXIT)
+    for (const text of ['203.0.113.80', '1.1.1.1', '2606:4700::1111', '64:ff9b::101:101']) expect(holds(set, text), text).toBe(true)
+    for (const text of ['10.0.0.1', '192.168.1.1', '172.16.0.1', '169.254.169.254', '127.0.0.1', '0.0.0.0', '100.64.0.9', '224.0.0.1', '255.255.255.255', '::1', '::ffff:127.0.0.1', 'fd7a:115c:a1e0::9', 'fe80::1', 'ff02::1']) {
+      expect(holds(set, text), text).toBe(false)
+    }
+  })
+
+  test('holds a private network all the same when that is offered by name', () => {
+    const set = behind([...EXIT, '192.168.7.0/24'])
+    expect([holds(set, '192.168.7.1'), holds(set, '192.168.8.1'), holds(set, '1.1.1.1')]).toEqual([true, false, true])
   })
 })
 

@@ -1,6 +1,6 @@
 import type { UnixMillis } from '@meshwright/core'
 import { isKeyExpired, type MapNode, type NetworkMap } from '@meshwright/control-client'
-import { equalPrefixes, IpSet, isExitRoute, isLoopback, type Prefix, prefixContains } from '@meshwright/ip'
+import { equalPrefixes, IpSet, isExitRoute, isLoopback, parsePrefix, type Prefix, prefixContains } from '@meshwright/ip'
 import type { PathPeer } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import type { DataPlaneConfig } from './dataplane.ts'
@@ -21,7 +21,7 @@ export interface AppliedMap {
 export function applyNetworkMap(map: NetworkMap, prefs: Prefs, wallNow: UnixMillis): AppliedMap {
   const warnings: string[] = []
   const peers = [...map.peers.values()].filter((peer) => !isKeyExpired(peer, wallNow) && !peer.isJailed)
-  const local = IpSet.from([...map.self.addresses, ...offeredRoutes(map.self, prefs)])
+  const local = IpSet.from([...map.self.addresses, offeredAddresses(map.self, prefs)])
   const plane: DataPlaneConfig = {
     peers: peers.map((peer) => peer.nodeKey),
     routes: peers.flatMap((peer) => acceptedRoutes(peer, prefs).map((prefix) => ({ prefix, peer: peer.nodeKey.text }))),
@@ -57,6 +57,24 @@ export function isExitNode(peer: MapNode, prefs: Prefs): boolean {
 export function offeredRoutes(self: MapNode, prefs: Prefs): readonly Prefix[] {
   return prefs.advertiseRoutes.filter((route) => !self.addresses.some((own) => prefixContains(own, route.ip)) && self.allowedIps.some((allowed) => equalPrefixes(allowed, route)))
 }
+
+/**
+ * The addresses behind this node that peers may reach through it. An exit node leads into the internet and not into the networks next door,
+ * to the services of a cloud's link, or to the node's own loopback: those are for subnet routes to offer
+ * (tailscale/tailscale:ipn/ipnlocal/local.go, shrinkDefaultRoute).
+ */
+export function offeredAddresses(self: MapNode, prefs: Prefs): IpSet {
+  const routes = offeredRoutes(self, prefs)
+  const exits = routes.filter(isExitRoute)
+  return IpSet.from([...(exits.length === 0 ? [] : [IpSet.from(exits).intersect(INTERNET)]), ...routes.filter((route) => !isExitRoute(route))])
+}
+
+/** All addresses but: this network, private ones, shared ones (the mesh's own), loopback, link-local, multicast, reserved; IPv4 written as IPv6. */
+const INTERNET: IpSet = IpSet.from(
+  ['0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16', '172.16.0.0/12', '192.168.0.0/16', '224.0.0.0/3', '::/16', 'fc00::/7', 'fe80::/10', 'ff00::/8'].flatMap(
+    (text) => parsePrefix(text) ?? [],
+  ),
+).complement()
 
 /** Endpoints of loopback lead a node to itself: they are kept only where several nodes share one machine on purpose. */
 export function usableEndpoints(peers: readonly PathPeer[], allowLoopback: boolean): readonly PathPeer[] {

@@ -1,4 +1,5 @@
 import { MeshwrightError } from '@meshwright/core'
+import type { Endpoint } from '@meshwright/ip'
 import type { ForwardUnclaimed } from './mesh-socket.ts'
 import type { MeshNodeOptions } from './running-node.ts'
 import type { SystemDnsManager } from './system-dns.ts'
@@ -13,6 +14,8 @@ export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}
 export interface MeshDaemonOptions extends MeshNodeOptions {
   /** Where connections go that no listener of the node claims: a daemon hands them to programs on this computer. */
   readonly forwardUnclaimed?: ForwardUnclaimed
+  /** Where datagrams go that no socket of the node claims; `undefined`: nowhere. */
+  readonly forwardUnclaimedDatagrams?: (local: Endpoint) => Endpoint | undefined
   /** Relays speak plain HTTP: development. */
   readonly relayPlainHttp?: boolean
   /** Version text, told to the control server. */

@@ -29,7 +29,7 @@ class Pair {
       const flows = new MeshFlows(<Result>(use: (stack: Netstack, now: Instant) => Result) => {
         const side = this.#sides[index] ?? expect.fail('no stack')
         return side.driver.act((now) => use(side.stack, now))
-      }, index === 1 ? forward : undefined)
+      }, index === 1 && forward !== undefined ? { connect: forward, datagrams: () => undefined, echo: () => Promise.resolve(false) } : undefined)
       this.#start(index, flows, index === 1 && forward !== undefined)
       return flows
     }

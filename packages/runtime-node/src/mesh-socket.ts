@@ -2,6 +2,7 @@ import { Duplex } from 'node:stream'
 import type { Instant } from '@meshwright/core'
 import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import type { CloseReason, FlowId, ListenerId, Netstack, NetstackOutput, UdpId } from '@meshwright/netstack'
+import type { DatagramWay, FlowCarrier } from './outside-flows.ts'
 import type { MeshListener, MeshSocket, MeshUdpSocket } from './running-node.ts'
 
 /** Calls methods of the stack at the current time, and performs what they cause. */
@@ -32,15 +33,17 @@ type OnMessage = (bytes: Uint8Array, from: { readonly address: string; readonly 
 /** TCP connections, listeners and UDP sockets of a node's own stack, as Node knows them. */
 export class MeshFlows {
   readonly #door: StackDoor
-  readonly #forward: ForwardUnclaimed | undefined
+  readonly #carrier: FlowCarrier | undefined
   readonly #flows: Map<FlowId, Flow> = new Map()
   readonly #listeners: Map<ListenerId, Bound<ListenerId, OnConnection>> = new Map()
   readonly #udp: Map<UdpId, Bound<UdpId, OnMessage>> = new Map()
   readonly #forwarding: Map<FlowId, Duplex> = new Map()
+  readonly #datagrams: Map<FlowId, DatagramWay> = new Map()
 
-  constructor(door: StackDoor, forward?: ForwardUnclaimed) {
+  /** @param carrier takes what no listener and no socket claims; without one it is refused */
+  constructor(door: StackDoor, carrier?: FlowCarrier) {
     this.#door = door
-    this.#forward = forward
+    this.#carrier = carrier
   }
 
   /** Connects; rejects with an error whose `code` is Node's. */
@@ -133,19 +136,29 @@ export class MeshFlows {
         this.#flows.delete(output.flow)
         this.#forwarding.get(output.flow)?.destroy()
         this.#forwarding.delete(output.flow)
+        this.#datagrams.get(output.flow)?.close()
+        this.#datagrams.delete(output.flow)
         flow?.finish(output.reason)
         return
       }
       case 'incoming':
-        return this.#incoming(output.flow, output.protocol, output.local, output.remote)
+        if (output.protocol === 'tcp') this.#incoming(output.flow, output.local, output.remote)
+        else this.#incomingDatagrams(output.flow, output.local, output.remote)
+        return
+      case 'datagram':
+        this.#datagrams.get(output.flow)?.send(output.bytes)
+        return
+      case 'echoRequest':
+        void this.#carrier?.echo(output.to).then((answered) => {
+          if (answered) this.#door((stack) => stack.answerEcho(output))
+        })
+        return
       case 'udp':
         this.#udp.get(output.socket)?.handler(output.bytes, { address: formatIp(output.from.ip), port: output.from.port })
         return
       case 'refused':
-      case 'datagram':
       case 'echoReply':
       case 'echoFailed':
-      case 'echoRequest':
         return
     }
   }
@@ -155,6 +168,8 @@ export class MeshFlows {
     for (const flow of [...this.#flows.values()]) flow.destroy()
     for (const stream of this.#forwarding.values()) stream.destroy()
     this.#forwarding.clear()
+    for (const way of this.#datagrams.values()) way.close()
+    this.#datagrams.clear()
   }
 
   /** Binds every listener and UDP socket anew, on the port that it had: the door leads to another stack now. */
@@ -204,10 +219,10 @@ export class MeshFlows {
   }
 
   // The far side hears that it is connected only once the backend is: a refused backend is a refused connection.
-  #incoming(id: FlowId, protocol: 'tcp' | 'udp', local: Endpoint, remote: Endpoint): void {
+  #incoming(id: FlowId, local: Endpoint, remote: Endpoint): void {
     const refuse = (): void => this.#door((stack, now) => stack.refuse(now, id))
-    if (this.#forward === undefined || protocol === 'udp') return refuse()
-    this.#forward(local, remote).then(
+    if (this.#carrier === undefined) return refuse()
+    this.#carrier.connect(local, remote).then(
       (backend) => {
         if (backend === undefined) return refuse()
         this.#forwarding.set(id, backend)
@@ -215,6 +230,12 @@ export class MeshFlows {
       },
       () => refuse(),
     )
+  }
+
+  #incomingDatagrams(id: FlowId, local: Endpoint, remote: Endpoint): void {
+    const way = this.#carrier?.datagrams(local, remote, (bytes) => void this.#door((stack, now) => stack.sendDatagram(now, id, bytes)))
+    if (way === undefined) this.#door((stack, now) => stack.refuse(now, id))
+    else this.#datagrams.set(id, way)
   }
 }
 

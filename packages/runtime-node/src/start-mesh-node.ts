@@ -19,6 +19,7 @@ import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
 import { firstPrefs, makeParts, type NodeParts } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
+import { OutsideFlows } from './outside-flows.ts'
 import { PendingPings } from './pending-pings.ts'
 import { measureRelay, type RelayDriver } from './relay-driver.ts'
 import type { HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
@@ -83,7 +84,13 @@ class Runner implements RunningNode {
     this.#store = store
     const { stored } = store
     this.#controlUrl = options.controlUrl === '' ? (stored.controlUrl ?? '') : options.controlUrl
-    this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), options.forwardUnclaimed)
+    const carrier = new OutsideFlows({
+      isOwn: (ip) => this.#node.map?.self.addresses.some((own) => own.ip.equals(ip)) === true,
+      isBehind: (ip) => this.#node.isBehind(ip),
+      unclaimed: options.forwardUnclaimed,
+      unclaimedDatagrams: options.forwardUnclaimedDatagrams,
+    })
+    this.#flows = new MeshFlows((use) => this.#driver.act((now) => this.#node.withStack(now, (stack) => use(stack, now))), carrier)
     this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }), this.#outside)
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
