@@ -153,6 +153,11 @@ export class Tailscaled {
     return JSON.parse(await runOk(this.program, [`--socket=${this.socket}`, 'status', '--json'], { timeoutMs: 10_000 })) as TailscaleStatus // the shape of the program's own documentation
   }
 
+  /** `tailscale debug netmap`. */
+  async netmap(): Promise<Readonly<Record<string, unknown>>> {
+    return JSON.parse(await this.cli('debug', 'netmap')) as Readonly<Record<string, unknown>> // an object by definition
+  }
+
   async peer(name: string): Promise<TailscalePeer | undefined> {
     return Object.values((await this.status()).Peer ?? {}).find((peer) => peer.DNSName.split('.')[0] === name)
   }

@@ -189,7 +189,7 @@ async function reading(call: Call): Promise<boolean> {
     case 'GET peer-by-id': {
       const peer = [...(node.networkMap()?.peers.values() ?? [])].find((each) => String(each.id) === query.get('id'))
       if (peer === undefined) throw new ApiError(404, 'peer not found')
-      send(nodeJson(peer))
+      send(nodeJson(peer, needMap(node)))
       return true
     }
     case 'GET user-profile': {

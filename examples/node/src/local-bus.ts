@@ -38,7 +38,7 @@ export function watchBus(response: ServerResponse, node: RunningNode, mask: numb
     if (text !== prefs) notify['Prefs'] = shown
     if (first && has(INITIAL_NETMAP) && map !== undefined) notify['NetMap'] = netmapJson(map)
     if (first && has(INITIAL_STATUS)) notify['InitialStatus'] = statusJson(status, true, node.tunName !== undefined, map)
-    if (map !== undefined && map.self !== self) notify['SelfChange'] = nodeJson(map.self)
+    if (map !== undefined && map.self !== self) notify['SelfChange'] = nodeJson(map.self, map)
     if (status.authUrl !== undefined && status.authUrl !== url) notify['BrowseToURL'] = status.authUrl
     if (status.lastError !== undefined && status.lastError !== problem && status.state !== 'running') {
       if (FINAL.test(status.lastError)) notify['ErrMessage'] = status.lastError.replace(FINAL, '')

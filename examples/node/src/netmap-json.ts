@@ -1,8 +1,13 @@
-import type { MapNode, NetworkMap } from '@meshwright/control-client'
+import { magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
 import type { RelayMap } from '@meshwright/core'
+import { displayNames } from './display-names.ts'
+import { packetFilterJson } from './packet-filter-json.ts'
 
 /** Go's zero time: "none". */
 export const ZERO_TIME = '0001-01-01T00:00:00Z'
+
+/** The head of the chain of a network lock that is not there: 32 zero bytes in base32 without padding. */
+const ZERO_LOCK_HEAD = 'A'.repeat(52)
 
 /** Any JSON object. */
 export type JsonObject = Record<string, unknown>
@@ -34,11 +39,10 @@ function isEmpty(value: unknown): boolean {
 }
 
 /** A node of the map as the control server describes it, with the names that tailscaled computes. */
-export function nodeJson(node: MapNode): JsonObject {
-  const label = node.name.split('.')[0] ?? ''
+export function nodeJson(node: MapNode, map: NetworkMap): JsonObject {
   // Go leaves out what is empty, and its zero time.
   const wire = Object.fromEntries(Object.entries(node.wire).filter(([, value]) => value !== ZERO_TIME && !isEmpty(value)))
-  return { ...wire, ...(node.discoKey === undefined ? {} : { DiscoKey: node.discoKey.text }), ComputedName: label, ComputedNameWithHost: label }
+  return { ...wire, ...(node.discoKey === undefined ? {} : { DiscoKey: node.discoKey.text }), ...displayNames(node, magicDnsSuffix(map)) }
 }
 
 /** The network map as `debug netmap` of tailscaled shows it, without the parts that this node does not keep (tailscale/tailscale:types/netmap). */
@@ -52,12 +56,15 @@ export function netmapJson(map: NetworkMap): JsonObject {
     DisplayMessages: map.displayMessages.size === 0 ? null : Object.fromEntries(map.displayMessages),
     Domain: map.domain,
     DomainAuditLogID: '',
+    MachineKey: map.self.machineKey?.text ?? `mkey:${'0'.repeat(64)}`,
     NodeKey: map.self.nodeKey.text,
+    PacketFilter: packetFilterJson(map.packetFilter),
     PacketFilterRules: map.packetFilter,
-    Peers: [...map.peers.values()].sort((a, b) => Number(a.id) - Number(b.id)).map(nodeJson),
-    SSHPolicy: map.ssh,
-    SelfNode: nodeJson(map.self),
+    Peers: [...map.peers.values()].sort((a, b) => Number(a.id) - Number(b.id)).map((peer) => nodeJson(peer, map)),
+    SSHPolicy: map.ssh.rules.length === 0 ? null : map.ssh, // no policy and one without rules mean the same
+    SelfNode: nodeJson(map.self, map),
     TKAEnabled: false,
+    TKAHead: ZERO_LOCK_HEAD,
     UserProfiles: Object.fromEntries([...map.users].map(([id, user]) => [String(id), user])),
   }
 }

@@ -125,7 +125,7 @@ export function whoisJson(found: WhoIs, status: MeshStatus, map?: NetworkMap): J
   const { node } = found
   const known = map && (map.self.nodeKey.equals(node.nodeKey) ? map.self : map.peersByKey.get(node.nodeKey.text))
   return {
-    Node: known === undefined ? bareNode(node) : nodeJson(known),
+    Node: known === undefined || map === undefined ? bareNode(node) : nodeJson(known, map),
     UserProfile: found.user === undefined ? taggedUser(status) : userJson(found.user),
     CapMap: found.capabilities.size === 0 ? null : Object.fromEntries(found.capabilities),
   }
