@@ -107,22 +107,31 @@ export class DataPlane {
 
   /** An inner packet of this node: filter, router, WireGuard. The bytes are not kept. */
   outbound(now: Instant, packet: Uint8Array): void {
+    const peer = this.ownerOf(now, packet, 0, packet.length)
+    if (peer !== undefined) this.sendTo(now, peer, packet)
+  }
+
+  /** Filter and router alone: the peer that an inner packet of this node goes to; `undefined`, and counted, when it goes to nobody. */
+  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number): NodePublicKey | undefined {
     const view = this.#view
-    if (!view.at(packet)) return this.#drop('malformed')
+    if (!view.at(memory, at, length)) return this.#drop('malformed')
     if (!this.filter.checkOut(now, view).accept) return this.#drop('filter-out')
-    const peer = this.#peers.get(this.router.peerFor(view) ?? '')
-    if (peer === undefined) return this.#drop('no-peer')
-    this.sendTo(now, peer, packet)
+    return this.#peers.get(this.router.peerFor(view) ?? '') ?? this.#drop('no-peer')
   }
 
   /** An inner packet to a known peer, past router and filter: for messages of the node itself. */
   sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
-    this.#packetsOut += 1
+    this.noteSent(now, peer, 1)
+    this.device.handleInput(now, { type: 'packet', peer, bytes: packet })
+    this.#drain(now)
+  }
+
+  /** Inner packets are on their way to a peer, also those that its caller seals: counted, and its path is looked after. */
+  noteSent(now: Instant, peer: NodePublicKey, packets: number): void {
+    this.#packetsOut += packets
     this.#lastSends.set(peer.text, now)
     this.#lastSend = now
     this.#paths.noteTraffic(now, peer)
-    this.device.handleInput(now, { type: 'packet', peer, bytes: packet })
-    this.#drain(now)
   }
 
   /** A WireGuard datagram that came by UDP. */
@@ -243,19 +252,25 @@ export class DataPlane {
   }
 
   #inner(now: Instant, peer: NodePublicKey, bytes: Uint8Array): void {
-    const view = this.#view
-    if (!view.at(bytes)) return this.#drop('malformed')
-    if (!this.router.allows(peer.text, view)) return this.#drop('wrong-source')
-    if (view.protocol === PROTOCOL_TSMP) {
-      this.#outbox.push({ type: 'tsmp', bytes, peer })
-      return
-    }
-    if (!this.filter.checkIn(now, view).accept) return this.#drop('filter-in')
-    this.#packetsIn += 1
-    this.#outbox.push({ type: 'deliver', bytes, peer })
+    const verdict = this.admits(now, peer, bytes, 0, bytes.length)
+    if (verdict !== undefined) this.#outbox.push({ type: verdict, bytes, peer })
   }
 
-  #drop(reason: DataPlaneDrop): void {
+  /**
+   * Router and filter alone: what to do with an inner packet that a peer has sealed. Deliver it, or take it as a TSMP message; `undefined`,
+   * and counted, when it comes from an address that is not the peer's or is not wanted.
+   */
+  admits(now: Instant, peer: NodePublicKey, memory: Uint8Array, at: number, length: number): 'deliver' | 'tsmp' | undefined {
+    const view = this.#view
+    if (!view.at(memory, at, length)) return this.#drop('malformed')
+    if (!this.router.allows(peer.text, view)) return this.#drop('wrong-source')
+    if (view.protocol === PROTOCOL_TSMP) return 'tsmp'
+    if (!this.filter.checkIn(now, view).accept) return this.#drop('filter-in')
+    this.#packetsIn += 1
+    return 'deliver'
+  }
+
+  #drop(reason: DataPlaneDrop): undefined {
     this.#drops.set(reason, (this.#drops.get(reason) ?? 0) + 1)
   }
 }
