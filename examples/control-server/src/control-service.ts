@@ -4,7 +4,7 @@ import type { Instant } from '@meshwright/core'
 import { reasonOf } from './failure.ts'
 import type { Log } from './log.ts'
 import { drive, type Driver, serverCrypto, systemRandom } from './runtime.ts'
-import type { SqliteStore } from './store-sqlite.ts'
+import { type SqliteStore, StoreBroken } from './store-sqlite.ts'
 
 /** A flush of the disk costs more than the changes in it: one that follows another so soon waits so long for company. */
 const BUSY_MS = 20
@@ -27,11 +27,20 @@ export class ControlService {
   readonly #replies = new Map<number, Reply>()
   readonly #store: SqliteStore
   readonly #log: Log
+  readonly #onBroken: (error: Error) => void
   #nextRequest = 1
   #committedAt = Number.NEGATIVE_INFINITY
   #stopped = false
 
-  constructor(options: { readonly config: ControlServerConfig; readonly store: SqliteStore; readonly log: Log; readonly clock: () => Instant; readonly allowLoopbackEndpoints: boolean }) {
+  /** @param options `onBroken`: the store has lost its disk, and nothing more is answered */
+  constructor(options: {
+    readonly config: ControlServerConfig
+    readonly store: SqliteStore
+    readonly log: Log
+    readonly clock: () => Instant
+    readonly allowLoopbackEndpoints: boolean
+    readonly onBroken: (error: Error) => void
+  }) {
     this.#store = options.store
     this.#log = options.log
     const compress = zstdCompressor()
@@ -44,6 +53,7 @@ export class ControlService {
       allowLoopbackEndpoints: options.allowLoopbackEndpoints,
       ...(compress !== undefined && { compress }),
     })
+    this.#onBroken = options.onBroken
     this.#driver = drive(this.machine, options.clock, (output) => this.#perform(output))
   }
 
@@ -107,18 +117,20 @@ export class ControlService {
         return this.#log.info(output.event.detail, { audit: output.event.action, actor: output.event.actor, target: output.event.target })
       case 'commit':
         // In the next turn, or a little later while there is much to write: what arrives meanwhile shares the next flush of the disk.
-        if (performance.now() - this.#committedAt < BUSY_MS) setTimeout(() => this.#commit(output), GATHER_MS)
-        else setImmediate(() => this.#commit(output))
+        if (performance.now() - this.#committedAt < BUSY_MS) setTimeout(() => void this.#commit(output), GATHER_MS)
+        else setImmediate(() => void this.#commit(output))
         return
     }
   }
 
-  #commit(output: Extract<ControlServerOutput, { type: 'commit' }>): void {
+  async #commit(output: Extract<ControlServerOutput, { type: 'commit' }>): Promise<void> {
     if (this.#stopped) return // nobody has been answered yet
     try {
-      this.#store.commit(output.changes)
+      await this.#store.commit(output.changes)
       this.#committedAt = performance.now()
     } catch (error) {
+      if (this.#stopped) return // closed under its hands
+      if (error instanceof StoreBroken) return this.#onBroken(error)
       this.#log.error('a change could not be stored and was undone: check the disk', { reason: reasonOf(error) })
       return this.#driver.feed({ type: 'commitFailed', commit: output.commit, reason: reasonOf(error) })
     }

@@ -12,20 +12,21 @@ import { loadSettings, type ServerSettings } from './config/load.ts'
 import { ControlService } from './control-service.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { serveAdminSocket } from './http/admin-socket.ts'
-import { clientAddress } from './http/client-address.ts'
+import { isTrusted } from './http/client-address.ts'
 import { frontHandler } from './http/front.ts'
-import { NodeApi } from './http/node-api.ts'
+import { Newcomers } from './http/newcomers.ts'
+import { NodeDoor } from './http/node-door.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
 import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
 import { buildRelayMap } from './relay-map.ts'
-import { acceptControl, attachDerpServer, type DerpService, serverCrypto, startStunService, systemRandom } from './runtime.ts'
+import { attachDerpServer, type DerpService, startStunService, systemRandom } from './runtime.ts'
 import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
-const HANDSHAKE_TIMEOUT_MS = 10_000
-/** Requests outside the channel are short: who takes longer, or says nothing, only holds a place. Looked for often, so that thousands do not go in one turn. */
-const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 250 }
+/** Newcomers are let go before these limits of Node's, which end all that are due in one turn. */
+const PATIENCE: http.ServerOptions = { headersTimeout: 30_000, requestTimeout: 60_000 }
+const MAX_HEADERS = 100
 
 /** A server that runs. */
 export interface RunningServer {
@@ -52,15 +53,24 @@ export async function startServer(configFile: string, options: { readonly allowL
     closers.push(() => store.close())
     // Not one that counts sleep: a server does not sleep, and a wall clock that somebody sets ahead must not use up anybody's time.
     const clock = (): Instant => instant(performance.now())
-    const service = new ControlService({ config: settings.controlConfig(derpMap), store, log, clock, allowLoopbackEndpoints: options.allowLoopbackEndpoints })
+    const service = new ControlService({ config: settings.controlConfig(derpMap), store, log, clock, allowLoopbackEndpoints: options.allowLoopbackEndpoints, onBroken: (error) => endNow(error, log) })
     closers.push(() => service.stop())
     const reloadPolicy = (): Promise<void> => (settings.policy.mode === 'file' ? loadPolicyFile(settings, service, log) : Promise.resolve())
     await reloadPolicy()
     const web = settings.tls === undefined ? http.createServer(PATIENCE) : https.createServer({ ...readCertificate(settings.tls), ...PATIENCE })
+    web.maxHeadersCount = MAX_HEADERS
+    const newcomers = watchNewcomers(web, settings.trustedProxies)
+    closers.push(() => newcomers.stop())
     const relay = startRelay(settings, service, web, clock, log)
     if (relay !== undefined) closers.push(() => relay.service.close())
     web.on('request', frontHandler({ service, store, serverUrl: settings.serverUrl, publicKey: machineKey.publicKey().text, relay: relay && ((request, response) => relay.service.handleRequest(request, response)) }))
-    web.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => upgrade(request, socket, head, { machineKey, service, log, relay: relay !== undefined, trustedProxies: settings.trustedProxies }))
+    const nodes = new NodeDoor({ machineKey, service, log, newcomers, trustedProxies: settings.trustedProxies })
+    web.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => {
+      const path = (request.url ?? '').split('?')[0]
+      if (path === '/ts2021') return nodes.upgrade(request, socket, head)
+      newcomers.remove(request.socket) // the relay counts for itself
+      if (path !== '/derp' || relay === undefined) socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
+    })
     web.on('clientError', (_error, socket) => socket.destroy())
     closers.push(await listen(web, settings.listenAddr, 'listen_addr'))
     if (settings.relay !== undefined && settings.relay.stunListenAddr !== '') closers.push(await startStun(settings.relay.stunListenAddr))
@@ -84,6 +94,12 @@ export async function startServer(configFile: string, options: { readonly allowL
     await stop()
     throw error
   }
+}
+
+/** What is in memory was never told to anybody, and may or may not be on the disk: only a new start knows. */
+function endNow(error: Error, log: Log): never {
+  log.error('the server ends: start it again when the disk is well', { reason: reasonOf(error) })
+  process.exit(1)
 }
 
 function policyOf(body: unknown): string {
@@ -126,27 +142,18 @@ function readCertificate(tls: { readonly certPath: string; readonly keyPath: str
   }
 }
 
-interface UpgradeOptions {
-  readonly machineKey: MachinePrivateKey
-  readonly service: ControlService
-  readonly log: Log
-  readonly relay: boolean
-  readonly trustedProxies: readonly Prefix[]
-}
-
-function upgrade(request: http.IncomingMessage, socket: Duplex, head: Buffer, options: UpgradeOptions): void {
-  const path = (request.url ?? '').split('?')[0]
-  if (path === '/derp' && options.relay) return // the relay's own listener takes it
-  if (path !== '/ts2021') return void socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
-  const source = clientAddress(request, options.trustedProxies)
-  const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS)
-  acceptControl(request, socket, head, { machineKey: options.machineKey, random: systemRandom, provider: serverCrypto })
-    .then((connection) => new NodeApi(options.service, options.log).serve(connection, source))
-    .catch((error: unknown) => {
-      options.log.debug('a control connection was refused', { source, reason: reasonOf(error) })
-      if (!socket.writableEnded) socket.destroy()
+/** Counts the connections that have proved nothing: new ones, and ones that are kept alive between two requests. */
+function watchNewcomers(web: http.Server | https.Server, trustedProxies: readonly Prefix[]): Newcomers {
+  const newcomers = new Newcomers((address) => isTrusted(address, trustedProxies))
+  web.on('connection', (socket: Socket) => newcomers.add(socket))
+  web.on('secureConnection', (socket: Socket) => newcomers.add(socket))
+  web.on('request', (request: http.IncomingMessage, response: http.ServerResponse) => {
+    newcomers.remove(request.socket)
+    response.once('close', () => {
+      if (!request.socket.destroyed) newcomers.add(request.socket)
     })
-    .finally(() => clearTimeout(timer))
+  })
+  return newcomers
 }
 
 function startRelay(settings: ServerSettings, service: ControlService, web: http.Server | https.Server, clock: () => Instant, log: Log): { readonly machine: DerpServer; readonly service: DerpService } | undefined {

@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync } from 'node:fs'
 import path from 'node:path'
 import Database from 'libsql'
 import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from '@meshwright/control-server'
@@ -14,9 +14,22 @@ const MIGRATIONS: readonly string[] = [
    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;`,
 ]
 
-/** The state of a server in a SQLite file. A commit is one transaction, and on the disk when it returns (`synchronous=FULL`). */
+/** Memory and disk may differ: the program must end, and start again from what the disk holds. */
+export class StoreBroken extends Error {}
+
+/**
+ * The state of a server in a SQLite file. A commit is one transaction, and on the disk when its promise resolves.
+ *
+ * With a write-ahead log the waiting for the disk is ours: `synchronous=NORMAL` keeps the file whole whatever happens, but lets the last
+ * transactions be lost by a power cut; `fdatasync` of the log, by a thread beside this one, is what SQLite would have done under `FULL`
+ * while everything else stood still. Without one, SQLite does it itself.
+ */
 export class SqliteStore {
   readonly #database: Database.Database
+  readonly #statements = new Map<string, Database.Statement>()
+  /** The write-ahead log; `undefined`: SQLite waits for the disk. */
+  #log: number | undefined
+  #broken: Error | undefined
 
   /** @throws Failure when the file cannot be opened, is no database, or is newer than this program */
   constructor(file: string, options: { readonly writeAheadLog: boolean; readonly walAutocheckpoint: number }) {
@@ -26,12 +39,13 @@ export class SqliteStore {
       this.#database = new Database(file, { timeout: 5000 })
       this.#database.exec(`PRAGMA journal_mode=${options.writeAheadLog ? 'WAL' : 'DELETE'}`)
       this.#database.exec(`PRAGMA wal_autocheckpoint=${options.walAutocheckpoint}`)
-      this.#database.exec('PRAGMA synchronous=FULL')
+      this.#database.exec(`PRAGMA synchronous=${options.writeAheadLog ? 'NORMAL' : 'FULL'}`)
       this.#database.exec('PRAGMA foreign_keys=ON')
     } catch (error) {
       throw new Failure(`cannot open the database ${file}: ${reasonOf(error)}`, { remedy: 'check database.sqlite.path, its owner and the free space of the disk', cause: error })
     }
     this.#migrate(file)
+    if (options.writeAheadLog) this.#openLog(file)
   }
 
   /** The last state that was committed. */
@@ -48,8 +62,12 @@ export class SqliteStore {
     }
   }
 
-  /** Writes all changes or none. @throws when they could not be written */
-  commit(changes: readonly Change[]): void {
+  /**
+   * Writes all changes or none. One at a time.
+   * @throws when they could not be written. When the disk took them and then failed, nobody knows what it holds: from then on everything throws
+   */
+  async commit(changes: readonly Change[]): Promise<void> {
+    if (this.#broken !== undefined) throw this.#broken
     this.#database.exec('BEGIN IMMEDIATE')
     try {
       for (const change of changes) this.#apply(change)
@@ -58,6 +76,15 @@ export class SqliteStore {
       if (this.#database.inTransaction) this.#database.exec('ROLLBACK')
       throw error
     }
+    const log = this.#log
+    if (log === undefined) return
+    await new Promise<void>((resolve, reject) => {
+      fdatasync(log, (error) => {
+        if (error === null) return resolve()
+        this.#broken = new StoreBroken(`the disk failed while it was written to (${error.message}): what it holds is not known`, { cause: error })
+        reject(this.#broken)
+      })
+    })
   }
 
   /** Whether the database answers. */
@@ -71,7 +98,24 @@ export class SqliteStore {
   }
 
   close(): void {
+    this.#statements.clear()
     this.#database.close()
+    if (this.#log !== undefined) closeSync(this.#log)
+    this.#log = undefined
+  }
+
+  /** A transaction that changes nothing makes the log file, which then stays until the database is closed. */
+  #openLog(file: string): void {
+    try {
+      const version = Number(column(this.#database.prepare('PRAGMA user_version').get(), 'user_version'))
+      this.#database.exec(`BEGIN IMMEDIATE; PRAGMA user_version=${version}; COMMIT`)
+      this.#log = openSync(`${file}-wal`, 'r+')
+      const folder = openSync(path.dirname(path.resolve(file)), 'r')
+      fsyncSync(folder) // that the file exists must survive as well
+      closeSync(folder)
+    } catch (error) {
+      throw new Failure(`cannot write to the database ${file}: ${reasonOf(error)}`, { remedy: 'check its owner and the free space of the disk', cause: error })
+    }
   }
 
   #apply(change: Change): void {
@@ -110,7 +154,12 @@ export class SqliteStore {
   }
 
   #run(sql: string, ...parameters: readonly (string | number)[]): void {
-    this.#database.prepare(sql).run(...parameters)
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) {
+      statement = this.#database.prepare(sql)
+      this.#statements.set(sql, statement)
+    }
+    statement.run(...parameters)
   }
 
   #migrate(file: string): void {

@@ -1,5 +1,5 @@
 import { concatBytes, type Instant, type Machine, Outbox, type RandomSource } from '@meshwright/core'
-import { ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, MachinePublicKey } from '@meshwright/crypto'
+import { ChallengePrivateKey, ChallengePublicKey, type CryptoProvider, type MachinePrivateKey, MachinePublicKey } from '@meshwright/crypto'
 import { NoiseHandshake } from '@meshwright/crypto/noise'
 import { CAPVER_EARLY_PAYLOAD } from './capability-version.ts'
 import { encodeJson } from './json.ts'
@@ -117,7 +117,9 @@ export class NoiseResponder implements Machine<NoiseResponderInput, NoiseRespond
     let challenge: ChallengePrivateKey | undefined
     if (this.#options.earlyPayload !== false && initiation.version >= CAPVER_EARLY_PAYLOAD) {
       challenge = ChallengePrivateKey.generate(random)
-      const early: EarlyNoise = { nodeKeyChallenge: challenge.publicKey().text }
+      // By the provider: the key's own way is slower than all else in this handshake.
+      const publicKey = ChallengePublicKey.fromBytes(provider.publicKey(challenge.secretBytes)) ?? challenge.publicKey()
+      const early: EarlyNoise = { nodeKeyChallenge: publicKey.text }
       first = concatBytes(first, this.#sealer.seal(encodeEarlyPayload(encodeJson(early))))
     }
     this.#outbox.push({ type: 'transmit', bytes: first })

@@ -1,4 +1,4 @@
-import type { RegisterRequest, RegisterResponse } from '@meshwright/control-protocol'
+import type { Hostinfo, RegisterRequest, RegisterResponse } from '@meshwright/control-protocol'
 import { formatTime, parseOptionalTime, TAGGED_DEVICES_USER_ID, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { authKeyProblem, findAuthKey } from './auth-keys.ts'
 import type { Context, RequestId } from './context.ts'
@@ -14,6 +14,9 @@ export interface RegisterInput {
   readonly source: string
   readonly body: RegisterRequest
 }
+
+/** Routes that are remembered of a device that waits for a verdict. */
+const MAX_WAITING_ROUTES = 128
 
 /** Seconds after which a client that was turned away may try again. */
 const RETRY_AFTER_SECONDS = 30
@@ -158,7 +161,7 @@ export class Registration {
       machineKey: input.machineKey,
       nodeKey: input.body.NodeKey,
       oldNodeKey,
-      hostinfo: input.body.Hostinfo ?? {},
+      hostinfo: waitingHostinfo(input.body.Hostinfo ?? {}),
       capVersion: input.body.Version,
       source: input.source,
     })
@@ -236,6 +239,12 @@ export function isExpired(node: NodeRecord, wallNow: number): boolean {
 }
 
 const EMPTY: RegisterResponse = { NodeKeyExpired: false, MachineAuthorized: false, AuthURL: '', Error: '' }
+
+/** What is kept of a stranger's word until somebody decides: all but long lists, which the node tells again when it is in. */
+function waitingHostinfo(given: Hostinfo): Hostinfo {
+  const { sshHostKeys: _keys, Services: _services, TPM: _tpm, ...kept } = given
+  return { ...kept, ...(kept.RoutableIPs !== undefined && { RoutableIPs: kept.RoutableIPs.slice(0, MAX_WAITING_ROUTES) }) }
+}
 
 function failure(reason: string): RegisterResponse {
   return { ...EMPTY, Error: reason }

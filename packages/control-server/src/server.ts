@@ -1,7 +1,7 @@
 import { earlier, type Instant, type Machine, Outbox, type RandomSource, type UnixMillis, type WallClock } from '@meshwright/core'
 import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
 import { parseIp } from '@meshwright/ip'
-import { type MapRequest, mapRequestKind, MIN_CAPABILITY_VERSION, type RegisterRequest, releaseOfCapabilityVersion, ZERO_DISCO_KEY } from '@meshwright/control-protocol'
+import { type Hostinfo, type MapRequest, mapRequestKind, MIN_CAPABILITY_VERSION, type RegisterRequest, releaseOfCapabilityVersion, ZERO_DISCO_KEY } from '@meshwright/control-protocol'
 import { AddressAllocator } from './addresses.ts'
 import { Admin } from './admin.ts'
 import type { AdminCommand } from './admin-commands.ts'
@@ -11,6 +11,7 @@ import type { Context, RequestId } from './context.ts'
 import { Enrolment } from './enrolment.ts'
 import { ControlServerError } from './errors.ts'
 import { usableEndpoints, withHostinfo } from './host-facts.ts'
+import { FullMapAllowance } from './full-map-allowance.ts'
 import { Lifetimes } from './lifetimes.ts'
 import { MapComposer } from './map-composer.ts'
 import { type Compressor, MapSessions } from './map-sessions.ts'
@@ -20,6 +21,7 @@ import type { Change, NodeRecord, ServerState } from './records.ts'
 import { isExpired, Registration } from './registration.ts'
 import { RouteProbes } from './route-probes.ts'
 import { PrimaryRoutes } from './routes.ts'
+import { soundHostinfo } from './sound-hostinfo.ts'
 import { type SshActionInput, SshChecks } from './ssh-checks.ts'
 import { State } from './state.ts'
 import { TailnetPolicy } from './tailnet-policy.ts'
@@ -72,6 +74,9 @@ const MAX_WAITING_INPUTS = 65_536
 /** How long nodes that were connected before a restart count as online: clients try again at least every 30 s. */
 const RECONNECT_MS = 40_000
 
+/** When a node that asks for whole maps without end may ask again. */
+const MAP_RETRY_SECONDS = 5
+
 type Staged = { readonly output: ControlServerOutput } | { readonly run: () => void; readonly request: RequestId | undefined }
 
 /**
@@ -93,6 +98,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   readonly #state: State
   readonly #context: Context
   readonly #presence = new Presence()
+  readonly #fullMaps = new FullMapAllowance()
   readonly #primaries = new PrimaryRoutes()
   readonly #probes: RouteProbes
   readonly #sshChecks: SshChecks
@@ -195,6 +201,11 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   /** True when the device holds the node: what other requests of nodes must be checked with. */
   ownsNodeKey(machineKey: string, nodeKey: string): boolean {
     return this.#state.nodeByKey(nodeKey)?.machineKey === machineKey
+  }
+
+  /** True when the device holds a node: whoever accepts connections treats others as strangers. */
+  knowsMachine(machineKey: string): boolean {
+    return this.#state.hasMachine(machineKey)
   }
 
   /** Takes new settings: relay map, DNS, lifetimes. The prefixes stay as they were. */
@@ -310,6 +321,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       const node = this.#state.node(id)
       if (node === undefined) {
         this.#presence.forget(id)
+        this.#fullMaps.forget(id)
         this.#sessions.endNode(id)
         this.#lifetimes.forget(id)
       } else {
@@ -357,7 +369,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     switch (input.type) {
       case 'register': {
         const old = this.#oldClient(input.body.Version)
-        return old === undefined ? this.#registration.register(input) : this.#context.respond(input.request, 400, old)
+        return old === undefined ? this.#registration.register({ ...input, body: withSoundHostinfo(input.body) }) : this.#context.respond(input.request, 400, old)
       }
       case 'map':
         return this.#map(input)
@@ -400,13 +412,15 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   }
 
   #map(input: Extract<ControlServerInput, { type: 'map' }>): void {
-    const { request, body } = input
+    const { request } = input
+    const body = withSoundHostinfo(input.body)
     const old = this.#oldClient(body.Version)
     if (old !== undefined) return this.#context.respond(request, 400, old)
     const node = this.#state.nodeByKey(body.NodeKey)
     // The same answer for a stranger's node: whether a key is known is nobody's business.
     if (node === undefined || node.machineKey !== input.machineKey) return this.#context.respond(request, 404, 'node not found')
     const kind = mapRequestKind(body)
+    if (kind !== 'lite' && !this.#fullMaps.allows(this.#now, node.id)) return this.#context.respond(request, 429, 'too many map requests: try again later', MAP_RETRY_SECONDS)
     const reported = this.#reported(node, body, kind === 'lite')
     const next = kind === 'stream' && reported.lastSeen !== undefined ? { ...reported, lastSeen: undefined } : reported
     if (next !== node) this.#state.putNode(next)
@@ -458,3 +472,9 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
 }
 
 const NOTHING: ReadonlySet<number> = new Set()
+
+function withSoundHostinfo<T extends { readonly Hostinfo?: Hostinfo }>(body: T): T {
+  const { Hostinfo: given } = body
+  const sound = given === undefined ? undefined : soundHostinfo(given)
+  return sound === undefined || sound === given ? body : { ...body, Hostinfo: sound }
+}

@@ -53,6 +53,10 @@ export class State {
     return this.#nodesByKey.get(nodeKey)
   }
 
+  hasMachine(machineKey: string): boolean {
+    return this.#nodesByMachine.has(machineKey)
+  }
+
   nodesOfMachine(machineKey: string): NodeRecord[] {
     return [...(this.#nodesByMachine.get(machineKey) ?? [])].flatMap((id) => this.#nodes.get(id) ?? [])
   }

@@ -6,7 +6,7 @@ import { type AdminCommand, decodeAdminCommand } from '@meshwright/control-serve
 import type { ControlService } from '../control-service.ts'
 import { Failure, reasonOf } from '../failure.ts'
 import { VERSION } from '../version.ts'
-import { readBody } from './body.ts'
+import { BODY_WITHIN_MS, readBody } from './body.ts'
 
 const MAX_COMMAND_BYTES = 4_194_304
 
@@ -23,8 +23,8 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
     }
     if (request.url === '/version') return answer(200, { version: VERSION })
     if (request.url !== '/command' || request.method !== 'POST') return answer(404, { message: 'not found' })
-    void readBody(request, MAX_COMMAND_BYTES).then(async (bytes) => {
-      const command = bytes === undefined ? undefined : commandIn(bytes)
+    void readBody(request, { bytes: MAX_COMMAND_BYTES, withinMs: BODY_WITHIN_MS, budgets: [] }).then(async (bytes) => {
+      const command = typeof bytes === 'string' ? undefined : commandIn(bytes)
       if (command === undefined) return answer(400, { message: 'not a command of this version', remedy: 'use the command line program of the same version as the server' })
       if (command.command === 'clearPolicy') return answer(400, { message: 'not a command of this version' })
       const refusal = refuse(command)

@@ -1,25 +1,68 @@
 import type { Readable } from 'node:stream'
 
+/** Bodies that are being read hold memory of this kind: a number of bytes for all of one kind together. */
+export class BodyBudget {
+  #left: number
+
+  constructor(bytes: number) {
+    this.#left = bytes
+  }
+
+  /** Takes bytes, or gives `false` when there are not so many left. */
+  take(bytes: number): boolean {
+    if (bytes > this.#left) return false
+    this.#left -= bytes
+    return true
+  }
+
+  give(bytes: number): void {
+    this.#left += bytes
+  }
+}
+
+/** Why a body was not read: too long, too slow, no memory for it now, or the other side broke off. */
+export type BodyProblem = 'too-long' | 'too-slow' | 'busy' | 'gone'
+
+/** How a body is read. */
+export interface BodyLimits {
+  readonly bytes: number
+  readonly withinMs: number
+  /** Budgets that it counts against while it is being read. */
+  readonly budgets: readonly BodyBudget[]
+}
+
+/** Time for a body: even 1 MiB over a poor line. */
+export const BODY_WITHIN_MS = 30_000
+
 /**
- * Everything a request says, or `undefined` when it is more than `limit` bytes or breaks off. What is too much is left unread and the
- * stream open, so that the caller can say so; then the caller must close it.
+ * Everything a request says, or why not. What is too much is left unread and the stream open, so that the caller can say so; then the
+ * caller must close it.
  */
-export function readBody(stream: Readable, limit: number): Promise<Uint8Array | undefined> {
+export function readBody(stream: Readable, limits: BodyLimits): Promise<Uint8Array | BodyProblem> {
   return new Promise((resolve) => {
     const parts: Uint8Array[] = []
     let length = 0
-    const finish = (whole: boolean): void => {
+    const finish = (problem?: BodyProblem): void => {
+      clearTimeout(timer)
       stream.off('data', onData).off('end', onEnd).off('close', onClose).off('error', onClose)
-      if (!whole) stream.pause()
-      resolve(whole ? Buffer.concat(parts) : undefined)
+      for (const budget of limits.budgets) budget.give(length)
+      if (problem === undefined) return resolve(parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts))
+      stream.pause()
+      resolve(problem)
     }
     const onData = (part: Uint8Array): void => {
+      if (length + part.length > limits.bytes) return finish('too-long')
+      const refusing = limits.budgets.findIndex((budget) => !budget.take(part.length))
+      if (refusing >= 0) {
+        for (const budget of limits.budgets.slice(0, refusing)) budget.give(part.length)
+        return finish('busy')
+      }
       length += part.length
-      if (length > limit) finish(false)
-      else parts.push(part)
+      parts.push(part)
     }
-    const onEnd = (): void => finish(true)
-    const onClose = (): void => finish(false) // the other side broke off: there is nobody to tell
+    const onEnd = (): void => finish()
+    const onClose = (): void => finish('gone') // the other side broke off: there is nobody to tell
+    const timer = setTimeout(() => finish('too-slow'), limits.withinMs).unref()
     if (stream.destroyed) return onClose()
     stream.on('data', onData).on('end', onEnd).on('close', onClose).on('error', onClose)
   })

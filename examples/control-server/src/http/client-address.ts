@@ -27,6 +27,7 @@ export function clientAddress(request: Arrival, trusted: readonly Prefix[]): str
   return formatIp(address)
 }
 
-function isTrusted(address: Ip, trusted: readonly Prefix[]): boolean {
+/** Whether an address is one of the proxies that we trust. */
+export function isTrusted(address: Ip, trusted: readonly Prefix[]): boolean {
   return trusted.some((prefix) => prefix.ip.family === address.family && prefixContains(prefix, address))
 }

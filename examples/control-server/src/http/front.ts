@@ -4,7 +4,7 @@ import { loginIdIn, type SshCheckView } from '@meshwright/control-server'
 import type { ControlService } from '../control-service.ts'
 import type { SqliteStore } from '../store-sqlite.ts'
 import { VERSION } from '../version.ts'
-import { readBody } from './body.ts'
+import { BODY_WITHIN_MS, readBody } from './body.ts'
 import { frontPage, loginPage, PAGE_HEADERS, sshCheckPage, unknownLoginPage, type WaitingDevice } from './pages.ts'
 
 const MAX_VERIFY_BYTES = 4096
@@ -68,10 +68,10 @@ function key(options: FrontOptions, url: URL, response: ServerResponse): void {
 }
 
 async function verify(options: FrontOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const bytes = await readBody(request, MAX_VERIFY_BYTES)
-  if (bytes === undefined) {
+  const bytes = await readBody(request, { bytes: MAX_VERIFY_BYTES, withinMs: BODY_WITHIN_MS, budgets: [] })
+  if (typeof bytes === 'string') {
     response.once('finish', () => request.destroy())
-    return text(response, 413, 'the body is larger than 4 KiB\n')
+    return bytes === 'too-long' ? text(response, 413, 'the body is larger than 4 KiB\n') : text(response, 408, 'the body did not come\n')
   }
   const nodeKey = NodePublicKey.parse(nodePublicIn(Buffer.from(bytes).toString('utf8')) ?? '')
   if (nodeKey === undefined) return text(response, 400, 'expected {"NodePublic":"nodekey:…"}\n')

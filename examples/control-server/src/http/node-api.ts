@@ -4,9 +4,22 @@ import type { ControlService } from '../control-service.ts'
 import { reasonOf } from '../failure.ts'
 import type { Log } from '../log.ts'
 import type { AcceptedControl } from '../runtime.ts'
-import { readBody } from './body.ts'
+import { BODY_WITHIN_MS, BodyBudget, type BodyProblem, readBody } from './body.ts'
+import { RateLimit } from './rate-limit.ts'
 
 const MAX_BODY_BYTES = 1_048_576
+/** Bodies that are being read: of one connection, and of all together. */
+const MAX_CONNECTION_BYTES = 4 * MAX_BODY_BYTES
+const MAX_READING_BYTES = 64 * MAX_BODY_BYTES
+/** Requests of one connection: far more than any client has to ask. */
+const REQUESTS_AT_ONCE = 1_000
+const REQUESTS_PER_SECOND = 200
+/** HTTP/2 pings and settings of one connection: clients ask for a sign of life every few seconds. */
+const SIGNALS_AT_ONCE = 100
+const SIGNALS_PER_SECOND = 10
+/** An answer that nobody reads holds memory: so long it may. */
+const UNREAD_MS = 60_000
+const BUSY_SECONDS = 5
 /** From which node to which: numbers below 2^53. */
 const SSH_ACTION = /^\/machine\/ssh\/action\/([0-9]{1,15})\/to\/([0-9]{1,15})$/
 const MAX_USER_NAME = 256
@@ -16,6 +29,7 @@ interface Call {
   readonly stream: http2.ServerHttp2Stream
   readonly machineKey: string
   readonly source: string
+  readonly reading: BodyBudget
 }
 
 /** A connection on which nothing was asked, and one on which nothing is asked any more, are closed after so long. Clients dial anew. */
@@ -26,16 +40,33 @@ const IDLE_MS = 120_000
 export class NodeApi {
   readonly #service: ControlService
   readonly #log: Log
+  readonly #reading = new BodyBudget(MAX_READING_BYTES)
 
   constructor(service: ControlService, log: Log) {
     this.#service = service
     this.#log = log
   }
 
-  /** Serves one connection until it ends. */
-  serve(connection: AcceptedControl, source: string): void {
+  /**
+   * Serves one connection until it ends.
+   * @param onNode called once, when a node of this machine is registered
+   */
+  serve(connection: AcceptedControl, source: string, onNode: () => void): void {
     const machineKey = connection.machineKey.text
     const { session } = connection
+    const [requests, signals] = [new RateLimit(REQUESTS_AT_ONCE, REQUESTS_PER_SECOND), new RateLimit(SIGNALS_AT_ONCE, SIGNALS_PER_SECOND)]
+    const reading = new BodyBudget(MAX_CONNECTION_BYTES)
+    const signalled = (): void => {
+      if (!signals.allows(performance.now())) session.destroy()
+    }
+    session.on('ping', signalled).on('remoteSettings', signalled)
+    let isNode = false
+    const look = (): void => {
+      if (isNode || !this.#service.machine.knowsMachine(machineKey)) return
+      isNode = true
+      onNode()
+    }
+    look()
     // Any machine key is let this far. Polls keep a connection busy; one without any request only holds memory.
     let open = 0
     let idle = setTimeout(() => session.destroy(), UNUSED_MS).unref()
@@ -48,7 +79,9 @@ export class NodeApi {
         if (open === 0 && !session.destroyed) idle = setTimeout(() => session.close(), IDLE_MS).unref()
       })
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
-      void this.#route({ stream, machineKey, source }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
+      look()
+      if (!requests.allows(performance.now())) return send(stream, 429, 'too many requests: try again later\n', BUSY_SECONDS)
+      void this.#route({ stream, machineKey, source, reading }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
       })
@@ -129,21 +162,41 @@ export class NodeApi {
     const body = await this.#body(call, 'POST', 'POST', decodeAuditLogRequest)
     if (body === undefined) return
     if (!this.#service.machine.ownsNodeKey(call.machineKey, body.NodeKey)) return send(call.stream, 404, 'node not found\n')
-    this.#log.info('a node reports', { audit: body.Action, actor: body.NodeKey.slice(0, 16), details: body.Details })
+    this.#log.info('a node reports', { audit: 'node.report', action: body.Action, actor: body.NodeKey.slice(0, 16), details: body.Details })
     send(call.stream, 200, {})
   }
 
   async #body<T>(call: Call, method: string, expected: string, decode: JsonDecoder<T>): Promise<T | undefined> {
     if (method !== expected) return void send(call.stream, 405, `only ${expected} is supported\n`)
-    const bytes = await readBody(call.stream, MAX_BODY_BYTES)
-    if (bytes === undefined) {
+    const bytes = await readBody(call.stream, { bytes: MAX_BODY_BYTES, withinMs: BODY_WITHIN_MS, budgets: [call.reading, this.#reading] })
+    if (typeof bytes === 'string') {
       // Answered while the client still writes; what it has not sent yet it may keep.
       call.stream.once('finish', () => call.stream.close(http2.constants.NGHTTP2_NO_ERROR))
-      return void send(call.stream, 413, 'the body is larger than 1 MiB\n')
+      const [status, text] = PROBLEMS[bytes]
+      return void send(call.stream, status, text, status === 503 ? BUSY_SECONDS : undefined)
     }
-    const decoded: Decoded<T> = decodeDocument(decode, bytes)
+    const text = textOf(bytes)
+    const decoded: Decoded<T> = text === undefined ? { ok: false, path: '', problem: 'not UTF-8' } : decodeDocument(decode, text)
     if (decoded.ok) return decoded.value
     return void send(call.stream, 400, `the body does not decode: ${decoded.path === '' ? '' : `${decoded.path}: `}${decoded.problem}\n`)
+  }
+}
+
+const PROBLEMS: Readonly<Record<BodyProblem, readonly [status: number, text: string]>> = {
+  'too-long': [413, 'the body is larger than 1 MiB\n'],
+  'too-slow': [408, 'the body did not come within 30 s\n'],
+  busy: [503, 'too much is being read: try again later\n'],
+  gone: [400, 'the body broke off\n'],
+}
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** The engine's own decoder: a body of 1 MiB takes a fraction of a millisecond. */
+function textOf(bytes: Uint8Array): string | undefined {
+  try {
+    return UTF8.decode(bytes)
+  } catch {
+    return undefined // not UTF-8: answered with 400
   }
 }
 
@@ -164,4 +217,5 @@ function send(stream: http2.ServerHttp2Stream, status: number, body: unknown, re
     ...(retryAfterSeconds !== undefined && { 'retry-after': String(retryAfterSeconds) }),
   })
   stream.end(bytes)
+  stream.setTimeout(UNREAD_MS, () => stream.close(http2.constants.NGHTTP2_CANCEL))
 }

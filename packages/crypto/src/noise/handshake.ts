@@ -16,13 +16,17 @@ const MESSAGES: Readonly<Record<NoisePattern, readonly (readonly Token[])[]>> = 
 
 const TAG_BYTES = 16
 
-/** What a handshake starts from. All keys are 32 raw bytes and are copied. */
+/**
+ * What a handshake starts from. All keys are 32 raw bytes and are copied, but for `staticPrivateKey`: providers remember what they
+ * prepared for an array of key bytes, and a server shakes hands with one key all day.
+ */
 export interface NoiseHandshakeOptions {
   readonly pattern: NoisePattern
   readonly role: 'initiator' | 'responder'
   readonly provider: CryptoProvider
   readonly random: RandomSource
   readonly prologue: Uint8Array
+  /** Read where it is, and never changed; a handshake whose key is overwritten meanwhile fails. */
   readonly staticPrivateKey: Uint8Array
   /** The responder's public key: the initiator must know it. */
   readonly remoteStaticKey?: Uint8Array
@@ -69,7 +73,7 @@ export class NoiseHandshake {
       throw new CryptoError('CRYPTO_KEY_LENGTH', 'the initiator of an IK handshake needs the public key of the responder')
     }
     this.#options = options
-    this.#staticPrivate = Uint8Array.from(options.staticPrivateKey)
+    this.#staticPrivate = options.staticPrivateKey
     this.#staticPublic = options.provider.publicKey(this.#staticPrivate)
     this.#psk = psk && Uint8Array.from(psk)
     this.#symmetric = new SymmetricState(options.provider, utf8Encode(`Noise_${options.pattern}_25519_ChaChaPoly_BLAKE2s`))
@@ -187,7 +191,6 @@ export class NoiseHandshake {
   }
 
   #wipe(): void {
-    this.#staticPrivate.fill(0)
     this.#ephemeralPrivate?.fill(0)
     this.#psk?.fill(0)
   }

@@ -1,0 +1,36 @@
+import { PassThrough } from 'node:stream'
+import { expect, test } from 'vitest'
+import { BodyBudget, readBody } from './body.ts'
+
+const LIMITS = { bytes: 10, withinMs: 5_000, budgets: [] }
+
+test('a body within the limit comes whole, one byte more does not', async () => {
+  const [fits, tooLong] = [new PassThrough(), new PassThrough()]
+  fits.write('01234')
+  fits.end('56789')
+  tooLong.end('0123456789x')
+  expect(Buffer.from((await readBody(fits, LIMITS)) as Uint8Array).toString()).toBe('0123456789')
+  expect(await readBody(tooLong, LIMITS)).toBe('too-long')
+})
+
+test('a body that does not end is given up, and one that breaks off is noticed', async () => {
+  const [slow, gone] = [new PassThrough(), new PassThrough()]
+  slow.write('1')
+  const reading = readBody(gone, LIMITS)
+  gone.destroy()
+  expect([await readBody(slow, { ...LIMITS, withinMs: 20 }), await reading]).toEqual(['too-slow', 'gone'])
+})
+
+test('bodies that are being read share a budget, and give it back when they are done', async () => {
+  const [own, shared] = [new BodyBudget(8), new BodyBudget(10)]
+  const limits = { ...LIMITS, budgets: [own, shared] }
+  const [first, second] = [new PassThrough(), new PassThrough()]
+  const reading = readBody(first, limits)
+  first.write('012345')
+  await new Promise((resolve) => setImmediate(resolve))
+  second.end('0123')
+  expect(await readBody(second, limits)).toBe('busy')
+  first.end()
+  expect(await reading).toHaveLength(6)
+  expect([own.take(8), shared.take(10), own.take(1)]).toEqual([true, true, false])
+})

@@ -1,0 +1,93 @@
+import { once } from 'node:events'
+import net, { type AddressInfo, type Socket } from 'node:net'
+import { afterEach, expect, test } from 'vitest'
+import { Newcomers, type NewcomerLimits } from './newcomers.ts'
+
+const cleanups: (() => void)[] = []
+
+afterEach(() => {
+  for (const cleanup of cleanups.splice(0).reverse()) cleanup()
+})
+
+interface Door {
+  readonly newcomers: Newcomers
+  /** The server's ends, in the order in which they came. */
+  readonly accepted: Socket[]
+  connect(from?: string): Promise<Socket>
+}
+
+async function door(limits: NewcomerLimits, shared = false): Promise<Door> {
+  const newcomers = new Newcomers(() => shared, limits)
+  const accepted: Socket[] = []
+  const server = net.createServer((socket) => {
+    accepted.push(socket)
+    socket.on('error', () => undefined)
+    newcomers.add(socket)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => {
+    newcomers.stop()
+    for (const socket of accepted) socket.destroy()
+    server.close()
+  })
+  const { port } = server.address() as AddressInfo
+  return {
+    newcomers,
+    accepted,
+    async connect(from = '127.0.0.1') {
+      const before = accepted.length
+      const socket = net.connect({ port, host: '127.0.0.1', localAddress: from })
+      socket.on('error', () => undefined)
+      await once(socket, 'connect')
+      await expect.poll(() => accepted.length).toBe(before + 1)
+      return socket
+    },
+  }
+}
+
+test('the oldest of an address gives way to its newest, and those of other addresses stay', async () => {
+  const { newcomers, accepted, connect } = await door({ ofSource: 3 })
+  const other = await connect('127.0.0.2')
+  const mine = [await connect(), await connect(), await connect()]
+  expect(newcomers.figures).toMatchObject({ waiting: 4, evicted: 0 })
+  mine.push(await connect(), await connect())
+  expect(accepted.map((socket) => socket.destroyed)).toEqual([false, true, true, false, false, false])
+  expect(newcomers.figures).toMatchObject({ waiting: 4, evicted: 2 })
+  expect(other.destroyed).toBe(false)
+})
+
+test('all together are bounded too, and a proxy that stands for many has no limit of its own', async () => {
+  const { accepted, connect } = await door({ ofSource: 2, ofAll: 4 }, true)
+  for (let i = 0; i < 6; i += 1) await connect()
+  expect(accepted.map((socket) => socket.destroyed)).toEqual([true, true, false, false, false, false])
+})
+
+test('who proved itself is out of reach, and who owes something again is not', async () => {
+  const { newcomers, accepted, connect } = await door({ ofSource: 1 })
+  await connect()
+  const [first] = accepted
+  if (first === undefined) throw new Error('nobody came')
+  newcomers.remove(first)
+  await connect()
+  expect(first.destroyed).toBe(false)
+  newcomers.add(first) // the newest again
+  expect(accepted.map((socket) => socket.destroyed)).toEqual([false, true])
+})
+
+test('whose time is over is ended; a stranger who shook hands is timed by somebody else', async () => {
+  const { newcomers, accepted, connect } = await door({ patienceMs: 60 })
+  await connect()
+  await connect()
+  const [stranger, silent] = accepted
+  if (stranger === undefined || silent === undefined) throw new Error('nobody came')
+  newcomers.addStranger(stranger)
+  await expect.poll(() => silent.destroyed).toBe(true)
+  expect([stranger.destroyed, newcomers.figures]).toEqual([false, { waiting: 1, evicted: 0, overdue: 1 }])
+})
+
+test('connections that end by themselves are forgotten', async () => {
+  const { newcomers, connect } = await door({})
+  const sockets = await Promise.all([connect()])
+  for (const socket of sockets) socket.destroy()
+  await expect.poll(() => newcomers.figures.waiting).toBe(0)
+})

@@ -1,0 +1,152 @@
+import type { Socket } from 'node:net'
+import { type Ip, parseIp } from '@meshwright/ip'
+
+/** Connections of one address that have proved nothing, and of all together. The oldest gives way to the newest. */
+const MAX_OF_SOURCE = 1_024
+const MAX_OF_ALL = 4_096
+/** How long a connection may owe its request head, its TLS handshake or its Noise handshake. */
+const PATIENCE_MS = 10_000
+/** Few at a time, so that ending thousands holds nobody up. */
+const ROUND_MS = 20
+const ENDED_IN_ROUND = 25
+const IPV6_SITE_BYTES = 8
+
+interface Newcomer {
+  readonly socket: Socket
+  readonly key: string
+  readonly source: string | undefined
+  /** `Infinity`: who knows when it must go is somebody else. */
+  readonly due: number
+}
+
+/** How many there may be, and for how long; the defaults are those of the program. */
+export interface NewcomerLimits {
+  readonly ofSource?: number
+  readonly ofAll?: number
+  readonly patienceMs?: number
+}
+
+/**
+ * The connections that have proved nothing yet: no request head read, no TLS or Noise handshake done, or a machine key that holds no
+ * node. Their number is bounded as a whole and for each address (for each /64 in IPv6), and the oldest gives way: an honest client is
+ * through in a second, so what is old only holds a place. Half-open connections thus cost a bounded amount of memory and keep nobody out.
+ *
+ * | a connection | is here |
+ * |---|---|
+ * | came, and its head or handshake is not complete | until its time is over |
+ * | asked something and is kept alive | as one that came |
+ * | proved a machine key that holds no node | until its time with the node API is over |
+ * | proved a machine key that holds a node | no longer |
+ */
+export class Newcomers {
+  /** By both ends of the connection: a TLS socket and the socket under it are one. */
+  readonly #all = new Map<string, Newcomer>()
+  /** Those with a time of their own, in the order of it. */
+  readonly #owing = new Set<Newcomer>()
+  readonly #bySource = new Map<string, Set<Newcomer>>()
+  readonly #watched = new WeakSet<Socket>()
+  readonly #limits: Required<NewcomerLimits>
+  readonly #shared: (address: Ip) => boolean
+  #timer: NodeJS.Timeout | undefined
+  #evicted = 0
+  #overdue = 0
+
+  /** @param shared whether an address stands for many (a trusted proxy): it has no limit of its own */
+  constructor(shared: (address: Ip) => boolean, limits: NewcomerLimits = {}) {
+    this.#shared = shared
+    this.#limits = { ofSource: MAX_OF_SOURCE, ofAll: MAX_OF_ALL, patienceMs: PATIENCE_MS, ...limits }
+  }
+
+  /** Connections that have proved nothing, those that gave way, and those whose time was over: for metrics. */
+  get figures(): { readonly waiting: number; readonly evicted: number; readonly overdue: number } {
+    return { waiting: this.#all.size, evicted: this.#evicted, overdue: this.#overdue }
+  }
+
+  /** A connection came, or owes something again. */
+  add(socket: Socket): void {
+    this.#put(socket, performance.now() + this.#limits.patienceMs)
+  }
+
+  /** It shook hands with a key that holds no node: it may give way, but is no longer waited for here. */
+  addStranger(socket: Socket): void {
+    this.#put(socket, Number.POSITIVE_INFINITY)
+  }
+
+  /** It has proved itself. */
+  remove(socket: Socket): void {
+    const key = keyOf(socket)
+    if (key !== undefined) this.#forget(this.#all.get(key))
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  #put(socket: Socket, due: number): void {
+    const key = keyOf(socket)
+    if (key === undefined) return void socket.destroy() // reset before it was looked at
+    this.#forget(this.#all.get(key))
+    const source = this.#sourceOf(socket.remoteAddress)
+    const newcomer: Newcomer = { socket, key, source, due }
+    this.#all.set(key, newcomer)
+    if (due !== Number.POSITIVE_INFINITY) this.#owing.add(newcomer)
+    if (!this.#watched.has(socket)) {
+      this.#watched.add(socket)
+      socket.once('close', () => this.#forget(this.#all.get(key)))
+    }
+    const siblings = source === undefined ? undefined : this.#siblings(source)
+    siblings?.add(newcomer)
+    if (siblings !== undefined && siblings.size > this.#limits.ofSource) this.#evict(siblings.values().next().value)
+    if (this.#all.size > this.#limits.ofAll) this.#evict(this.#all.values().next().value)
+    this.#timer ??= setInterval(() => this.#endOverdue(), ROUND_MS).unref()
+  }
+
+  #forget(newcomer: Newcomer | undefined): void {
+    if (newcomer === undefined) return
+    this.#all.delete(newcomer.key)
+    this.#owing.delete(newcomer)
+    const siblings = newcomer.source === undefined ? undefined : this.#bySource.get(newcomer.source)
+    siblings?.delete(newcomer)
+    if (newcomer.source !== undefined && siblings?.size === 0) this.#bySource.delete(newcomer.source)
+  }
+
+  #evict(oldest: Newcomer | undefined): void {
+    if (oldest === undefined) return
+    this.#evicted += 1
+    this.#forget(oldest)
+    oldest.socket.destroy()
+  }
+
+  #endOverdue(): void {
+    const now = performance.now()
+    let left = ENDED_IN_ROUND
+    for (const newcomer of this.#owing) {
+      if (newcomer.due > now || left === 0) break
+      left -= 1
+      this.#overdue += 1
+      this.#forget(newcomer)
+      newcomer.socket.destroy()
+    }
+    if (this.#owing.size === 0) this.stop()
+  }
+
+  #siblings(source: string): Set<Newcomer> {
+    const known = this.#bySource.get(source)
+    if (known !== undefined) return known
+    const siblings = new Set<Newcomer>()
+    this.#bySource.set(source, siblings)
+    return siblings
+  }
+
+  #sourceOf(address: string | undefined): string | undefined {
+    const ip = parseIp(address ?? '')?.unmapped()
+    if (ip === undefined || this.#shared(ip)) return undefined
+    return Buffer.from(ip.family === 4 ? ip.bytes : ip.bytes.subarray(0, IPV6_SITE_BYTES)).toString('hex')
+  }
+}
+
+function keyOf(socket: Socket): string | undefined {
+  const { remoteAddress, remotePort } = socket
+  return remoteAddress === undefined || remotePort === undefined ? undefined : `${remoteAddress} ${remotePort}`
+}
