@@ -5,7 +5,7 @@ import { DerpClient, type DerpClientInput, type DerpClientOutput } from '@meshwr
 import { dialControl, dialDerp, type DerpConnection, type DerpDialOptions, drive, type Driver, suspendAwareClock, systemRandom } from '@meshwright/runtime-node'
 import { encodeJson, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { MachinePrivateKey } from '@meshwright/crypto'
-import { freePort, type Lab } from './lab-process.ts'
+import { freePort, type Lab, type LabProcess } from './lab-process.ts'
 
 const clock = suspendAwareClock()
 const ANSWER_MS = 10_000
@@ -17,8 +17,24 @@ export interface RelayAddress {
   readonly pin: string
 }
 
-/** A real derper on loopback, with flags of its own. Gives where it is and the file of its certificate. */
-export async function startDerper(lab: Lab, bin: string, name: string, flags: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<RelayAddress & { readonly certificateFile: string }> {
+/** A relay that was started. */
+export interface StartedRelay extends RelayAddress {
+  /** Of what it listens to for STUN; -1: nothing. */
+  readonly stunPort: number
+  readonly certificateFile: string
+  readonly process: LabProcess
+}
+
+/** A region of relays on loopback, in the form of a relay map file. @param pinned the map tells their certificates, else all sides must trust them */
+export function relayRegion(id: number, code: string, relays: readonly StartedRelay[], pinned: boolean): Readonly<Record<string, unknown>> {
+  const nodes = relays.map(({ port, stunPort, pin }, i) => ({
+    name: `${id}${String.fromCharCode(97 + i)}`, regionid: id, hostname: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', stunport: stunPort, derpport: port, ...(pinned && { certname: pin }),
+  }))
+  return { regionid: id, regioncode: code, regionname: `Region ${code}`, nodes }
+}
+
+/** A real derper on loopback, with flags of its own. */
+export async function startDerper(lab: Lab, bin: string, name: string, flags: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<StartedRelay> {
   const [port, stunPort] = [await freePort(), await freePort()]
   const [config, certificates] = [lab.at(`${name}.json`), lab.at(`${name}-certificates`)]
   writeFileSync(config, JSON.stringify({ PrivateKey: NodePrivateKey.generate(systemRandom).formatSecret() }), { mode: 0o600 })
@@ -29,20 +45,20 @@ export async function startDerper(lab: Lab, bin: string, name: string, flags: re
     started.mustLive()
     return /sha256-raw:[0-9a-f]{64}/.exec(started.log)?.[0]
   })
-  return { port, pin, certificateFile: `${certificates}/127.0.0.1.crt` }
+  return { port, stunPort, pin, certificateFile: `${certificates}/127.0.0.1.crt`, process: started }
 }
 
-/** Our relay program on loopback, at a port that is known before. */
-export async function startOurs(lab: Lab, program: string, name: string, port: number, flags: readonly string[]): Promise<RelayAddress & { readonly certificateFile: string }> {
-  const certificateFile = lab.at(`${name}.crt.pem`)
-  const args = [program, '--key-file', lab.at(`${name}.json`), '--addr', `127.0.0.1:${port}`, '--stun-port', '0', '--self-signed', '--cert', certificateFile, '--key', lab.at(`${name}.key.pem`), ...flags]
+/** Our relay program on loopback, at a port that is known before. With the name of an earlier one it has its key and certificate. */
+export async function startOurs(lab: Lab, program: string, name: string, port: number, flags: readonly string[]): Promise<StartedRelay> {
+  const [certificateFile, stunPort] = [lab.at(`${name}.crt.pem`), await freePort()]
+  const args = [program, '--key-file', lab.at(`${name}.json`), '--addr', `127.0.0.1:${port}`, '--stun-port', String(stunPort), '--self-signed', '--cert', certificateFile, '--key', lab.at(`${name}.key.pem`), ...flags]
   const started = lab.start(name, process.execPath, args)
   const text = await lab.until(`${name} is ready`, () => {
     started.mustLive()
     return /^for the DERP map: (.*)$/m.exec(started.log)?.[1]
   })
   const { CertName } = JSON.parse(text) as { readonly CertName: string } // the relay's own words
-  return { port, pin: CertName, certificateFile }
+  return { port, stunPort, pin: CertName, certificateFile, process: started }
 }
 
 /** A file with the secret of a region. */
