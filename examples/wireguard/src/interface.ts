@@ -2,23 +2,17 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import type http from 'node:http'
 import path from 'node:path'
-import { isMeshwrightError } from '@meshwright/core'
 import type { Ip } from '@meshwright/ip'
-import { fastCryptoProvider, openTun } from '@meshwright/runtime-node'
 import { changesFor } from './apply-config.ts'
 import { readConfigFile } from './check.ts'
+import type { Controlled } from './controlled.ts'
 import { EndpointNames } from './endpoint-names.ts'
+import { DEFAULT_MTU, start } from './lanes.ts'
 import { createLog, type Log, type LogLevel } from './log.ts'
 import { serveMetrics } from './metrics-server.ts'
-import { loadSetMark } from './socket-mark.ts'
-import { Tunnel } from './tunnel.ts'
 import { claimUapiPath, uapiPath, UapiServer } from './uapi-server.ts'
 import { UsageError } from './usage-error.ts'
-import { UserspaceStack } from './userspace-stack.ts'
 
-/** 1500 bytes of Ethernet less 80 for IPv6, UDP and WireGuard. */
-const DEFAULT_MTU = 1420
-const USERSPACE_HINT = 'meshwright-wg --address ADDRESS --socks5 127.0.0.1:1080 INTERFACE'
 /** Where wg-quick has its files. */
 const CONFIG_FOLDER = '/etc/wireguard'
 const MTU_POLL_MS = 2_000
@@ -59,23 +53,11 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   const needsSocket = config === undefined || options.userspace === undefined
   const hasSocket = options.uapiFd !== undefined || (await claimUapiPath(socketFile).then(() => true, (error: unknown) => needsSocket ? Promise.reject(error) : false))
   const ended = new Ending()
-  let device: Doorway | undefined
-  const setMark = await loadSetMark()
-  const provider = fastCryptoProvider()
-  log('verbose', `cryptography: ${provider.name}`)
-  const tunnel = new Tunnel({
-    name,
-    provider,
-    mtu: DEFAULT_MTU,
-    deliver: (packet) => device?.write(packet),
-    log,
-    ...(setMark !== undefined && { setMark }),
-    onUnanswered: (peer, tried) => void names.unanswered(peer, tried),
-  })
-  const names = new EndpointNames(options.configFile ?? path.join(CONFIG_FOLDER, `${name}.conf`), (publicKey, endpoint) => void tunnel.apply([
+  const names = new EndpointNames(options.configFile ?? path.join(CONFIG_FOLDER, `${name}.conf`), (publicKey, endpoint) => void running.tunnel.apply([
     { type: 'peer', publicKey, endpoint, remove: false, updateOnly: true, replaceAllowedIps: false, allowedIps: [] },
   ]), log)
-  device = await openDoorway(options, tunnel, ended)
+  const running = await start(options, log, ended, (peer, tried) => void names.unanswered(peer, tried))
+  const { tunnel } = running
   const isTun = options.userspace === undefined
   if (isTun && options.tunFd === undefined) setLinkMtu(name, log)
   const server = hasSocket ? new UapiServer(tunnel, socketFile) : undefined
@@ -88,8 +70,7 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   } catch (error) {
     server?.close()
     metrics?.close()
-    await tunnel.close()
-    await device.close()
+    await running.close()
     throw error
   }
   server?.whenDeleted(() => ended.end('the socket was deleted', 0))
@@ -102,19 +83,12 @@ export async function runInterface(options: InterfaceOptions): Promise<number> {
   server?.close()
   metrics?.close()
   metrics?.closeAllConnections()
-  await tunnel.close()
-  await device.close()
+  await running.close()
   return status
 }
 
-/** Where inner packets go: a TUN device or a stack in user space. */
-interface Doorway {
-  write(packet: Uint8Array): unknown
-  close(): Promise<void>
-}
-
 /** Waits for the one reason to stop. */
-class Ending {
+export class Ending {
   #resolve: (how: { readonly why: string; readonly status: number }) => void = () => undefined
   readonly #ended: Promise<{ readonly why: string; readonly status: number }> = new Promise((resolve) => {
     this.#resolve = resolve
@@ -131,28 +105,6 @@ class Ending {
   }
 }
 
-async function openDoorway({ name, tunFd, userspace }: InterfaceOptions, tunnel: Tunnel, ended: Ending): Promise<Doorway> {
-  if (userspace !== undefined) {
-    const stack = new UserspaceStack({ ...userspace, mtu: DEFAULT_MTU, send: (packet) => tunnel.send(packet) })
-    await stack.listen()
-    return stack
-  }
-  try {
-    return await openTun({
-      name,
-      ...(tunFd !== undefined && { fd: tunFd }),
-      onPackets: (packets) => tunnel.sendAll(packets),
-      // The usual reason is that somebody said `ip link delete`, which is how wg-quick ends an interface.
-      onError: (error) => ended.end(error.message, 0),
-    })
-  } catch (error) {
-    await tunnel.close()
-    if (!isMeshwrightError(error)) throw error
-    const remedy = error.code === 'TUN_KOFFI_MISSING' ? `install it (npm install koffi), or do without a TUN device: ${USERSPACE_HINT}` : error.remedy
-    throw new UsageError(`${error.message}${remedy === undefined ? '' : `; ${remedy}`}`, 1)
-  }
-}
-
 function setLinkMtu(name: string, log: Log): void {
   try {
     execFileSync('ip', ['link', 'set', 'dev', name, 'mtu', String(DEFAULT_MTU)], { stdio: 'ignore' })
@@ -162,7 +114,7 @@ function setLinkMtu(name: string, log: Log): void {
 }
 
 /** The kernel tells of changes only those who read netlink, which Node cannot: so look now and then. */
-function followMtu(name: string, tunnel: Tunnel): NodeJS.Timeout {
+function followMtu(name: string, tunnel: Controlled): NodeJS.Timeout {
   let known = DEFAULT_MTU
   const look = (): void => {
     let mtu: number

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import { parseIp, parsePrefix } from '@meshwright/ip'
+import { isDataPlaneWorker, runDataPlaneWorker } from '@meshwright/runtime-node/dataplane'
 import { addressesOf } from './apply-config.ts'
 import { audit } from './audit.ts'
 import { check, readConfigFile } from './check.ts'
@@ -149,13 +150,19 @@ function descriptor(variable: string): number | undefined {
   return Number(text)
 }
 
-main(process.argv.slice(2)).then(
-  (status) => {
-    process.exitCode = status
-  },
-  (error: unknown) => {
-    const message = error instanceof UsageError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)
-    if (!reportToParent(message)) process.stderr.write(`meshwright-wg: ${message}\n`)
-    process.exitCode = error instanceof UsageError ? error.status : 1
-  },
-)
+function run(): void {
+  main(process.argv.slice(2)).then(
+    (status) => {
+      process.exitCode = status
+    },
+    (error: unknown) => {
+      const message = error instanceof UsageError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)
+      if (!reportToParent(message)) process.stderr.write(`meshwright-wg: ${message}\n`)
+      process.exitCode = error instanceof UsageError ? error.status : 1
+    },
+  )
+}
+
+// The worker of an interface is this very program.
+if (isDataPlaneWorker()) runDataPlaneWorker()
+else run()

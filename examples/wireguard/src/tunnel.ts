@@ -1,27 +1,17 @@
-import { DONE, equalBytes, type Instant, MeshwrightError, PacketBatch } from '@meshwright/core'
-import type { CryptoProvider, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
-import { CryptokeyRouter } from '@meshwright/cryptokey-router'
-import { type Endpoint, formatEndpoint, PacketView } from '@meshwright/ip'
-import { type Driver, drive, openUdp, packetSlab, suspendAwareClock, systemRandom, type UdpSocket } from '@meshwright/runtime-node'
-import { type DeviceStatus, type LoadMonitor, WireGuardDevice, type WireGuardInput, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
-import { type ShownDevice, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange, type UapiPeerChange } from '@meshwright/wireguard/text'
+import { DONE, equalBytes, type Instant, PacketBatch } from '@meshwright/core'
+import type { CryptoProvider, NodePublicKey } from '@meshwright/crypto'
+import { type Endpoint, formatEndpoint } from '@meshwright/ip'
+import { type Driver, drive, openUdp, packetSlab, suspendAwareClock, type UdpSocket } from '@meshwright/runtime-node'
+import { type EnginePeer, type EndpointPath, type PeerPlace, type TunnelDrops, TunnelEngine } from '@meshwright/runtime-node/dataplane'
+import type { DeviceStatus, LoadMonitor, WireGuardInput, WireGuardOutput } from '@meshwright/wireguard'
+import { type ShownDevice, UAPI_EADDRINUSE, type UapiChange } from '@meshwright/wireguard/text'
 
 /** Packets that are sealed or opened together, at most: as many as the kernel gives in one turn. */
 const BATCH_SLOTS = 64
 /** Longer packets, which only interfaces with a large MTU have, go one by one. */
 const SLOT_BYTES = 2048
-/** What a peer without any address may send ahead: see `KnownPeer.held`. */
-const MAX_HELD_PACKETS = 1024
-const HELD_MS = 10_000
-const MAX_PLACES = 8
-const NO_PRESHARED_KEY: Uint8Array = new Uint8Array(32)
 /** What is under way to a port that was given up arrives within this time. */
 const OLD_SOCKET_MS = 1_000
-
-/** A path over UDP. */
-export interface UdpPath extends WireGuardPath {
-  readonly endpoint: Endpoint
-}
 
 /** What a {@link Tunnel} is made of. */
 export interface TunnelOptions {
@@ -41,52 +31,19 @@ export interface TunnelOptions {
   readonly onUnanswered?: (peer: NodePublicKey, tried: Endpoint | undefined) => void
 }
 
-/** A place that a peer was heard from. */
-export interface PeerPlace {
-  readonly endpoint: Endpoint
-  /** Milliseconds since 1970. */
-  readonly at: number
-}
-
-/** A peer as the router and the configuration know it: the engine keeps the rest. */
-interface KnownPeer {
-  readonly publicKey: NodePublicKey
-  presharedKey: Uint8Array | undefined
-  /** The latest places that it moved to, oldest first: a key that jumps to and fro is used in two places. */
-  readonly places: PeerPlace[]
-  /**
-   * Packets of a peer that has no addresses yet. In a rotation the new key of a host is known beside the old one, without addresses,
-   * until they move to it: what the host sends under its new key before that waits for the move, and is judged then.
-   */
-  held: { readonly packet: Uint8Array; readonly at: Instant }[]
-}
-
-/** What the tunnel did not pass on, for packets outside the engine's own counters. */
-export interface TunnelDrops {
-  /** Outgoing, and no peer owns the destination. */
-  noRoute: number
-  /** Incoming, and the source belongs to another peer or to none. */
-  wrongSource: number
-}
-
 /**
  * A WireGuard interface: the engine joined with allowed IPs and with a UDP socket, changed by UAPI requests. Where inner packets come
  * from and go to (a TUN device, a stack in user space) is the caller's affair.
  */
 export class Tunnel {
-  readonly drops: TunnelDrops = { noRoute: 0, wrongSource: 0 }
   readonly #options: TunnelOptions
-  readonly #device: WireGuardDevice<UdpPath>
-  readonly #driver: Driver<WireGuardInput<UdpPath>>
+  readonly #engine: TunnelEngine<EndpointPath>
+  readonly #driver: Driver<WireGuardInput<EndpointPath>>
   readonly #clock: () => Instant = suspendAwareClock()
-  readonly #router: CryptokeyRouter<KnownPeer> = new CryptokeyRouter()
-  readonly #peers: Map<string, KnownPeer> = new Map()
-  readonly #view: PacketView = new PacketView()
   readonly #sealing: PacketBatch
   readonly #opening: PacketBatch
-  #openingFrom: UdpPath | undefined
+  #openingFrom: EndpointPath | undefined
   #openingSoon: NodeJS.Immediate | undefined
-  #privateKey: NodePrivateKey | undefined
   #mark = 0
   #socket: UdpSocket | undefined
   /** Whether its port was not asked for by its number. */
@@ -101,34 +58,35 @@ export class Tunnel {
     const batch = (): PacketBatch => (options.provider === undefined ? PacketBatch.slab(BATCH_SLOTS, SLOT_BYTES) : packetSlab(options.provider, BATCH_SLOTS, SLOT_BYTES))
     this.#sealing = batch()
     this.#opening = batch()
-    this.#device = new WireGuardDevice<UdpPath>({
-      random: systemRandom,
-      wallClock: () => Date.now(),
-      stopwatch: () => performance.now(),
+    this.#engine = new TunnelEngine<EndpointPath>({
+      name: options.name,
+      pathTo,
       ...(options.provider !== undefined && { provider: options.provider }),
       ...(options.mtu !== undefined && { mtu: options.mtu }),
       ...(options.loadMonitor !== undefined && { loadMonitor: options.loadMonitor }),
+      ...(options.log !== undefined && { log: options.log }),
     })
-    this.#driver = drive(this.#device, this.#clock, (output) => this.#perform(output))
+    this.#driver = drive(this.#engine.device, this.#clock, (output) => this.#perform(output))
+  }
+
+  /** What was not passed on. */
+  get drops(): Readonly<TunnelDrops> {
+    return this.#engine.drops
   }
 
   /** Sends an inner packet to the peer that owns its destination. */
   send(packet: Uint8Array): void {
-    const peer = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
-    if (peer === undefined) this.drops.noRoute += 1
-    else this.#driver.feed({ type: 'packet', peer: peer.publicKey, bytes: packet })
+    const peer = this.#engine.ownerOf(packet, 0, packet.length)
+    if (peer !== undefined) this.#driver.feed({ type: 'packet', peer: peer.publicKey, bytes: packet })
   }
 
   /** Sends inner packets, in order, each to the peer that owns its destination; neighbours with one destination are sealed together. */
   sendAll(packets: readonly Uint8Array[]): void {
     const batch = this.#sealing
-    let peer: KnownPeer | undefined
+    let peer: EnginePeer | undefined
     for (const packet of packets) {
-      const owner = this.#view.at(packet) ? this.#router.peerFor(this.#view) : undefined
-      if (owner === undefined) {
-        this.drops.noRoute += 1
-        continue
-      }
+      const owner = this.#engine.ownerOf(packet, 0, packet.length)
+      if (owner === undefined) continue
       if (peer !== undefined && (owner !== peer || batch.count === batch.capacity || packet.length > SLOT_BYTES)) this.#sealAll(peer)
       peer = owner
       if (packet.length > SLOT_BYTES) this.#driver.feed({ type: 'packet', peer: owner.publicKey, bytes: packet })
@@ -145,42 +103,23 @@ export class Tunnel {
         if (errno !== 0) return errno
       }
       // A device with a key wants to be reachable and to send, even if nobody chose a port.
-      return this.#privateKey !== undefined && this.#socket === undefined ? this.#listen(0) : 0
+      return this.#engine.hasKey && this.#socket === undefined ? this.#listen(0) : 0
     })
   }
 
   /** The state as `wg` shows it, secrets included. */
   shown(): ShownDevice {
-    const status = this.status()
-    return {
-      name: this.#options.name,
-      ...(this.#privateKey !== undefined && { privateKey: this.#privateKey }),
-      listenPort: this.port,
-      fwmark: this.#mark,
-      peers: status.peers.map((peer) => {
-        const known = this.#peers.get(peer.publicKey.text)
-        return {
-          publicKey: peer.publicKey,
-          ...(known?.presharedKey !== undefined && { presharedKey: known.presharedKey }),
-          ...(peer.path !== undefined && { endpoint: peer.path.endpoint }),
-          allowedIps: known === undefined ? [] : this.#router.list(known),
-          ...(peer.latestHandshake !== undefined && { latestHandshake: peer.latestHandshake }),
-          receivedBytes: peer.receivedBytes,
-          sentBytes: peer.sentBytes,
-          persistentKeepaliveSeconds: peer.persistentKeepaliveSeconds,
-        }
-      }),
-    }
+    return this.#driver.act((now) => this.#engine.shown(now, this.port, this.#mark))
   }
 
   /** The engine's status: counters, states, no secrets. */
-  status(): DeviceStatus<UdpPath> {
-    return this.#driver.act(() => this.#device.status(this.#clock()))
+  status(): DeviceStatus<EndpointPath> {
+    return this.#driver.act((now) => this.#engine.status(now))
   }
 
   /** Where a peer moved to lately, oldest first. */
   placesOf(publicKey: NodePublicKey): readonly PeerPlace[] {
-    return this.#peers.get(publicKey.text)?.places ?? []
+    return this.#engine.placesOf(publicKey)
   }
 
   /** The UDP port, 0 before there is one. */
@@ -190,7 +129,7 @@ export class Tunnel {
 
   /** The MTU of the interface has changed. */
   setMtu(mtu: number): void {
-    this.#driver.act(() => this.#device.setMtu(mtu))
+    this.#driver.act(() => this.#engine.device.setMtu(mtu))
   }
 
   /** Stops; keys are wiped. */
@@ -198,10 +137,7 @@ export class Tunnel {
     return this.#enqueue(async () => {
       this.#closed = true
       clearImmediate(this.#openingSoon)
-      this.#driver.act((now) => {
-        for (const key of this.#device.peerKeys()) this.#device.removePeer(now, key)
-        this.#device.setPrivateKey(now, undefined)
-      })
+      this.#driver.act((now) => this.#engine.destroy(now))
       this.#driver.stop()
       await this.#endOldSocket()
       await this.#socket?.close()
@@ -215,86 +151,26 @@ export class Tunnel {
     return result
   }
 
-  // The kernel forgets all, and what a peer sends until the next handshake is lost. Here, whoever the same request names again begins with
-  // nothing but its session and the path to it.
   #replacePeers(later: readonly UapiChange[]): number {
-    const named = new Set(later.flatMap((change) => (change.type === 'peer' && !change.remove && !change.updateOnly ? [change.publicKey.text] : [])))
-    for (const peer of [...this.#peers.values()]) {
-      if (!named.has(peer.publicKey.text)) {
-        this.#forget(peer.publicKey)
-        continue
-      }
-      this.#router.removePeer(peer)
-      peer.presharedKey?.fill(0)
-      peer.presharedKey = undefined
-      this.#driver.act((now) => this.#device.setPeer(now, { publicKey: peer.publicKey, presharedKey: NO_PRESHARED_KEY, persistentKeepaliveSeconds: 0 }))
-    }
+    this.#driver.act((now) => this.#engine.replacePeers(now, later))
     return 0
   }
 
   async #change(change: Exclude<UapiChange, { readonly type: 'replacePeers' }>): Promise<number> {
     switch (change.type) {
-      case 'privateKey': {
-        this.#privateKey = change.key
-        const own = change.key?.publicKey()
-        if (own !== undefined) this.#forget(own)
-        this.#driver.act((now) => this.#device.setPrivateKey(now, change.key))
-        return 0
-      }
       case 'listenPort':
         return this.#listen(change.port)
       case 'fwmark':
         if (!this.#applyMark(change.mark)) return UAPI_EADDRINUSE
         this.#mark = change.mark
         return 0
-      case 'peer':
-        return this.#changePeer(change)
+      case 'privateKey':
+      case 'peer': {
+        const errno = this.#driver.act((now) => this.#engine.change(now, change))
+        if (!this.#closed) for (const packet of this.#engine.takeReleased()) this.#options.deliver(packet)
+        return errno
+      }
     }
-  }
-
-  #changePeer(change: UapiPeerChange): number {
-    if (change.remove) {
-      this.#forget(change.publicKey)
-      return 0
-    }
-    const known = this.#peers.get(change.publicKey.text)
-    if (known === undefined && change.updateOnly) return 0
-    let accepted: boolean
-    try {
-      accepted = this.#driver.act((now) =>
-        this.#device.setPeer(now, {
-          publicKey: change.publicKey,
-          ...(change.presharedKey !== undefined && { presharedKey: change.presharedKey }),
-          ...(change.endpoint !== undefined && { path: pathTo(change.endpoint) }),
-        }),
-      )
-    } catch (error) {
-      this.#log('error', error instanceof MeshwrightError ? error.message : 'a peer could not be changed')
-      return UAPI_EIO
-    }
-    if (!accepted) return 0 // our own key
-    const peer: KnownPeer = known ?? { publicKey: change.publicKey, presharedKey: undefined, places: [], held: [] }
-    this.#peers.set(change.publicKey.text, peer)
-    if (change.presharedKey !== undefined) peer.presharedKey = change.presharedKey
-    if (change.replaceAllowedIps) this.#router.removePeer(peer)
-    for (const { prefix, remove } of change.allowedIps) {
-      if (remove) this.#router.remove(prefix, peer)
-      else this.#router.insert(prefix, peer)
-    }
-    if (change.allowedIps.length > 0) this.#release(peer)
-    // Last, since switching keepalives on sends one at once.
-    const seconds = change.persistentKeepaliveSeconds
-    if (seconds !== undefined) this.#driver.act((now) => this.#device.setPeer(now, { publicKey: change.publicKey, persistentKeepaliveSeconds: seconds }))
-    return 0
-  }
-
-  #forget(publicKey: NodePublicKey): void {
-    const peer = this.#peers.get(publicKey.text)
-    if (peer === undefined) return
-    this.#router.removePeer(peer)
-    this.#peers.delete(publicKey.text)
-    peer.presharedKey?.fill(0)
-    this.#driver.act((now) => this.#device.removePeer(now, publicKey))
   }
 
   /**
@@ -326,7 +202,7 @@ export class Tunnel {
     const isMarked = this.#mark === 0 || this.#applyMark(this.#mark)
     if (old !== undefined) {
       this.#oldSocket = { socket: old, timer: setTimeout(() => void this.#endOldSocket(), OLD_SOCKET_MS) }
-      for (const { publicKey, state } of this.status().peers) if (state === 'established') this.#driver.act((now) => this.#device.sendKeepalive(now, publicKey))
+      for (const { publicKey, state } of this.status().peers) if (state === 'established') this.#driver.act((now) => this.#engine.device.sendKeepalive(now, publicKey))
     }
     return isMarked ? 0 : UAPI_EADDRINUSE
   }
@@ -338,10 +214,10 @@ export class Tunnel {
     await old?.socket.close()
   }
 
-  #sealAll(peer: KnownPeer): void {
+  #sealAll(peer: EnginePeer): void {
     const batch = this.#sealing
-    if (batch.count > 0 && this.#driver.act((now) => this.#device.seal(now, peer.publicKey, batch)) > 0) {
-      const to = this.#device.pathOf(peer.publicKey)?.endpoint
+    if (batch.count > 0 && this.#driver.act((now) => this.#engine.device.seal(now, peer.publicKey, batch)) > 0) {
+      const to = this.#engine.device.pathOf(peer.publicKey)?.endpoint
       for (let slot = 0; slot < batch.count && to !== undefined; slot += 1) {
         // A copy, since the socket may keep what the kernel does not take at once.
         if (batch.verdict[slot] === DONE) this.#socket?.send(to, Uint8Array.from(batch.result(slot)))
@@ -367,38 +243,17 @@ export class Tunnel {
     this.#openingSoon = undefined
     const batch = this.#opening
     if (batch.count === 0) return
-    const opened = this.#driver.act((now) => {
-      const plan = this.#device.open(now, this.#openingFrom, batch)
-      const packets: { readonly peer: NodePublicKey; readonly packet: Uint8Array }[] = []
+    const packets = this.#driver.act((now) => {
+      const plan = this.#engine.open(now, this.#openingFrom, batch)
+      const admitted: Uint8Array[] = []
       for (let slot = 0; slot < batch.count; slot += 1) {
         const peer = batch.verdict[slot] === DONE ? plan.peerOf(slot) : undefined
-        if (peer !== undefined) packets.push({ peer, packet: Uint8Array.from(batch.result(slot)) })
+        if (peer !== undefined && this.#engine.admits(now, peer, batch.memory, batch.target[slot] ?? 0, batch.targetLength[slot] ?? 0)) admitted.push(Uint8Array.from(batch.result(slot)))
       }
       batch.reset()
-      return packets
+      return admitted
     })
-    for (const { peer, packet } of opened) this.#received(peer, packet)
-  }
-
-  #received(publicKey: NodePublicKey, packet: Uint8Array): void {
-    const peer = this.#peers.get(publicKey.text)
-    if (peer !== undefined && this.#view.at(packet) && this.#router.allows(peer, this.#view)) {
-      if (!this.#closed) this.#options.deliver(packet)
-    } else if (peer !== undefined && this.#mayHold(peer)) {
-      peer.held.push({ packet, at: this.#clock() })
-    } else this.drops.wrongSource += 1
-  }
-
-  #mayHold(peer: KnownPeer): boolean {
-    const now = this.#clock()
-    for (let first = peer.held[0]; first !== undefined && now - first.at >= HELD_MS; first = peer.held[0]) peer.held.shift()
-    return peer.held.length < MAX_HELD_PACKETS && this.#router.list(peer).length === 0
-  }
-
-  #release(peer: KnownPeer): void {
-    const { held } = peer
-    peer.held = []
-    for (const { packet, at } of held) if (this.#clock() - at < HELD_MS) this.#received(peer.publicKey, packet)
+    if (!this.#closed) for (const packet of packets) this.#options.deliver(packet)
   }
 
   #applyMark(mark: number): boolean {
@@ -407,31 +262,26 @@ export class Tunnel {
     return this.#socket === undefined || this.#options.setMark(this.port, mark)
   }
 
-  #perform(output: WireGuardOutput<UdpPath>): void {
+  #perform(output: WireGuardOutput<EndpointPath>): void {
     switch (output.type) {
       case 'transmit':
         if (output.to !== undefined) this.#socket?.send(output.to.endpoint, output.bytes)
         return
       case 'packet':
-        return this.#received(output.peer, output.bytes)
+        if (this.#engine.admits(this.#clock(), output.peer, output.bytes, 0, output.bytes.length) && !this.#closed) this.#options.deliver(output.bytes)
+        return
       case 'roamed':
-        this.#notePlace(output.peer, output.path.endpoint)
+        this.#engine.note(output)
         return this.#log('verbose', `peer ${output.peer} is now at ${output.path.id}`)
       case 'handshakeRetry':
-        this.#options.onUnanswered?.(output.peer, this.#device.pathOf(output.peer)?.endpoint)
+        this.#options.onUnanswered?.(output.peer, this.#engine.device.pathOf(output.peer)?.endpoint)
         return this.#log('verbose', `peer ${output.peer}: handshake not answered, attempt ${output.attempt}`)
       case 'handshakeFailed':
-        this.#options.onUnanswered?.(output.peer, this.#device.pathOf(output.peer)?.endpoint)
+        this.#options.onUnanswered?.(output.peer, this.#engine.device.pathOf(output.peer)?.endpoint)
         return this.#log('verbose', `peer ${output.peer}: no answer, given up`)
       default:
         this.#log('verbose', `peer ${output.peer}: ${output.type}`)
     }
-  }
-
-  #notePlace(publicKey: NodePublicKey, endpoint: Endpoint): void {
-    const places = this.#peers.get(publicKey.text)?.places
-    places?.push({ endpoint, at: Date.now() })
-    if (places !== undefined && places.length > MAX_PLACES) places.shift()
   }
 
   #log(level: 'error' | 'verbose', line: string): void {
@@ -440,7 +290,7 @@ export class Tunnel {
 }
 
 /** The path to an address: its bytes and port are what cookies are bound to. */
-export function pathTo(endpoint: Endpoint): UdpPath {
+export function pathTo(endpoint: Endpoint): EndpointPath {
   const cookieBytes = new Uint8Array(endpoint.ip.bytes.length + 2)
   cookieBytes.set(endpoint.ip.bytes)
   new DataView(cookieBytes.buffer).setUint16(endpoint.ip.bytes.length, endpoint.port)

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { formatHex } from '@meshwright/core'
 import { formatEndpoint } from '@meshwright/ip'
 import { formatUapi, formatUapiErrno, UAPI_EIO, UapiReader, type UapiRequest } from '@meshwright/wireguard/text'
-import type { Tunnel } from './tunnel.ts'
+import type { Controlled } from './controlled.ts'
 import { UsageError } from './usage-error.ts'
 
 /** In answers to `get`: when a peer moved (milliseconds since 1970), and where to. */
@@ -44,13 +44,13 @@ export async function claimUapiPath(file: string): Promise<void> {
 
 /** Serves a tunnel's configuration: whoever may open the socket may read its secrets, so it has mode 0600. */
 export class UapiServer {
-  readonly #tunnel: Tunnel
+  readonly #tunnel: Controlled
   readonly #file: string
   readonly #server: net.Server
   readonly #connections: Set<net.Socket> = new Set()
   #closed = false
 
-  constructor(tunnel: Tunnel, file: string) {
+  constructor(tunnel: Controlled, file: string) {
     this.#tunnel = tunnel
     this.#file = file
     this.#server = net.createServer((socket) => this.#serve(socket))
@@ -101,8 +101,8 @@ export class UapiServer {
   }
 
   // Lines of our own behind each public key: `wg` passes over keys that it does not know, `audit` reads them.
-  #state(): string {
-    const device = this.#tunnel.shown()
+  async #state(): Promise<string> {
+    const device = await this.#tunnel.shown()
     const places = new Map(device.peers.map(({ publicKey }) => [formatHex(publicKey.bytes), this.#tunnel.placesOf(publicKey)]))
     return formatUapi(device).replace(/^public_key=([0-9a-f]{64})\n/gm, (line, key: string) => line + (places.get(key) ?? []).map(({ at, endpoint }) => `${ROAMED_KEY}=${at} ${formatEndpoint(endpoint)}\n`).join(''))
   }
@@ -110,7 +110,7 @@ export class UapiServer {
   async #answer(socket: net.Socket, request: UapiRequest): Promise<void> {
     if (socket.destroyed) return
     if (request.type === 'close') socket.destroy()
-    else if (request.type === 'get') socket.write(request.errno === 0 ? this.#state() : formatUapiErrno(request.errno))
+    else if (request.type === 'get') socket.write(request.errno === 0 ? await this.#state().catch(() => formatUapiErrno(UAPI_EIO)) : formatUapiErrno(request.errno))
     else {
       // What stands before a bad line is done all the same.
       const errno = await this.#tunnel.apply(request.changes).catch(() => UAPI_EIO)

@@ -5,7 +5,7 @@ import { encodePlainVnetHeader, encodeRowVnetHeader, VNET_GSO_TCPV4, VNET_GSO_TC
 /** Flows that are joined at the same time. */
 export const JOINER_ROWS = 16
 /** Room for the longest row, with its header and what a copy may overwrite behind it. */
-export const JOINER_ROW_BYTES = 65_536 + 128
+export const JOINER_ROW_BYTES = 65_664
 const MAX_SEGMENTS = 64
 const MAX_ROW_BYTES = 65_535
 const VALID = 0xffff

@@ -1,0 +1,6 @@
+export { DataPlane, type DataPlaneOptions, type DataPlaneStatus, startDataPlane } from './data-plane.ts'
+export type { LaneCounters, LaneOffloads } from './lane-context.ts'
+export { DATAPLANE_VARIABLE, DataPlaneError, type DataPlaneErrorCode, type LaneMode, parseLaneMode } from './lane-mode.ts'
+export { type EndpointPath, type EnginePeer, type PeerPlace, type TunnelDrops, TunnelEngine, type TunnelEngineOptions } from './tunnel-engine.ts'
+export { isDataPlaneWorker, runDataPlaneWorker } from './worker.ts'
+export type { LaneStatus } from './worker-messages.ts'

@@ -1,0 +1,3 @@
+import { isDataPlaneWorker, runDataPlaneWorker } from './worker.ts'
+
+if (isDataPlaneWorker()) runDataPlaneWorker()

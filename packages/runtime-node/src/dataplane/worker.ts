@@ -1,0 +1,247 @@
+import { isMainThread, MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import type { Instant } from '@meshwright/core'
+import { type CryptoProvider, NodePublicKey } from '@meshwright/crypto'
+import type { WasmProvider } from '@meshwright/crypto/wasm'
+import { formatEndpoint } from '@meshwright/ip'
+import type { WireGuardOutput } from '@meshwright/wireguard'
+import { formatUapi, parseUapi, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
+import { suspendAwareClock } from '../clock.ts'
+import { chooseCryptoProvider } from '../fast-crypto.ts'
+import { findKoffi } from '../koffi-functions.ts'
+import { linuxBorder } from './kernel-border.ts'
+import { Lane } from './lane.ts'
+import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { type UdpPath, udpPathTo } from './socket-address.ts'
+import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
+import { TunnelEngine } from './tunnel-engine.ts'
+import { markSockets, openUdpPair } from './udp-pair.ts'
+import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
+
+/** So long the lane has the thread before the thread's event loop has a turn. */
+const LOOP_MS = 250
+
+/** Whether this thread was started as a data plane. */
+export function isDataPlaneWorker(): boolean {
+  return !isMainThread && isStart(workerData)
+}
+
+/** Runs the data plane that this thread was started for. Programs that are bundled into one file call it when `isDataPlaneWorker()`. */
+export function runDataPlaneWorker(): void {
+  const start: unknown = workerData
+  if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started as a data plane')
+  const post = (message: FromWorker): void => start.port.postMessage(message)
+  const koffi = findKoffi()
+  const provider = chooseCryptoProvider(process.env['MESHWRIGHT_CRYPTO'])
+  if (koffi === undefined || !isWasm(provider)) {
+    post({ type: 'unavailable', reason: koffi === undefined ? 'the optional package koffi is not installed' : `the cryptography ${provider.name} has no memory to share` })
+    return start.port.close()
+  }
+  new DataPlaneThread(start, koffi, provider, post).run()
+}
+
+class DataPlaneThread {
+  readonly #start: WorkerStart & { readonly port: MessagePort }
+  readonly #post: (message: FromWorker) => void
+  readonly #clock: () => Instant = suspendAwareClock()
+  readonly #provider: WasmProvider
+  readonly #context: LaneContext
+  readonly #lane: Lane
+  #mark = 0
+  /** Whether the port was not asked for by its number. */
+  #isAnyPort = false
+  #closed = false
+
+  constructor(start: WorkerStart & { readonly port: MessagePort }, koffi: unknown, provider: WasmProvider, post: (message: FromWorker) => void) {
+    this.#start = start
+    this.#post = post
+    this.#provider = provider
+    const memory = arenaIn(provider)
+    const engine = new TunnelEngine<UdpPath>({ name: start.name, pathTo: udpPathTo, provider, mtu: start.mtu, log: (level, line) => this.#log(level, line) })
+    this.#context = {
+      ...memory,
+      border: linuxBorder(koffi, memory.bytes),
+      engine,
+      offloads: { ...start.offloads },
+      counters: noLaneCounters(),
+      tun: start.tun,
+      sockets: undefined,
+      mtu: start.mtu,
+    }
+    this.#lane = new Lane(this.#context, start.wake, this.#clock, { onOutput: (output) => this.#note(output) })
+    if (start.sockets !== undefined) this.#lane.useSockets(this.#clock(), start.sockets)
+  }
+
+  run(): void {
+    const start = this.#start
+    this.#fitRows()
+    const config = parseUapi(start.config.trimEnd().split('\n'))
+    if (config.type === 'set') this.#apply(config.changes)
+    for (const bytes of start.reconnect) {
+      const key = NodePublicKey.fromBytes(bytes)
+      if (key !== undefined) this.#context.engine.device.connect(this.#clock(), key)
+    }
+    this.#lane.settle(this.#clock())
+    this.#post({ type: 'ready' })
+    this.#loop()
+  }
+
+  #loop(): void {
+    const until = performance.now() + LOOP_MS
+    while (!this.#closed && performance.now() < until) {
+      const how = this.#lane.turn()
+      if (how === 'woken') this.#takeMessages()
+      else if (how === 'gone') {
+        this.#post({ type: 'gone', errno: this.#lane.errno })
+        return this.#end()
+      }
+    }
+    if (!this.#closed) setImmediate(() => this.#loop())
+  }
+
+  #takeMessages(): void {
+    const { border, map } = this.#context
+    border.read(this.#start.wake, map.scratch, 8)
+    for (let got = receiveMessageOnPort(this.#start.port); got !== undefined; got = receiveMessageOnPort(this.#start.port)) {
+      const message: unknown = got.message
+      if (isToWorker(message)) this.#handle(message)
+    }
+  }
+
+  #handle(message: ToWorker): void {
+    const { engine } = this.#context
+    const now = this.#clock()
+    switch (message.type) {
+      case 'set': {
+        const request = parseUapi(message.text.trimEnd().split('\n'))
+        const errno = request.type === 'set' ? this.#apply(request.changes) : UAPI_EIO
+        this.#lane.settle(this.#clock())
+        return this.#post({ type: 'answer', id: message.id, errno })
+      }
+      case 'get':
+        return this.#post({ type: 'answer', id: message.id, errno: 0, text: formatUapi(engine.shown(now, this.#context.sockets?.port ?? 0, this.#mark)) })
+      case 'status':
+        return this.#post({ type: 'answer', id: message.id, errno: 0, status: packStatus(engine.status(now), engine.drops, this.#laneStatus()) })
+      case 'mtu':
+        engine.device.setMtu(message.mtu)
+        this.#context.mtu = message.mtu
+        return this.#fitRows()
+      case 'close':
+        engine.destroy(now)
+        this.#lane.settle(now)
+        this.#lane.close()
+        this.#post({ type: 'answer', id: message.id, errno: 0 })
+        return this.#end()
+      case 'fail':
+        throw new Error('asked to fail')
+    }
+  }
+
+  #end(): void {
+    this.#closed = true
+    this.#start.port.close()
+  }
+
+  /** Makes the changes in order; gives 0 or the negative errno of the one that failed, where it stopped. */
+  #apply(changes: readonly UapiChange[]): number {
+    for (const [i, change] of changes.entries()) {
+      const errno = this.#change(change, changes.slice(i + 1))
+      if (errno !== 0) return errno
+    }
+    // A device with a key wants to be reachable and to send, even if nobody chose a port.
+    return this.#context.engine.hasKey && this.#context.sockets === undefined ? this.#listen(0) : 0
+  }
+
+  #change(change: UapiChange, later: readonly UapiChange[]): number {
+    const { engine, border } = this.#context
+    switch (change.type) {
+      case 'replacePeers':
+        engine.replacePeers(this.#clock(), later)
+        return 0
+      case 'listenPort':
+        return this.#listen(change.port)
+      case 'fwmark':
+        if (this.#context.sockets !== undefined && change.mark !== this.#mark && !markSockets(border, this.#scratch(), this.#context.sockets, change.mark)) return UAPI_EADDRINUSE
+        this.#mark = change.mark
+        return 0
+      case 'privateKey':
+      case 'peer': {
+        const errno = engine.change(this.#clock(), change)
+        this.#lane.settle(this.#clock())
+        return errno
+      }
+    }
+  }
+
+  /** Moves to another port, 0 for any; a port that cannot be had changes nothing. No datagram is lost on the way. */
+  #listen(port: number): number {
+    const { sockets, border, offloads, engine } = this.#context
+    if (sockets !== undefined && (port === sockets.port || (port === 0 && this.#isAnyPort))) {
+      this.#isAnyPort = port === 0
+      return 0
+    }
+    const pair = openUdpPair(border, this.#scratch(), { port, mark: this.#mark, gro: this.#start.offloads.gro })
+    if (typeof pair === 'number') {
+      this.#log('error', `UDP port ${port} cannot be had (errno ${-pair})`)
+      return UAPI_EADDRINUSE
+    }
+    this.#isAnyPort = port === 0
+    offloads.gro = pair.gro
+    offloads.gso = offloads.gso && pair.gso
+    const now = this.#clock()
+    this.#lane.useSockets(now, { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port })
+    this.#post({ type: 'sockets', pair: { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port } })
+    this.#log('verbose', `UDP port ${pair.port}`)
+    if (sockets !== undefined) for (const { publicKey, state } of engine.status(now).peers) if (state === 'established') engine.device.sendKeepalive(now, publicKey)
+    return 0
+  }
+
+  #fitRows(): void {
+    const { border, tun, mtu } = this.#context
+    if (!tun.hasVnetHeader || !this.#context.offloads.tso) return
+    const bytes = gsoMaxBytes(mtu)
+    if (!setGsoMaxBytes(border, this.#scratch(), this.#start.name, bytes)) this.#log('verbose', `the kernel does not limit rows to ${bytes} bytes`)
+  }
+
+  #laneStatus(): LaneStatus {
+    const { offloads, counters, sockets } = this.#context
+    return { provider: this.#provider.name, offloads: { ...offloads }, counters: { ...counters }, joined: this.#lane.joined, port: sockets?.port ?? 0 }
+  }
+
+  #note(output: Exclude<WireGuardOutput<UdpPath>, { readonly type: 'transmit' | 'packet' }>): void {
+    const { device } = this.#context.engine
+    const peer = output.peer.bytes
+    switch (output.type) {
+      case 'roamed':
+        this.#post({ type: 'roamed', peer, endpoint: formatEndpoint(output.path.endpoint) })
+        return this.#log('verbose', `peer ${output.peer} is now at ${output.path.id}`)
+      case 'handshakeRetry':
+        this.#post({ type: 'unanswered', peer, endpoint: device.pathOf(output.peer)?.id })
+        return this.#log('verbose', `peer ${output.peer}: handshake not answered, attempt ${output.attempt}`)
+      case 'handshakeFailed':
+        this.#post({ type: 'unanswered', peer, endpoint: device.pathOf(output.peer)?.id })
+        return this.#log('verbose', `peer ${output.peer}: no answer, given up`)
+      default:
+        this.#log('verbose', `peer ${output.peer}: ${output.type}`)
+    }
+  }
+
+  #scratch(): { readonly view: DataView; readonly at: number } {
+    return { view: this.#context.view, at: this.#context.map.scratch }
+  }
+
+  #log(level: 'error' | 'verbose', line: string): void {
+    this.#post({ type: 'log', level, line })
+  }
+}
+
+function isStart(data: unknown): data is WorkerStart & { readonly port: MessagePort } {
+  return typeof data === 'object' && data !== null && 'meshwrightDataPlane' in data && 'port' in data && data.port instanceof MessagePort
+}
+
+function isToWorker(message: unknown): message is ToWorker {
+  return typeof message === 'object' && message !== null && 'type' in message
+}
+
+function isWasm(provider: CryptoProvider): provider is WasmProvider {
+  return 'instance' in provider
+}
