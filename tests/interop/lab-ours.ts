@@ -113,9 +113,10 @@ export class OurRelay {
   }
 }
 
-/** Writes a file for `derp.paths` with the regions of several relays. */
-export function writeRelayMap(file: string, relays: readonly OurRelay[]): void {
-  writeFileSync(file, JSON.stringify({ regions: Object.fromEntries(relays.map(({ region }) => [String(region['regionid']), region])) })) // JSON is YAML
+/** Writes a file for `derp.paths` with the regions of several relays. @param scores how far regions count, by number: 2 is twice as far as measured */
+export function writeRelayMap(file: string, relays: readonly OurRelay[], scores?: Readonly<Record<string, number>>): void {
+  const regions = Object.fromEntries(relays.map(({ region }) => [String(region['regionid']), region]))
+  writeFileSync(file, JSON.stringify({ regions, ...(scores !== undefined && { homeparams: { regionscore: scores } }) })) // JSON is YAML
 }
 
 /** A node in the words of `nodes list -o json`. */

@@ -47,6 +47,8 @@ export interface Base {
 export interface WorldOptions {
   /** Codes of the relays, each a region of its own from 900 on. Default: one, `ours`. */
   readonly relays?: readonly string[]
+  /** All call the first of them home while it is there, however near the others are. */
+  readonly preferFirst?: boolean
   /** Each version has relays of its own: for flows that stop them. */
   readonly apart?: boolean
   /** More lines for the configuration of the control server. */
@@ -171,7 +173,7 @@ export class Worlds {
 
   #base(version: string): Promise<Base> {
     const key = this.#options.apart === true ? version : ''
-    const made = this.#bases.get(key) ?? startBase(this.#options.relays ?? ['ours'])
+    const made = this.#bases.get(key) ?? startBase(this.#options.relays ?? ['ours'], this.#options.preferFirst === true)
     this.#bases.set(key, made)
     return made
   }
@@ -189,7 +191,7 @@ export class Worlds {
   }
 }
 
-async function startBase(codes: readonly string[]): Promise<Base> {
+async function startBase(codes: readonly string[], preferFirst: boolean): Promise<Base> {
   const lab = new Lab()
   const [programs, address] = [await bundlePrograms(lab), interfaceAddress() ?? '']
   const certificate = { cert: lab.at('relay.crt.pem'), key: lab.at('relay.key.pem') }
@@ -199,7 +201,8 @@ async function startBase(codes: readonly string[]): Promise<Base> {
   const relays = codes.map((code, i) => new OurRelay(lab, programs, { region: 900 + i, code, certificate }))
   for (const relay of relays) await relay.start(address)
   const relayMap = lab.at('relays.yaml')
-  writeRelayMap(relayMap, relays)
+  // Real clients change their home only where the new one is 10 ms nearer.
+  writeRelayMap(relayMap, relays, preferFirst ? Object.fromEntries(relays.slice(1).map((_, i) => [String(901 + i), 1_000])) : undefined)
   return { lab, programs, address, relays, relayMap, trust: { SSL_CERT_FILE: certificate.cert, NODE_EXTRA_CA_CERTS: certificate.cert } }
 }
 

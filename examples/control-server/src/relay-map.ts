@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
-import { decodeDERPMap, type DERPMap, type DERPNode, type DERPRegion } from '@meshwright/control-protocol'
+import { decodeDERPMap, type DERPHomeParams, type DERPMap, type DERPNode, type DERPRegion } from '@meshwright/control-protocol'
 import { parse } from 'yaml'
 import type { RelaySettings, ServerSettings } from './config/load.ts'
 import { Failure, reasonOf } from './failure.ts'
@@ -15,13 +15,18 @@ const NODE_FIELDS: Readonly<Record<string, string>> = {
   derpport: 'DERPPort', insecurefortests: 'InsecureForTests', stuntestip: 'STUNTestIP', canport80: 'CanPort80',
 } // prettier-ignore
 
-/** The relays that clients may use: all files in order, later ones replace regions of the same number; then the embedded one. */
+/** The relays that clients may use: all files in order, later ones replace regions and scores of the same number; then the embedded one. */
 export function buildRelayMap(settings: ServerSettings): DERPMap {
   const regions = new Map<string, DERPRegion>()
-  for (const file of settings.relayMapPaths) for (const [id, region] of Object.entries(readRelayMap(file).Regions ?? {})) regions.set(id, region)
+  const scores: Record<string, number> = {}
+  for (const file of settings.relayMapPaths) {
+    const map = readRelayMap(file)
+    for (const [id, region] of Object.entries(map.Regions ?? {})) regions.set(id, region)
+    Object.assign(scores, map.HomeParams?.RegionScore)
+  }
   const { relay } = settings
   if (relay?.addRegion === true) regions.set(String(relay.regionId), embeddedRegion(relay, settings.serverUrl))
-  return { Regions: Object.fromEntries(regions) }
+  return { Regions: Object.fromEntries(regions), ...(Object.keys(scores).length > 0 && { HomeParams: { RegionScore: scores } }) }
 }
 
 /** @throws Failure naming the file and the key */
@@ -32,13 +37,29 @@ export function readRelayMap(file: string): DERPMap {
   } catch (error) {
     throw new Failure(`cannot read the relay map ${file}: ${reasonOf(error).split('\n')[0] ?? ''}`, { remedy: 'check derp.paths', status: 2, cause: error })
   }
-  const regions = entries(file, 'the relay map', value).find(([name]) => name === 'regions')?.[1]
-  const unknown = entries(file, 'the relay map', value).find(([name]) => name !== 'regions')
-  if (unknown !== undefined) throw new Failure(`${file}: unknown key ${unknown[0]}`, { remedy: 'a relay map has the one key regions', status: 2 })
-  const wire = { Regions: Object.fromEntries(entries(file, 'regions', regions).map(([id, region]) => [id, renamed(file, `regions.${id}`, region, REGION_FIELDS)])) }
+  const top = entries(file, 'the relay map', value)
+  const regions = top.find(([name]) => name === 'regions')?.[1]
+  const unknown = top.find(([name]) => name !== 'regions' && name !== 'homeparams')
+  if (unknown !== undefined) throw new Failure(`${file}: unknown key ${unknown[0]}`, { remedy: 'a relay map has the keys regions and homeparams', status: 2 })
+  const home = homeParams(file, top.find(([name]) => name === 'homeparams')?.[1])
+  const wire = { ...(home !== undefined && { HomeParams: home }), Regions: Object.fromEntries(entries(file, 'regions', regions).map(([id, region]) => [id, renamed(file, `regions.${id}`, region, REGION_FIELDS)])) }
   const decoded = decodeDERPMap(wire)
   if (!decoded.ok) throw new Failure(`${file}: ${decoded.path}: ${decoded.problem}`, { status: 2 })
   return decoded.value
+}
+
+/** How much nearer (below 1) or farther (above 1) than measured a region counts where clients choose their home. */
+function homeParams(file: string, value: unknown): DERPHomeParams | undefined {
+  if (value === undefined) return undefined
+  const scores: Record<string, number> = {}
+  for (const [name, item] of entries(file, 'homeparams', value)) {
+    if (name !== 'regionscore') throw new Failure(`${file}: homeparams: unknown key ${name}`, { remedy: 'known key: regionscore', status: 2 })
+    for (const [id, score] of entries(file, 'homeparams.regionscore', item)) {
+      if (typeof score !== 'number' || !(score > 0) || !Number.isFinite(score)) throw new Failure(`${file}: homeparams.regionscore.${id} must be a number above 0`, { status: 2 })
+      scores[id] = score
+    }
+  }
+  return { RegionScore: scores }
 }
 
 function renamed(file: string, where: string, value: unknown, names: Readonly<Record<string, string>>): Record<string, unknown> {

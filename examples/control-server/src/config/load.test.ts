@@ -62,6 +62,15 @@ logtail: {enabled: false}
   expect(settings.controlConfig(map)).toMatchObject({ baseDomain: 'lab.test', allocation: 'sequential', logtail: false, dns: { magicDns: true, overrideLocalDns: false } })
 })
 
+test('a relay map says which region clients shall prefer as their home; later files win', () => {
+  const region = (id: number): string => `${id}: {regionid: ${id}, regioncode: r${id}, regionname: r, nodes: []}`
+  const [one, two] = [write(`regions: {${region(900)}}\nhomeparams: {regionscore: {900: 0.5, 901: 2}}\n`, 'one.yaml'), write(`regions: {${region(901)}}\nhomeparams: {regionscore: {901: 3}}\n`, 'two.yaml')]
+  expect(buildRelayMap(loadSettings(write(`${BASE}derp: {paths: [${one}, ${two}]}\n`))).HomeParams).toEqual({ RegionScore: { 900: 0.5, 901: 3 } })
+  const [none, odd] = [write('regions: {}\nhomeparams: {regionscore: {900: 0}}\n', 'none.yaml'), write('regions: {}\nhomeparams: {score: {}}\n', 'odd.yaml')]
+  expect(() => buildRelayMap(loadSettings(write(`${BASE}derp: {paths: [${none}]}\n`)))).toThrow(/regionscore.900 must be a number above 0/)
+  expect(() => buildRelayMap(loadSettings(write(`${BASE}derp: {paths: [${odd}]}\n`)))).toThrow(/homeparams: unknown key score/)
+})
+
 test('the embedded relay is a region on the server\'s own host and port', () => {
   const settings = loadSettings(write(`${BASE}derp: {server: {enabled: true, region_id: 950, private_key_path: ${folder}/derp.key, stun_listen_addr: "0.0.0.0:3999"}}\n`))
   expect(buildRelayMap(settings).Regions?.['950']?.Nodes).toEqual([{ Name: '950', RegionID: 950, HostName: '10.98.1.1', STUNPort: 3999, DERPPort: 8080, IPv4: '10.98.1.1', IPv6: 'none' }])
