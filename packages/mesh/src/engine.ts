@@ -110,6 +110,11 @@ export class Engine implements NodeEngine {
     return this.plane.filter.capsFor(source, destination)
   }
 
+  /** The peers of the last network map. */
+  peerKeys(): readonly NodePublicKey[] {
+    return [...this.#keys.values()]
+  }
+
   get homeRelay(): number {
     return this.relays.home
   }

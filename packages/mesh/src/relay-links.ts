@@ -81,6 +81,11 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
     return { bytesIn: this.#bytesIn, bytesOut: this.#bytesOut }
   }
 
+  /** The regions of the relay map. */
+  regions(): readonly number[] {
+    return [...this.#regions.keys()]
+  }
+
   /** The home region, 0 for none. */
   get home(): number {
     return this.#home

@@ -1,0 +1,188 @@
+import { type Instant, Outbox, type RelayMap } from '@meshwright/core'
+import type { DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
+import type { Endpoint, Ip, IpSet } from '@meshwright/ip'
+import type { AppliedMap, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from '@meshwright/mesh'
+import type { PathExplanation } from '@meshwright/nat-traversal'
+import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import type { EngineCommand, EngineView, FromEngine, ToEngine } from './engine-messages.ts'
+import { fromPortable, toPortable } from './portable-values.ts'
+
+const NO_TRAFFIC: EngineTraffic = { packetsIn: 0, packetsOut: 0, directIn: 0, directOut: 0, relayIn: 0, relayOut: 0 }
+/** Room for the numbers of an engine's relay links. */
+const LINKS_PER_ENGINE = 1_000_000
+
+/**
+ * An engine that works in another thread, as its node sees it: commands are posted, what it owes comes by {@link RemoteEngine.receive}, and
+ * looks show the last view that it sent. What a packet may do is decided there, by the same code.
+ */
+export class RemoteEngine implements NodeEngine {
+  readonly privateKey: NodePrivateKey
+  /** Tells this engine from the ones before it. */
+  readonly number: number
+  readonly #post: (message: ToEngine) => void
+  readonly #options: EngineOptions
+  readonly #outbox: Outbox<EngineOutput> = new Outbox()
+  /** The same rules once more, for questions about them. */
+  readonly #filter: PacketFilter = new PacketFilter()
+  #view: EngineView | undefined
+  // What a new thread must be told when this one has died.
+  #applied: AppliedMap | undefined
+  #shieldsUp = false
+  #relayMap: RelayMap | undefined
+  #home = 0
+  #selfEndpoints: readonly Endpoint[] = []
+  #udpBlocked: boolean
+
+  constructor(number: number, options: EngineOptions, post: (message: ToEngine) => void) {
+    this.number = number
+    this.privateKey = options.privateKey
+    this.#options = options
+    this.#udpBlocked = options.blockUdp
+    this.#post = post
+    this.#make()
+  }
+
+  /** Makes the engine anew in a thread that knows nothing: sessions are begun again, everything else is as it was. */
+  revive(): void {
+    this.#view = undefined
+    this.#make()
+    this.#command({ do: 'setShieldsUp', up: this.#shieldsUp })
+    if (this.#relayMap !== undefined) this.#command({ do: 'setRelayMap', map: this.#relayMap })
+    if (this.#home !== 0) this.#command({ do: 'setHome', region: this.#home })
+    this.#command({ do: 'setSelfEndpoints', endpoints: this.#selfEndpoints })
+    if (this.#applied !== undefined) this.#command({ do: 'apply', applied: this.#applied })
+  }
+
+  /** Takes what the thread posts; a message about another engine is passed over. Its node owes the outputs from then on. */
+  receive(message: Extract<FromEngine, { readonly engine: number }>): void {
+    if (message.engine !== this.number) return
+    if (message.type === 'view') {
+      const view = fromPortable(message.view)
+      // A view that nobody asked for leaves out what is costly.
+      this.#view = message.asked || this.#view === undefined ? view : { ...view, explanations: new Map([...this.#view.explanations, ...view.explanations]) }
+    } else for (const output of fromPortable(message.outputs)) this.#outbox.push(output)
+  }
+
+  apply(_now: Instant, applied: AppliedMap): void {
+    this.#applied = applied
+    this.#replaceRules(applied.plane.rules, applied.plane.local)
+    this.#command({ do: 'apply', applied })
+  }
+
+  setShieldsUp(up: boolean): void {
+    this.#shieldsUp = up
+    this.#filter.setShieldsUp(up)
+    this.#command({ do: 'setShieldsUp', up })
+  }
+
+  setRelayMap(_now: Instant, map: RelayMap): void {
+    this.#relayMap = map
+    this.#command({ do: 'setRelayMap', map })
+  }
+
+  setHome(_now: Instant, region: number): void {
+    this.#home = region
+    this.#command({ do: 'setHome', region })
+  }
+
+  setSelfEndpoints(_now: Instant, endpoints: readonly Endpoint[]): void {
+    this.#selfEndpoints = endpoints
+    this.#command({ do: 'setSelfEndpoints', endpoints })
+  }
+
+  setUdpBlocked(_now: Instant, blocked: boolean): void {
+    this.#udpBlocked = blocked
+    this.#command({ do: 'setUdpBlocked', blocked })
+  }
+
+  rebind(_now: Instant): void {
+    this.#command({ do: 'rebind' })
+  }
+
+  ping(_now: Instant, peer: NodePublicKey, id: number): void {
+    this.#command({ do: 'ping', peer, id })
+  }
+
+  sendTo(_now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
+    this.#command({ do: 'sendTo', peer, packet })
+  }
+
+  setPeerDiscoKey(_now: Instant, peer: NodePublicKey, key: DiscoPublicKey): void {
+    this.#command({ do: 'setPeerDiscoKey', peer, key })
+  }
+
+  close(_now: Instant): void {
+    this.#post({ type: 'close', engine: this.number })
+  }
+
+  /** Asks for a fresh view: the next `view` message answers. */
+  look(): void {
+    this.#post({ type: 'look', engine: this.number })
+  }
+
+  traffic(): EngineTraffic {
+    return this.#view?.traffic ?? NO_TRAFFIC
+  }
+
+  drops(_now: Instant): Readonly<Record<string, number>> {
+    return this.#view?.drops ?? {}
+  }
+
+  peer(_now: Instant, key: NodePublicKey): EnginePeer | undefined {
+    return this.#view?.peers.get(key.text)
+  }
+
+  explain(_now: Instant, peer: NodePublicKey): PathExplanation | undefined {
+    return this.#view?.explanations.get(peer.text)
+  }
+
+  capsFor(source: Ip, destination: Ip): ReturnType<PacketFilter['capsFor']> {
+    return this.#filter.capsFor(source, destination)
+  }
+
+  get homeRelay(): number {
+    return this.#home
+  }
+
+  isRelayConnected(region: number): boolean {
+    return this.#view?.connectedRelays.includes(region) === true
+  }
+
+  relayProblem(region: number): string | undefined {
+    return this.#view?.relayProblems.get(region)
+  }
+
+  isActive(_now: Instant): boolean {
+    return this.#view?.isActive === true
+  }
+
+  handleInput(_now: Instant, input: EngineInput): void {
+    this.#command({ do: 'input', input })
+  }
+
+  handleTimeout(_now: Instant): void {
+    // Its time passes in its own thread.
+  }
+
+  pollOutput(): EngineOutput | undefined {
+    return this.#outbox.poll()
+  }
+
+  pollTimeout(): Instant | undefined {
+    return undefined
+  }
+
+  #make(): void {
+    const { privateKey, discoKey, mtu, allowLoopback } = this.#options
+    const seed = { privateKey, discoKey, mtu, allowLoopback, blockUdp: this.#udpBlocked, firstLink: this.number * LINKS_PER_ENGINE }
+    this.#post({ type: 'make', engine: this.number, seed: toPortable(seed) })
+  }
+
+  #command(command: EngineCommand): void {
+    this.#post({ type: 'command', engine: this.number, command: toPortable(command) })
+  }
+
+  #replaceRules(rules: readonly FilterRule[], local: IpSet): void {
+    this.#filter.replace(rules, local)
+  }
+}
