@@ -1,4 +1,5 @@
 import { createHash, type Hash } from 'node:crypto'
+import dgram from 'node:dgram'
 import { existsSync, writeFileSync } from 'node:fs'
 import net, { type Socket } from 'node:net'
 import { type Lab, type LabProcess, type RunResult } from './lab-process.ts'
@@ -66,6 +67,17 @@ export async function serveIn(lab: Lab, space: string, port: number): Promise<La
   return started
 }
 
+/** Starts a UDP echo on loopback of this computer; gives its port. */
+export async function echoHere(lab: Lab): Promise<number> {
+  const socket = dgram.createSocket('udp4')
+  socket.on('message', (bytes, from) => socket.send(bytes, from.port, from.address))
+  await new Promise<void>((resolve) => socket.bind(0, '127.0.0.1', resolve))
+  lab.onStop(() => {
+    socket.close()
+  })
+  return socket.address().port
+}
+
 async function tell<T>(lab: Lab, place: Place, words: readonly string[]): Promise<T> {
   const { status, out, err } = await place.inside(process.execPath, [program(lab), ...words], 120_000)
   if (status !== 0) throw new Error(`traffic "${words.join(' ')}" ended with ${status}: ${err}`)
@@ -97,7 +109,6 @@ class End {
   sentBytes = 0
   lastAt = performance.now()
   longestGapMs = 0
-  ended = false
   error: string | undefined
   #timer: NodeJS.Timeout
 
@@ -118,14 +129,14 @@ class End {
       this.longestGapMs = Math.max(this.longestGapMs, now - this.lastAt)
       this.lastAt = now
     })
-    socket.on('end', () => (this.ended = true))
+    socket.on('end', () => (this.error ??= 'the other side has ended it'))
     socket.on('error', (error) => (this.error = error.message))
     socket.on('close', () => clearInterval(this.#timer))
   }
 
-  finish(): void {
+  /** Sends nothing more. */
+  pause(): void {
     clearInterval(this.#timer)
-    this.#socket.end()
   }
 
   destroy(): void {
@@ -168,15 +179,25 @@ export class Exchange {
     this.near.longestGapMs = this.far.longestGapMs = 0
   }
 
-  /** Ends it in order; gives whether every byte came both ways. @throws Error when the connection was lost */
+  /** Waits until all has come; gives whether every byte came both ways. @throws Error when the connection was lost */
   async finish(lab: Lab): Promise<boolean> {
-    this.near.finish()
-    this.far.finish()
+    const { near, far } = this
+    near.pause()
+    far.pause()
+    // Not by half-closing: real releases end both directions with the first.
     await lab.until('both ends have all', () => {
-      const error = this.near.error ?? this.far.error
-      if (error !== undefined) throw new Error(`the connection was lost: ${error}`)
-      return this.near.ended && this.far.ended
+      this.check()
+      return near.gotBytes === far.sentBytes && far.gotBytes === near.sentBytes
     }, 30_000)
-    return this.near.sent.digest('hex') === this.far.got.digest('hex') && this.far.sent.digest('hex') === this.near.got.digest('hex')
+    const whole = near.sent.digest('hex') === far.got.digest('hex') && far.sent.digest('hex') === near.got.digest('hex')
+    near.destroy()
+    far.destroy()
+    return whole
+  }
+
+  /** @throws Error when the connection was lost */
+  check(): void {
+    if (this.near.error !== undefined) throw new Error(`the connection was lost where it was dialled: ${this.near.error}`)
+    if (this.far.error !== undefined) throw new Error(`the connection was lost where it was taken: ${this.far.error}`)
   }
 }

@@ -1,9 +1,9 @@
-import { decodeMapRequest, decodeRegisterRequest, encodeJson, encodeKeepAliveChunk, encodeMapChunk, formatTime, type MapRequest, type MapResponse, parseJson, type RegisterRequest, type RegisterResponse, ZERO_NODE_KEY } from '@meshwright/control-protocol'
+import { decodeMapRequest, decodeRegisterRequest, encodeJson, encodeKeepAliveChunk, encodeMapChunk, formatJson, formatTime, type MapRequest, type MapResponse, parseJson, type RegisterRequest, type RegisterResponse, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { after, type Instant, isMeshwrightError, utf8Encode } from '@meshwright/core'
 import { DiscoPrivateKey, MachinePrivateKey, NodePrivateKey } from '@meshwright/crypto'
 import { drain, machineLaws, SeededRandom, VirtualClock } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
-import { ControlClient, type ControlClientOptions, type ControlClientOutput, type ControlClientState, type ControlState, formatControlState, parseControlState } from './index.ts'
+import { ControlClient, type ControlClientOptions, type ControlClientOutput, type ControlClientState, type ControlState, formatControlState, mapResponseOf, parseControlState } from './index.ts'
 
 type Request = Extract<ControlClientOutput, { type: 'request' }>
 
@@ -579,3 +579,74 @@ test('the client obeys the machine laws in every state', () => {
 })
 
 const reached = new Set<string>()
+
+/** A client of an earlier run with the last map of that run, whose server does not answer the login. */
+function remembering(change: Partial<MapResponse> = {}): Bench {
+  const first = new Bench().running({ KeyExpiry: formatTime(new VirtualClock().wallClock() + 3_600_000) })
+  first.frame({ PeersChanged: [{ ...first.selfNode(), ID: 8, StableID: '8', Key: `nodekey:${'8'.repeat(64)}` }], PacketFilters: { a: [{ SrcIPs: ['100.64.0.8'], DstPorts: [] }] }, Domain: 'example.com' })
+  const map = first.client.status().map ?? expect.fail('no map')
+  const nodeKey = first.client.nodeKey ?? expect.fail('no key')
+  const lastMap = parseJson(formatJson({ ...mapResponseOf(map), ...change })) as MapResponse // as from a file
+  const second = new Bench({ state: { machineKey: first.client.machineKey, nodeKey }, lastMap })
+  second.act((now) => second.client.login(now))
+  return second
+}
+
+test('a map of an earlier run is in force only when the server cannot be reached, and until it answers', () => {
+  const bench = remembering()
+  expect(bench.client.status().map).toBeUndefined()
+  bench.fail(bench.find('register'))
+  expect(bench.types()).toContain('netmap')
+  expect(bench.client.status().map).toMatchObject({ domain: 'example.com', packetFilter: [{ SrcIPs: ['100.64.0.8'] }] })
+  expect([...(bench.client.status().map?.peers.keys() ?? [])]).toEqual([8])
+  bench.pass(60_000)
+  bench.registered()
+  bench.answer(bench.find('lite'), 200)
+  bench.frame({ Node: bench.selfNode() })
+  expect(bench.client.status().map).toMatchObject({ peers: new Map(), packetFilter: [] })
+  const reached = remembering()
+  reached.registered()
+  reached.fail(reached.find('poll'))
+  reached.answer(reached.find('lite'), 200)
+  reached.pass(60_000)
+  expect([...(reached.client.status().map?.peers.keys() ?? [])], 'a poll that fails is the same').toEqual([8])
+})
+
+test('a remembered map ends with the first no of the server, whatever its form', () => {
+  for (const no of [{ Error: 'node not found' }, { NodeKeyExpired: true }, { AuthURL: 'https://control.example/a/1' }]) {
+    const bench = remembering()
+    bench.fail(bench.find('register'))
+    bench.pass(60_000)
+    bench.events.length = 0
+    bench.registered(no)
+    expect([bench.types().includes('keyExpired'), bench.client.status().map]).toEqual([true, undefined])
+  }
+})
+
+test('a remembered map for another key is not taken, and one whose key has ended since stops the traffic', () => {
+  const other = remembering({ Node: { ...new Bench().selfNode(), Key: `nodekey:${'9'.repeat(64)}` } })
+  other.fail(other.find('register'))
+  expect(other.client.status().map).toBeUndefined()
+  const late = remembering()
+  late.clock.advance(7_200_000)
+  late.fail(late.find('register'))
+  expect(late.types()).toContain('keyExpired')
+})
+
+test('when the network has changed, what waits for it tries at once; what the server asked to wait for does not', () => {
+  const login = new Bench()
+  login.act((now) => login.client.login(now, { authKey: 'tskey-1' }))
+  for (let i = 0; i < 20; i += 1) {
+    login.fail(login.find('register'))
+    login.act((now) => login.client.networkChanged(now))
+  }
+  login.answer(login.find('register'), 429, undefined, '60')
+  login.act((now) => login.client.networkChanged(now))
+  expect(login.has('register')).toBe(false)
+  const poll = new Bench().running()
+  poll.fail(poll.find('poll'))
+  poll.act((now) => poll.client.networkChanged(now))
+  poll.frame({ Node: poll.selfNode(), Debug: { SleepSeconds: 60 } })
+  poll.act((now) => poll.client.networkChanged(now))
+  expect(poll.has('poll')).toBe(false)
+})

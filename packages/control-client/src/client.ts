@@ -39,6 +39,11 @@ export interface ControlClientOptions {
   /** What was saved by the last run; absent: a new device, whose machine key is made now and owed as `saveState`. */
   readonly state?: ControlState
   /** Bounds and decoder of the map stream. */
+  /**
+   * The map of an earlier run, of {@link mapResponseOf}, for this node key: in force from the first time that the server cannot be reached
+   * until it answers. A map that names another key is not taken.
+   */
+  readonly lastMap?: MapResponse
   readonly mapReader?: MapChunkReaderOptions
 }
 
@@ -108,6 +113,9 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   #skewMs = 0
   #expired = false
   #expiryDue: Instant | undefined
+  #lastMap: MapResponse | undefined
+  /** The map in force is that of an earlier run. */
+  #remembered = false
   #lastPingUrl: string | undefined
   #lastPopUrl: string | undefined
 
@@ -119,11 +127,13 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     const around = { outbox: this.#outbox, requests: this.#requests, random: options.random }
     this.#login = new LoginFlow({
       ...around,
+    this.#lastMap = options.lastMap
       hostinfo: () => this.#wholeHostinfo(),
       nodeKey: () => this.#nodeKey,
       succeeded: (now, key, response) => this.#loginSucceeded(now, key, response),
       loggedOut: (now) => this.#loggedOut(now),
     })
+      refused: () => this.#forget(),
     this.#session = new MapSession({
       ...around,
       request: () => this.#mapRequest(true),
@@ -147,6 +157,11 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   /** The registered node key: the private key of WireGuard and relays; `undefined` before login. */
   get nodeKey(): NodePrivateKey | undefined {
     return this.#nodeKey
+  /** True when there is a map, and it came from the server in this run. */
+  get isMapFresh(): boolean {
+    return this.#map !== undefined && !this.#remembered
+  }
+
   }
 
   /**
@@ -199,6 +214,12 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   /** Posts the answer to a `ping` output: a `PingResponse` as JSON, or the HTTP response of a c2n request. */
   answerPing(now: Instant, request: PingRequest, body: Uint8Array): void {
     const path = pathOf(request.URL)
+  /** The network has changed, or its computer slept: what waits for the server to be reachable tries at once. */
+  networkChanged(now: Instant): void {
+    this.#login.networkChanged(now)
+    this.#session.networkChanged(now)
+  }
+
     if (path !== undefined) this.#requests.tell(now, 'POST', path, body, ANSWER_TIMEOUT_MS)
   }
 
@@ -217,6 +238,7 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   }
 
   handleTimeout(now: Instant): void {
+    if (input.type === 'failed') this.#fallBack(now)
     this.#requests.handleTimeout(now)
     this.#login.handleTimeout(now)
     this.#session.handleTimeout(now)
@@ -253,7 +275,32 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   #loggedOut(_now: Instant): void {
     const had = this.#nodeKey !== undefined
     this.#nodeKey = undefined
+  // The server cannot be reached: what it said last holds.
+  #fallBack(now: Instant): void {
+    const last = this.#lastMap
+    if (last === undefined || this.#map !== undefined || this.#nodeKey === undefined) return
+    this.#lastMap = undefined
+    const map = applyMapResponse(undefined, last, this.#wallClock())
+    if (map === undefined || !map.self.nodeKey.equals(this.#nodeKey.publicKey())) return
+    this.#remembered = true
+    this.#map = map
+    this.#outbox.push({ type: 'netmap', map })
+    this.#watchExpiry(now)
+  }
+
+  // The server can be reached and does not know this node as the remembered map does: nothing of that map holds any more.
+  #forget(): void {
+    this.#lastMap = undefined
+    if (!this.#remembered) return
+    this.#remembered = false
     this.#map = undefined
+    this.#expiryDue = undefined
+    this.#outbox.push({ type: 'keyExpired' })
+  }
+
+    this.#map = undefined
+    this.#lastMap = undefined
+    this.#remembered = false
     this.#expired = false
     this.#expiryDue = undefined
     if (had) this.#save()
@@ -292,6 +339,8 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     const map = first ? shareUnchanged(this.#map, applied) : applied
     if (map !== this.#map) this.#outbox.push({ type: 'netmap', map })
     else if (!first) return true
+    this.#lastMap = undefined
+    this.#remembered = false
     this.#map = map
     this.#watchExpiry(now)
     return true

@@ -9,5 +9,6 @@ export { formatControlState, parseControlState, type ControlState } from './cont
 export type { ControlClientInput, ControlClientOutput, ControlProblemCode, ControlResponseInput } from './events.ts'
 export type { LoginHow } from './login.ts'
 export { applyMapResponse } from './delta.ts'
+export { mapResponseOf } from './map-response.ts'
 export { hasCapability, isKeyExpired, mapNode, type MapNode } from './map-node.ts'
 export { magicDnsSuffix, userOf, type NetworkMap, type RegionScores } from './network-map.ts'

@@ -33,6 +33,8 @@ export interface LoginSurroundings {
   readonly hostinfo: () => Hostinfo
   /** The registered key. */
   readonly nodeKey: () => NodePrivateKey | undefined
+  /** The server has been reached and does not take this node as it is: it wants a person or a new key, or says no. */
+  readonly refused: (now: Instant) => void
   /** Registered: this is the node key from now on. */
   readonly succeeded: (now: Instant, key: NodePrivateKey, response: RegisterResponse) => void
   readonly loggedOut: (now: Instant) => void
@@ -57,7 +59,8 @@ interface Attempt {
 type LoginPhase =
   | { readonly state: 'idle' }
   | { readonly state: 'asking'; readonly attempt: Attempt; readonly id: number }
-  | { readonly state: 'waiting'; readonly attempt: Attempt; readonly due: Instant }
+  /** `unreachable`: it was the network that failed. */
+  | { readonly state: 'waiting'; readonly attempt: Attempt; readonly due: Instant; readonly unreachable: boolean }
   | { readonly state: 'loggingOut'; readonly tries: number; readonly id: number }
   | { readonly state: 'logoutWaiting'; readonly tries: number; readonly due: Instant }
 
@@ -128,6 +131,13 @@ export class LoginFlow {
     this.#giveUp()
   }
 
+  /** The network has changed: a server that could not be reached is tried at once. */
+  networkChanged(now: Instant): void {
+    if (this.#phase.state !== 'waiting' || !this.#phase.unreachable) return
+    this.#backoff.reset()
+    this.#ask(now, this.#phase.attempt)
+  }
+
   handleTimeout(now: Instant): void {
     const phase = this.#phase
     if (phase.state === 'waiting' && now >= phase.due) this.#ask(now, phase.attempt)
@@ -163,6 +173,7 @@ export class LoginFlow {
   #answered(now: Instant, attempt: Attempt, answer: Answer): void {
     const response = this.#read(now, attempt, answer)
     if (response === undefined) return
+    if (response.Error !== '' || response.NodeKeyExpired || response.AuthURL !== '') this.#around.refused(now)
     if (response.Error !== '') return this.#refused(now, attempt, response.Error)
     if (response.NodeKeyExpired) {
       if (attempt.renewed) return this.#refused(now, attempt, 'the control server calls a brand-new node key expired')
@@ -174,7 +185,7 @@ export class LoginFlow {
       return this.#around.succeeded(now, attempt.key, response)
     }
     const next = { ...attempt, followup: response.AuthURL }
-    if (attempt.followup === response.AuthURL) return this.#wait(now, next, this.#backoff.nextMs())
+    if (attempt.followup === response.AuthURL) return this.#wait(now, next, this.#backoff.nextMs(), false)
     this.#backoff.reset()
     this.#around.outbox.push({ type: 'openUrl', url: response.AuthURL })
     this.#ask(now, next)
@@ -203,11 +214,11 @@ export class LoginFlow {
 
   #retry(now: Instant, attempt: Attempt, code: ControlProblemCode, message: string, waitMs: number): undefined {
     this.#around.outbox.push({ type: 'problem', code, message, retryInMs: waitMs })
-    this.#wait(now, attempt, waitMs)
+    this.#wait(now, attempt, waitMs, code === 'CONTROL_UNREACHABLE')
   }
 
-  #wait(now: Instant, attempt: Attempt, waitMs: number): void {
-    this.#phase = { state: 'waiting', attempt: { ...attempt, renewed: false }, due: after(now, waitMs) }
+  #wait(now: Instant, attempt: Attempt, waitMs: number, unreachable: boolean): void {
+    this.#phase = { state: 'waiting', attempt: { ...attempt, renewed: false }, due: after(now, waitMs), unreachable }
   }
 
   #askLogout(now: Instant, tries: number): void {

@@ -22,7 +22,8 @@ const MAX_SLEEP_MS = 300_000
 type MapPhase =
   | { readonly state: 'stopped' }
   | { readonly state: 'polling'; readonly id: number; readonly reader: MapChunkReader; status: number; frames: number; due: Instant }
-  | { readonly state: 'waiting'; readonly due: Instant }
+  /** `asked`: the server wants the pause. */
+  | { readonly state: 'waiting'; readonly due: Instant; readonly asked: boolean }
 
 /**
  * The long poll: keeps exactly one open while started, starts it again after any end.
@@ -70,6 +71,13 @@ export class MapSession {
     if (this.#phase.state === 'polling') this.#around.requests.cancel(this.#phase.id)
     this.#phase = { state: 'stopped' }
     this.#setUp(false)
+  }
+
+  /** The network has changed: what failed before may work now. A poll that is open is left to its connection. */
+  networkChanged(now: Instant): void {
+    if (this.#phase.state !== 'waiting' || this.#phase.asked) return
+    this.#backoff.reset()
+    this.#poll(now)
   }
 
   handleTimeout(now: Instant): void {
@@ -134,7 +142,7 @@ export class MapSession {
     if (sleepMs > 0) {
       this.#around.requests.cancel(phase.id)
       this.#setUp(false)
-      this.#phase = { state: 'waiting', due: after(now, sleepMs) }
+      this.#phase = { state: 'waiting', due: after(now, sleepMs), asked: true }
     }
     return true
   }
@@ -148,7 +156,7 @@ export class MapSession {
     const waitMs = this.#backoff.nextMs()
     this.#setUp(false)
     this.#problem(code, message, waitMs)
-    this.#phase = { state: 'waiting', due: after(now, waitMs) }
+    this.#phase = { state: 'waiting', due: after(now, waitMs), asked: false }
   }
 
   #problem(code: ControlProblemCode, message: string, retryInMs: number): void {

@@ -1,4 +1,5 @@
 import type { ControlClientInput, ControlClientOutput, ControlState } from '@meshwright/control-client'
+import type { MapResponse } from '@meshwright/control-protocol'
 import type { RandomSource, RelayNode, RelayRegion, WallClock } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import type { Endpoint, Ip } from '@meshwright/ip'
@@ -21,6 +22,8 @@ export interface MeshNodeConfig {
   readonly controlUrl: string
   /** Keys of an earlier run, as `saveState` gave them. */
   readonly state?: ControlState
+  /** The map of an earlier run under these keys, for when the server is away: see `ControlClientOptions.lastMap`. */
+  readonly lastMap?: MapResponse
   readonly prefs?: Prefs
   /** `linux`, `darwin`...: told to the control server. */
   readonly os?: string

@@ -76,7 +76,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       random: config.random,
       wallClock: config.wallClock,
       hostinfo: hostFacts(this.#config, this.#prefs),
-      ...(config.state === undefined ? {} : { state: config.state }),
+      ...(config.state === undefined ? {} : { state: config.state }), ...(config.lastMap && { lastMap: config.lastMap }),
     })
     this.#control.setDiscoKey(now, this.#discoKey.publicKey())
     this.#ensureEngine(now)
@@ -101,6 +101,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   /** Begins as the preferences say: takes part, or stays stopped. */
+  /** Whether the control server has confirmed the map in this run: false while it is the one of an earlier run. */
+  get isMapFresh(): boolean {
+    return this.#control.isMapFresh
+  }
+
   start(now: Instant, how: LoginHow = {}): void {
     if (this.#prefs.wantRunning) this.up(now, how)
     this.#settle(now)
@@ -231,6 +236,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#engine?.rebind(now)
         this.#home.restart(now)
         break
+        this.#control.networkChanged(now)
       case 'dnsAnswer':
         if (input.bytes === undefined) this.#names.failed(now, input.token, input.upstream, input.transport)
         else this.#names.answered(now, input.token, input.upstream, input.bytes, input.transport)

@@ -15,3 +15,15 @@ test('suspended time counts, a clock set back does not, small differences do not
   monotonic += 50
   expect(clock() - start).toBe(600_150)
 })
+
+test('sleep is told of, once', () => {
+  let wall = 0
+  const slept: number[] = []
+  const clock = suspendAwareClock(() => 0, () => wall, (ms) => slept.push(ms))
+  wall = 4_000
+  clock()
+  wall += 600_000
+  clock()
+  clock()
+  expect(slept).toEqual([600_000])
+})

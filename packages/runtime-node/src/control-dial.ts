@@ -221,6 +221,12 @@ export class ControlTransport {
     )
   }
 
+  /** Gives the connection up: the network has changed, and it may be dead without knowing it. Every request on it fails; the next one dials. */
+  reset(): void {
+    this.#connection?.close()
+    this.#connection = undefined
+  }
+
   /** Closes the connection. Nothing is fed any more. */
   close(): void {
     this.#closed = true

@@ -1,5 +1,6 @@
 import os from 'node:os'
 import type { ControlClientInput, ControlState } from '@meshwright/control-client'
+import type { MapResponse } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import type { Prefix } from '@meshwright/ip'
@@ -28,6 +29,8 @@ export interface NodePartsFrom {
   readonly controlUrl: string
   readonly state: ControlState | undefined
   readonly prefs: Prefs
+  /** The map of an earlier run, for when the server is away. */
+  readonly lastMap: MapResponse | undefined
   readonly blockUdp: boolean
   /** Performs what the machine owes; also, before this function returns, what it owes from its construction. */
   readonly perform: (output: MeshOutput, transport: ControlTransport, relays: RelayDriver) => void
@@ -51,6 +54,7 @@ export function makeParts(from: NodePartsFrom): NodeParts {
     blockUdp: from.blockUdp,
     ...(options.version === undefined ? {} : { version: options.version }),
     ...(from.state === undefined ? {} : { state: from.state }),
+    ...(from.lastMap === undefined ? {} : { lastMap: from.lastMap }),
     ...(options.ephemeral === true ? { ephemeral: true } : {}),
     ...(options.tun === undefined ? {} : { tun: true }),
   })

@@ -12,6 +12,7 @@ import { dialSystem } from './dial-system.ts'
 import { DnsUpstreams } from './dns-upstream.ts'
 import type { Driver } from './drive.ts'
 import type { JsonObject } from './go-prefs.ts'
+import { LastMap } from './last-map.ts'
 import { localEndpoints } from './local-endpoints.ts'
 import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
@@ -54,7 +55,11 @@ export async function startMeshNode(options: MeshDaemonOptions): Promise<Running
 class Runner implements RunningNode {
   readonly #options: MeshDaemonOptions
   readonly #store: NodeStore
-  readonly #clock = suspendAwareClock()
+  readonly #lastMap: LastMap | undefined
+  readonly #clock = suspendAwareClock(undefined, undefined, (ms) => {
+    this.#log('info', `slept for ${Math.round(ms / 1000)} s`)
+    setImmediate(() => this.#networkChanged()) // the machine may be at work
+  })
   readonly #listeners: Set<() => void> = new Set()
   readonly #pings: PendingPings = new PendingPings()
   readonly #flows: MeshFlows
@@ -94,6 +99,7 @@ class Runner implements RunningNode {
     this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }), this.#outside)
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
+    if (options.stateFile !== undefined) this.#lastMap = new LastMap(options.stateFile, () => ({ control: this.#store.stored.control, controlUrl: this.#controlUrl }), (line) => this.#log('warn', line))
     const made = this.#make(sameServer ? stored.control : undefined, firstPrefs(stored.prefs, options, routes, this.#systemName), options.blockUdp === true)
     this.#node = made.node
     this.#driver = made.driver
@@ -292,6 +298,7 @@ class Runner implements RunningNode {
     if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
     this.#closed = true
     clearInterval(this.#addressTimer)
+    this.#lastMap?.flush()
     this.#agent?.destroy()
     this.#flows.closeAll()
     this.#stopNode()
@@ -311,6 +318,7 @@ class Runner implements RunningNode {
       controlUrl: this.#controlUrl,
       state,
       prefs,
+      lastMap: state === undefined ? undefined : this.#lastMap?.read(Date.now()),
       blockUdp,
       perform: (output, transport, relays) => this.#perform(output, transport, relays),
       feed: (input) => this.#driver.feed(input),
@@ -321,6 +329,7 @@ class Runner implements RunningNode {
     this.#log('info', `turning to the control server ${controlUrl}`)
     this.#flows.resetConnections()
     this.#stopNode()
+    this.#lastMap?.forget()
     this.#controlUrl = controlUrl
     const made = this.#make(undefined, this.#node.prefs, this.#node.status(this.#clock()).udpBlocked)
     this.#node = made.node
@@ -373,6 +382,7 @@ class Runner implements RunningNode {
         this.#pings.ended(output.id, output.result)
         return
       case 'loggedOut':
+        this.#lastMap?.forget()
         this.#onLoggedOut?.()
         this.#changed()
         return
@@ -417,7 +427,14 @@ class Runner implements RunningNode {
     this.#lastEndpoints = text
     this.#endpoints = endpoints
     this.#driver.feed({ type: 'localEndpoints', endpoints })
-    if (!first) this.#driver.feed({ type: 'linkChanged' })
+    if (!first) this.#networkChanged()
+  }
+
+  // Connections may be dead without knowing it: those with relays and the control server are made anew, paths are looked for again.
+  #networkChanged(): void {
+    if (this.#closed) return
+    this.#transport.reset()
+    this.#driver.feed({ type: 'linkChanged' })
   }
 
   // Listeners hear of many changes at once, after all of them.
@@ -434,7 +451,10 @@ class Runner implements RunningNode {
   // What others on this computer are to know of the map: the device's addresses and routes, the owner in the state file.
   #follow(): void {
     const { map, prefs, state } = this.#node
-    if (map !== undefined && state === 'running' && !this.#closed) this.#store.saveOwner(ownerOf(map))
+    if (map !== undefined && state === 'running' && !this.#closed) {
+      this.#store.saveOwner(ownerOf(map))
+      if (this.#node.isMapFresh) this.#lastMap?.keep(map)
+    }
     const plannedFor = state === 'running' || state === 'starting' ? map : undefined
     if (this.#tun === undefined || this.#closed || (plannedFor === this.#plannedFor && plannedFor === undefined)) return
     this.#plannedFor = plannedFor
