@@ -47,6 +47,8 @@ export function nodeJson(node: MapNode, map: NetworkMap): JsonObject {
 
 /** The network map as `debug netmap` of tailscaled shows it, without the parts that this node does not keep (tailscale/tailscale:types/netmap). */
 export function netmapJson(map: NetworkMap): JsonObject {
+  // The server names a user once; whose last node is gone is no part of the map.
+  const owners = new Set([map.self, ...map.peers.values()].flatMap(({ userId, sharerId }) => [userId, sharerId]))
   return {
     AllCaps: Object.keys(map.self.capabilities).sort(),
     Cached: false,
@@ -65,6 +67,6 @@ export function netmapJson(map: NetworkMap): JsonObject {
     SelfNode: nodeJson(map.self, map),
     TKAEnabled: false,
     TKAHead: ZERO_LOCK_HEAD,
-    UserProfiles: Object.fromEntries([...map.users].map(([id, user]) => [String(id), user])),
+    UserProfiles: Object.fromEntries([...map.users].filter(([id]) => owners.has(id)).map(([id, user]) => [String(id), user])),
   }
 }

@@ -10,9 +10,10 @@ const SYSTEM_DIAL_MS = 60_000
  * else is the system's. Rejects in the words of tailscaled, with Node's `code`.
  */
 export async function userDial(node: RunningNode, host: string, port: number): Promise<Duplex> {
-  const mesh = meshAddress(node, host)
+  const target = recordOf(node, host) ?? host
+  const mesh = meshAddress(node, target)
   try {
-    return await (mesh === undefined ? systemDial(host, port) : node.dialTcp(mesh, port))
+    return await (mesh === undefined ? systemDial(target, port) : node.dialTcp(mesh, port))
   } catch (error) {
     throw Object.assign(new Error(reason(error, host, mesh ?? host, port), { cause: error }), { code: codeOf(error) })
   }
@@ -28,6 +29,12 @@ function systemDial(host: string, port: number): Promise<Duplex> {
     })
     socket.once('error', reject)
   })
+}
+
+/** The address of a name that the control server adds to those of the mesh, in its own domain or elsewhere. */
+function recordOf(node: RunningNode, host: string): string | undefined {
+  const wanted = host.replace(/\.$/, '').toLowerCase()
+  return node.networkMap()?.dns.ExtraRecords?.find(({ Name, Type = '' }) => ['', 'A', 'AAAA'].includes(Type) && Name.replace(/\.$/, '').toLowerCase() === wanted)?.Value
 }
 
 function meshAddress(node: RunningNode, host: string): string | undefined {

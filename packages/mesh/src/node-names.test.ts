@@ -13,8 +13,12 @@ const START = instant(1_000)
 const FRESH_MS = 50_000
 
 const MAP = {
-  self: { name: 'me.lab.test.', addresses: [parsePrefix('100.64.0.1/32'), parsePrefix('fd7a:115c:a1e0::1/128')] },
-  peers: new Map([['peer', { name: 'peer.lab.test.', addresses: [parsePrefix('100.64.0.2/32')] }]]),
+  self: { name: 'me.lab.test.', addresses: [parsePrefix('100.64.0.1/32'), parsePrefix('fd7a:115c:a1e0::1/128')], capabilities: {} },
+  peers: new Map([
+    ['peer', { name: 'peer.lab.test.', addresses: [parsePrefix('100.64.0.2/32')] }],
+    ['both', { name: 'both.lab.test.', addresses: [parsePrefix('100.64.0.3/32'), parsePrefix('fd7a:115c:a1e0::3/128')] }],
+    ['six', { name: 'six.lab.test.', addresses: [parsePrefix('fd7a:115c:a1e0::4/128')] }],
+  ]),
   dns: { Proxied: true, Domains: ['lab.test'], Routes: { 'lab.test.': [] }, Resolvers: [{ Addr: '192.0.2.53' }] },
   domain: 'lab.test',
 } as unknown as NetworkMap // the members that names are made of
@@ -70,6 +74,18 @@ test.each(SERVICES)('%s answers names of the mesh by UDP, from the address that 
   const answer = bench.heard.find((output) => output.type === 'udp')
   expect(answer).toMatchObject({ from: { ip: ip(service), port: 53 } })
   expect(answer?.type === 'udp' && decodeDns(answer.bytes)).toMatchObject({ id: 7, rcode: 0, answers: [{ data: { type: 'A', address: ip('100.64.0.2') } }] })
+})
+
+test('names stand for IPv4 addresses where there are any, unless the node has the attribute for both, and for IPv6 where the node has nothing else', () => {
+  const [v4, v6] = MAP.self.addresses
+  const known = (self: Partial<NetworkMap['self']>, name: string): readonly string[] => {
+    const names = new NodeNames({ random: new SeededRandom(1).bytes, wallClock: () => 0 as UnixMillis })
+    names.apply({ ...MAP, self: { ...MAP.self, ...self } }, true)
+    return names.addresses(name).map((each) => each.key)
+  }
+  const all = ['100.64.0.3', 'fd7a:115c:a1e0::3']
+  expect([known({}, 'both'), known({ capabilities: { 'magicdns-aaaa': [] } }, 'both'), known({ addresses: v6 === undefined ? [] : [v6] }, 'both')]).toEqual([all.slice(0, 1), all, all.slice(1)])
+  expect([known({}, 'six'), known({ addresses: v4 === undefined ? [] : [v4] }, 'six')]).toEqual([['fd7a:115c:a1e0::4'], ['fd7a:115c:a1e0::4']])
 })
 
 test.each(SERVICES)('%s answers by TCP: several queries in one piece, and one in pieces of a byte', (service) => {

@@ -1,10 +1,12 @@
-import { magicDnsSuffix, type NetworkMap } from '@meshwright/control-client'
+import { hasCapability, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
 import { after, earlier, type Instant, isMeshwrightError, Outbox, type RandomSource, type WallClock } from '@meshwright/core'
 import { type Endpoint, type Ip, isServiceAddress, type PacketView, PROTOCOL_UDP, SERVICE_IPV4, SERVICE_IPV6 } from '@meshwright/ip'
 import { type DnsConfig, type DnsTransport, Resolver } from '@meshwright/magicdns'
 import { type FlowId, Netstack, type NetstackOutput, type UdpId } from '@meshwright/netstack'
 
 const DNS_PORT = 53
+/** The attribute of nodes that are told the IPv6 addresses of names too. */
+const ATTRIBUTE_AAAA = 'magicdns-aaaa'
 const MAX_WAITING = 512
 /** Connections at a time, the longest query by TCP, and how long one may be idle (tailscale/tailscale:net/dns/manager_tcp.go). */
 const MAX_FLOWS = 256
@@ -214,10 +216,19 @@ export class NodeNames {
   }
 }
 
+// As tailscaled does it (tailscale/tailscale:ipn/ipnlocal/node_backend.go, tailscale/tailscale#1152): a program that is told both would take IPv6 first,
+// which a peer that does not speak it inside the mesh never answers.
+function namedAddresses(map: NetworkMap, node: MapNode): readonly Ip[] {
+  const all = node.addresses.map((own) => own.ip)
+  if (hasCapability(map.self, ATTRIBUTE_AAAA)) return all
+  const family = map.self.addresses.some((own) => own.ip.family === 4) && all.some((ip) => ip.family === 4) ? 4 : 6
+  return all.filter((ip) => ip.family === family)
+}
+
 function dnsConfig(map: NetworkMap, acceptDns: boolean): DnsConfig {
   const { dns } = map
   const hosts = new Map<string, readonly Ip[]>()
-  for (const node of [...map.peers.values(), map.self]) if (node.name !== '') hosts.set(node.name, node.addresses.map((own) => own.ip))
+  for (const node of [...map.peers.values(), map.self]) if (node.name !== '') hosts.set(node.name, namedAddresses(map, node))
   const searchDomains = [magicDnsSuffix(map), ...(dns.Domains ?? [])]
   const extraRecords = (dns.ExtraRecords ?? []).map((record) => ({ name: record.Name, value: record.Value, ...(record.Type === undefined ? {} : { type: record.Type }) }))
   if (!acceptDns) return { hosts, extraRecords, searchDomains }
