@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { encodeJson } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
-import { type ControlConnection, dialControl, systemRandom } from '@meshwright/runtime-node/control'
+import { type ControlConnection, dialControl, fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
 import { afterHead, talk, upgradeHead } from './wire.ts'
 
 /** A recorded handshake of a real client and its first records. */
@@ -47,7 +47,7 @@ export async function ask(connection: ControlConnection, target: string, body: U
 
 /** A connection with a machine key that nobody knows. */
 export function stranger(url: string, serverKey: MachinePublicKey): Promise<ControlConnection> {
-  return dialControl({ url, serverKey, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom })
+  return dialControl({ url, serverKey, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, provider: fastCryptoProvider() })
 }
 
 /** Heads of requests, and handshakes, of which none may be believed. */

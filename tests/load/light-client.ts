@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { encodeJson, MapChunkReader, type MapRequest, type RegisterRequest, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
-import { type ControlConnection, dialControl, nodeCryptoProvider, systemRandom, wasmCryptoProvider } from '@meshwright/runtime-node/control'
+import { type ControlConnection, dialControl, fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
 
 const VERSION = 142
-const CRYPTO = wasmCryptoProvider(nodeCryptoProvider) ?? nodeCryptoProvider
+const CRYPTO = fastCryptoProvider()
 const STABLE_ID = /"StableID":"([^"]+)"/g
 const TRIES = 5
 

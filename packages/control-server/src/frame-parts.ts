@@ -50,10 +50,13 @@ export class FrameParts {
     this.#add(CLOSE_BRACKET_BYTES)
   }
 
-  /** The whole object; nothing can be added any more. */
-  finish(): Uint8Array {
-    const frame = new Uint8Array(this.#length + 1)
-    let at = 0
+  /**
+   * The whole object; nothing can be added any more.
+   * @param headroom bytes left free in front, for what a channel writes before it: so nobody copies a large frame for four bytes
+   */
+  finish(headroom: number = 0): Uint8Array {
+    const frame = new Uint8Array(headroom + this.#length + 1)
+    let at = headroom
     for (const chunk of this.#chunks) {
       frame.set(chunk, at)
       at += chunk.length

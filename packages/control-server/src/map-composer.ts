@@ -102,9 +102,9 @@ export class MapComposer {
   }
 
   /**
-   * The JSON of the next frame for a receiver, or `undefined` when there is nothing to tell.
+   * The JSON of the next frame for a receiver, to be finished, or `undefined` when there is nothing to tell.
    */
-  compose(receiver: Receiver, difference: Difference): Uint8Array | undefined {
+  compose(receiver: Receiver, difference: Difference): FrameParts | undefined {
     const { delivered } = receiver
     const self = this.#world.state.node(receiver.nodeId)
     if (self === undefined) return undefined
@@ -138,7 +138,7 @@ export class MapComposer {
     delivered.first = false
     if (frame.empty) return undefined
     frame.member('ControlTime', `"${formatTime(this.#world.wallNow())}"`)
-    return frame.finish()
+    return frame
   }
 
   #filter(delivered: Delivered, rules: readonly FilterRule[], frame: FrameParts): void {
@@ -162,7 +162,12 @@ export class MapComposer {
     const seen = delivered.visible
     delivered.visible = visible
     if (delivered.first) {
-      const images = [...visible].sort(([a], [b]) => a - b).flatMap(([id, how]) => this.#image(id, how) ?? [])
+      const images: PeerImage[] = []
+      for (const [id, how] of visible) {
+        const image = this.#image(id, how)
+        if (image !== undefined) images.push(image)
+      }
+      images.sort((a, b) => a.id - b.id) // mostly sorted already, which costs one pass
       for (const image of images) delivered.peers.set(image.id, image)
       frame.array('Peers', images.map((image) => image.json))
       return images

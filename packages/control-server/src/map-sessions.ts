@@ -1,11 +1,14 @@
 import { after, earlier, type Instant, type RandomSource, utf8Encode } from '@meshwright/core'
 import { encodeKeepAliveChunk, encodeMapChunk, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
 import type { RequestId } from './context.ts'
+import type { FrameParts } from './frame-parts.ts'
 import { Delivered, type Difference, type MapComposer, type Receiver } from './map-composer.ts'
 
 const KEEPALIVE_MS = 50_000
 const KEEPALIVE_JITTER_MS = 9_000
 const MAX_FRAMES_PER_MS = 4
+/** Of the length in front of a frame: little-endian. */
+const LENGTH_BYTES = 4
 
 const EVERYTHING: Difference = { everything: true, access: true, nodes: new Set() }
 
@@ -238,8 +241,12 @@ export class MapSessions {
     this.#arm(now, session)
   }
 
-  #encode(frame: Uint8Array, compression: MapCompression): Uint8Array {
-    return compression === 'zstd' && this.#compress !== undefined ? frameMapPayload(this.#compress(frame)) : encodeMapChunk(frame, compression)
+  #encode(frame: FrameParts, compression: MapCompression): Uint8Array {
+    if (compression === 'zstd') return this.#compress === undefined ? encodeMapChunk(frame.finish(), compression) : frameMapPayload(this.#compress(frame.finish()))
+    // As encodeMapChunk does it, without its copy: most of a large network's traffic goes this way.
+    const chunk = frame.finish(LENGTH_BYTES)
+    new DataView(chunk.buffer).setUint32(0, chunk.length - LENGTH_BYTES, true)
+    return chunk
   }
 
   #arm(now: Instant, session: Session): void {

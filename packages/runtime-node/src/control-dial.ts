@@ -317,6 +317,11 @@ export class NoiseStream extends Duplex {
     else done()
   }
 
+  /** HTTP/2 writes the head of a frame and its data apart: together they are one record, and one write to the socket. */
+  override _writev(chunks: readonly { readonly chunk: Buffer }[], done: (error?: Error | null) => void): void {
+    this._write(Buffer.concat(chunks.map(({ chunk }) => chunk)), 'binary', done)
+  }
+
   override _final(done: (error?: Error | null) => void): void {
     this.#raw.end(() => done())
   }

@@ -6,20 +6,27 @@ import { expect, test } from 'vitest'
 import { NoiseStream } from './control-dial.ts'
 import { systemRandom } from './random.ts'
 
-test('a reader that writes while it reads is never given the next record inside that reading', async () => {
-  const now = instant(0)
+/** Both ends of a channel, their handshake done. */
+function channels(): { readonly initiator: NoiseInitiator; readonly responder: NoiseResponder } {
   const serverKey = MachinePrivateKey.generate(systemRandom)
   const common = { provider: nobleProvider, random: systemRandom }
   const initiator = new NoiseInitiator({ ...common, machineKey: MachinePrivateKey.generate(systemRandom), serverKey: serverKey.publicKey(), version: 142 })
   const responder = new NoiseResponder({ ...common, machineKey: serverKey })
-  responder.handleInput(now, { type: 'initiation', bytes: initiator.initiation })
+  responder.handleInput(NOW, { type: 'initiation', bytes: initiator.initiation })
   for (let output = responder.pollOutput(); output !== undefined; output = responder.pollOutput()) {
-    if (output.type === 'transmit') initiator.handleInput(now, { type: 'received', bytes: output.bytes })
+    if (output.type === 'transmit') initiator.handleInput(NOW, { type: 'received', bytes: output.bytes })
   }
   while (initiator.pollOutput() !== undefined);
+  return { initiator, responder }
+}
+
+const NOW = instant(0)
+
+test('a reader that writes while it reads is never given the next record inside that reading', async () => {
+  const { initiator, responder } = channels()
   const records: Uint8Array[] = []
   for (const text of ['one', 'two', 'three']) {
-    initiator.send(now, Buffer.from(text))
+    initiator.send(NOW, Buffer.from(text))
     for (let output = initiator.pollOutput(); output !== undefined; output = initiator.pollOutput()) if (output.type === 'transmit') records.push(output.bytes)
   }
 
@@ -47,4 +54,23 @@ test('a reader that writes while it reads is never given the next record inside 
   await expect.poll(() => seen).toEqual(['one', 'two', 'three'])
   await expect.poll(() => written.length).toBe(3)
   expect(deepest).toBe(1)
+})
+
+test('what is written together goes out as one record in one write', async () => {
+  const { initiator, responder } = channels()
+  const written: Buffer[] = []
+  const raw = new Duplex({
+    read: () => undefined,
+    write: (chunk: Buffer, _encoding, done) => {
+      written.push(chunk)
+      done()
+    },
+  })
+  const stream = new NoiseStream(raw, responder)
+  stream.cork()
+  for (const text of ['head', ' and ', 'data']) stream.write(text)
+  stream.uncork()
+  await expect.poll(() => written.length).toBe(1)
+  initiator.handleInput(NOW, { type: 'received', bytes: new Uint8Array(written[0] ?? []) })
+  expect(Buffer.from((initiator.pollOutput() as { readonly bytes: Uint8Array }).bytes).toString()).toBe('head and data')
 })
