@@ -38,12 +38,12 @@ export interface ControlClientOptions {
   readonly hostinfo: Hostinfo
   /** What was saved by the last run; absent: a new device, whose machine key is made now and owed as `saveState`. */
   readonly state?: ControlState
-  /** Bounds and decoder of the map stream. */
   /**
    * The map of an earlier run, of {@link mapResponseOf}, for this node key: in force from the first time that the server cannot be reached
    * until it answers. A map that names another key is not taken.
    */
   readonly lastMap?: MapResponse
+  /** Bounds and decoder of the map stream. */
   readonly mapReader?: MapChunkReaderOptions
 }
 
@@ -110,12 +110,12 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   #endpoints: readonly HostEndpoint[] = []
   #discoKey: DiscoPublicKey | undefined
   #map: NetworkMap | undefined
-  #skewMs = 0
-  #expired = false
-  #expiryDue: Instant | undefined
   #lastMap: MapResponse | undefined
   /** The map in force is that of an earlier run. */
   #remembered = false
+  #skewMs = 0
+  #expired = false
+  #expiryDue: Instant | undefined
   #lastPingUrl: string | undefined
   #lastPopUrl: string | undefined
 
@@ -124,16 +124,16 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#hostinfo = options.hostinfo
     this.#machineKey = options.state?.machineKey ?? MachinePrivateKey.generate(options.random)
     this.#nodeKey = options.state?.nodeKey
+    this.#lastMap = options.lastMap
     const around = { outbox: this.#outbox, requests: this.#requests, random: options.random }
     this.#login = new LoginFlow({
       ...around,
-    this.#lastMap = options.lastMap
       hostinfo: () => this.#wholeHostinfo(),
       nodeKey: () => this.#nodeKey,
+      refused: () => this.#forget(),
       succeeded: (now, key, response) => this.#loginSucceeded(now, key, response),
       loggedOut: (now) => this.#loggedOut(now),
     })
-      refused: () => this.#forget(),
     this.#session = new MapSession({
       ...around,
       request: () => this.#mapRequest(true),
@@ -154,14 +154,14 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     return this.#requests.size
   }
 
-  /** The registered node key: the private key of WireGuard and relays; `undefined` before login. */
-  get nodeKey(): NodePrivateKey | undefined {
-    return this.#nodeKey
   /** True when there is a map, and it came from the server in this run. */
   get isMapFresh(): boolean {
     return this.#map !== undefined && !this.#remembered
   }
 
+  /** The registered node key: the private key of WireGuard and relays; `undefined` before login. */
+  get nodeKey(): NodePrivateKey | undefined {
+    return this.#nodeKey
   }
 
   /**
@@ -211,15 +211,15 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#updates.changed(now)
   }
 
-  /** Posts the answer to a `ping` output: a `PingResponse` as JSON, or the HTTP response of a c2n request. */
-  answerPing(now: Instant, request: PingRequest, body: Uint8Array): void {
-    const path = pathOf(request.URL)
   /** The network has changed, or its computer slept: what waits for the server to be reachable tries at once. */
   networkChanged(now: Instant): void {
     this.#login.networkChanged(now)
     this.#session.networkChanged(now)
   }
 
+  /** Posts the answer to a `ping` output: a `PingResponse` as JSON, or the HTTP response of a c2n request. */
+  answerPing(now: Instant, request: PingRequest, body: Uint8Array): void {
+    const path = pathOf(request.URL)
     if (path !== undefined) this.#requests.tell(now, 'POST', path, body, ANSWER_TIMEOUT_MS)
   }
 
@@ -235,10 +235,10 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
 
   handleInput(now: Instant, input: ControlClientInput): void {
     this.#requests.take(now, input)
+    if (input.type === 'failed') this.#fallBack(now)
   }
 
   handleTimeout(now: Instant): void {
-    if (input.type === 'failed') this.#fallBack(now)
     this.#requests.handleTimeout(now)
     this.#login.handleTimeout(now)
     this.#session.handleTimeout(now)
@@ -272,9 +272,6 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#updates.enable(now)
   }
 
-  #loggedOut(_now: Instant): void {
-    const had = this.#nodeKey !== undefined
-    this.#nodeKey = undefined
   // The server cannot be reached: what it said last holds.
   #fallBack(now: Instant): void {
     const last = this.#lastMap
@@ -298,9 +295,12 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#outbox.push({ type: 'keyExpired' })
   }
 
-    this.#map = undefined
+  #loggedOut(_now: Instant): void {
     this.#lastMap = undefined
     this.#remembered = false
+    const had = this.#nodeKey !== undefined
+    this.#nodeKey = undefined
+    this.#map = undefined
     this.#expired = false
     this.#expiryDue = undefined
     if (had) this.#save()
@@ -336,11 +336,11 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     if (response.KeepAlive === true) return true
     const applied = applyMapResponse(first ? undefined : this.#map, response, this.#wallClock())
     if (applied === undefined) return false
+    this.#lastMap = undefined
+    this.#remembered = false
     const map = first ? shareUnchanged(this.#map, applied) : applied
     if (map !== this.#map) this.#outbox.push({ type: 'netmap', map })
     else if (!first) return true
-    this.#lastMap = undefined
-    this.#remembered = false
     this.#map = map
     this.#watchExpiry(now)
     return true
