@@ -32,6 +32,7 @@ export class OpenPlan<Path extends WireGuardPath = WireGuardPath> {
   otherCount = 0
   /** Internal: whether transport messages came that belong to no session of ours. */
   hasStrays = false
+  #used = 0
 
   constructor(capacity: number) {
     this.capacity = capacity
@@ -47,7 +48,9 @@ export class OpenPlan<Path extends WireGuardPath = WireGuardPath> {
   /** Internal. @throws WIREGUARD_PLAN_CAPACITY when a batch of `count` slots does not fit */
   reset(count: number): void {
     if (count > this.capacity) throw new WireGuardError('WIREGUARD_PLAN_CAPACITY', `a plan for ${this.capacity} slots cannot hold a batch of ${count}`)
-    this.sessions.fill(undefined)
+    // Only what the batch before has used: plans have room for more than most batches hold.
+    this.sessions.fill(undefined, 0, this.#used)
+    this.#used = count
     this.otherCount = 0
     this.hasStrays = false
   }
