@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { fuzzDecoder, fuzzRule } from './fuzz-decoder.ts'
 import { hostilePolicies, hostileTexts, readHostile } from './policy-hostile.ts'
 import { mutatedPolicies, unreadableStatements } from './policy-mutations.ts'
+import { updatedPolicies } from './policy-updates.ts'
 import { collect } from './targets.ts'
 
 /** Enough for every day. */
@@ -45,7 +46,7 @@ fuzzDecoder('a policy', [bytes(POLICY)], (input) => {
 })
 
 // What `npm run fuzz` does by the hundred thousand.
-for (const target of [mutatedPolicies, unreadableStatements]) {
+for (const target of [mutatedPolicies, unreadableStatements, updatedPolicies]) {
   if (!collect(target)) {
     test(`${target.name}: ${FEW} inputs`, () => {
       target.run(FEW, 1, () => undefined)

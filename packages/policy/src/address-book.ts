@@ -28,7 +28,7 @@ export class AddressBook {
   /** The book without some entries and with others. */
   with(gone: readonly BookEntry[], added: readonly BookEntry[]): AddressBook {
     if (gone.length + added.length === 0) return this
-    const entries = [...this.#entries]
+    const entries = this.#entries.slice()
     for (const entry of gone) {
       let at = lowest(entries, entry.key)
       while (at < entries.length && entries[at] !== entry && entries[at]?.key === entry.key) at += 1
@@ -44,6 +44,52 @@ export class AddressBook {
     // Of many nodes the addresses are picked out of the order, of few they are sorted.
     if (slots.length * WALK_SHARE > books.length) return joinNeighbours(this.#entries.filter((entry) => nodes.has(entry.slot)))
     return joinNeighbours(slots.flatMap((slot) => books[slot]?.book ?? []).sort(byKey))
+  }
+
+  /**
+   * What sorted texts of some nodes became when one node, whose entries these are, came to them or went: only what stands next to its addresses
+   * is looked at. @param nodes as they are now; `undefined` where the node's own addresses may be neighbours, or a text is not there
+   */
+  advanceTexts(texts: readonly string[], book: readonly BookEntry[], nodes: BitSet, comes: boolean): string[] | undefined {
+    if (new Set(book.map(({ ip }) => ip.family)).size < book.length) return undefined
+    const advanced = texts.slice()
+    for (const { key, ip, slot } of book) {
+      const at = lowest(this.#entries, key)
+      if (this.#isElsewhere(at, key, slot, nodes)) continue
+      const [left, right] = [this.#neighbours(at, key, nodes, -1), this.#neighbours(at, key, nodes, 1)]
+      const whole = textOf(left?.far ?? ip, right?.far ?? ip)
+      const parts = [left === undefined ? undefined : textOf(left.far, left.near), right === undefined ? undefined : textOf(right.near, right.far)]
+      for (const text of comes ? parts : [whole]) if (text !== undefined && !takeOut(advanced, text)) return undefined
+      for (const text of comes ? [whole] : parts) if (text !== undefined) advanced.splice(lowestText(advanced, text), 0, text)
+    }
+    return advanced
+  }
+
+  /** Whether another of the nodes has the address as well. */
+  #isElsewhere(from: number, key: string, slot: number, nodes: BitSet): boolean {
+    for (let i = from; this.#entries[i]?.key === key; i += 1) {
+      const other = this.#entries[i]?.slot ?? slot
+      if (other !== slot && nodes.has(other)) return true
+    }
+    return false
+  }
+
+  /** The addresses of the nodes that stand without a gap before (-1) or behind (1) an address: the next and the last of them. */
+  #neighbours(from: number, key: string, nodes: BitSet, step: -1 | 1): { readonly near: Ip; readonly far: Ip } | undefined {
+    let near: Ip | undefined
+    let far: Ip | undefined
+    let last = key
+    for (let i = step < 0 ? from - 1 : from; ; i += step) {
+      const entry = this.#entries[i]
+      if (entry === undefined) break
+      if (entry.key === last) continue
+      if (!(step < 0 ? isNext(entry.key, last) : isNext(last, entry.key))) break
+      if (!nodes.has(entry.slot)) continue
+      near ??= entry.ip
+      far = entry.ip
+      last = entry.key
+    }
+    return near === undefined || far === undefined ? undefined : { near, far }
   }
 
   /** Slots of all nodes that have an address in the set. */
@@ -77,9 +123,32 @@ function joinNeighbours(entries: readonly BookEntry[]): string[] {
       i += 1
     }
     if (first === undefined || last === undefined) break
-    texts.push(first.key === last.key ? first.ip.key : formatIpRange({ first: first.ip, last: last.ip }))
+    texts.push(textOf(first.ip, last.ip))
   }
   return texts
+}
+
+function textOf(first: Ip, last: Ip): string {
+  return first.key === last.key ? first.key : formatIpRange({ first, last })
+}
+
+/** Takes a text out of sorted ones; false when it is not there. */
+function takeOut(texts: string[], text: string): boolean {
+  const at = lowestText(texts, text)
+  if (texts[at] !== text) return false
+  texts.splice(at, 1)
+  return true
+}
+
+function lowestText(texts: readonly string[], text: string): number {
+  let low = 0
+  let high = texts.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if ((texts[middle] ?? '') < text) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /** A text that compares like the address: its family, then its bytes, one character each. */

@@ -1,7 +1,6 @@
 import { BitSet } from './bits.ts'
 import type { StatementChange } from './concerns.ts'
 import type { Engine } from './engine.ts'
-import { hasCompanions } from './filter.ts'
 import type { NodeRecord, RecordChange } from './inventory.ts'
 import type { SshRule } from './policy.ts'
 import { localpartDomain } from './ssh.ts'
@@ -12,9 +11,13 @@ import { localpartDomain } from './ssh.ts'
  */
 export function affectedBy(before: Engine, after: Engine): ReadonlySet<number> {
   const { changed } = after.inventory
-  const slots = changed === undefined ? everything(before, after) : affectedSlots(before, after, changed)
+  const slots = changed === undefined || after.changes === undefined ? everything(before, after) : affectedSlots(before, after, changed, after.changes)
   const ids = new Set<number>()
-  for (const slot of slots.slots()) for (const { inventory } of [before, after]) addId(ids, inventory.records[slot])
+  for (const slot of slots.slots()) {
+    const [old, now] = [before.inventory.records[slot], after.inventory.records[slot]]
+    if (now !== undefined) ids.add(now.node.id)
+    if (old !== undefined && old !== now) ids.add(old.node.id)
+  }
   return ids
 }
 
@@ -25,14 +28,10 @@ function everything(before: Engine, after: Engine): BitSet {
   return slots
 }
 
-function affectedSlots(before: Engine, after: Engine, changed: readonly RecordChange[]): BitSet {
+function affectedSlots(before: Engine, after: Engine, changed: RecordChange, changes: readonly StatementChange[]): BitSet {
   const engines = [before, after] as const
-  const records = changed.flatMap(({ old, now }) => [...(old === undefined ? [] : [old]), ...(now === undefined ? [] : [now])])
-  const changes = after.statements.flatMap((now, i): StatementChange[] => {
-    const old = before.statements[i]
-    return old === undefined || old === now ? [] : [{ old, now }]
-  })
-  const anew = touchedWhole(after, records, engines)
+  const records = [changed.old, changed.now].flatMap((record) => record ?? [])
+  const anew = touchedWhole(after, changed, records, engines)
   const rules = touchedRules(changes, anew)
   after.concerns.inherit(before.concerns, changes)
   after.filter.inherit(before.filter, changes, rules, anew)
@@ -40,14 +39,13 @@ function affectedSlots(before: Engine, after: Engine, changed: readonly RecordCh
   const slots = rules.clone()
   for (const { old, now } of changes) {
     const moved = old.sources.nodes.difference(now.sources.nodes)
-    if (moved.isEmpty) continue
-    slots.or(moved)
+    for (const slot of moved) slots.add(slot)
     // A router that is covered for what is behind it sees other peers, and they see it.
-    if (moved.slots().some((slot) => records.every((record) => record.slot !== slot))) for (const each of [old, now]) slots.or(each.receivers)
+    if (moved.some((slot) => slot !== changed.slot)) for (const each of [old, now]) slots.or(each.receivers)
   }
   // Whoever sees a changed node, or saw it, is shown another peer; whoever sees a router whose route moved, too.
-  for (const engine of engines) for (const { slot } of records) addPeers(slots, engine, slot)
-  for (const key of movedRoutes(before, after)) {
+  for (const engine of engines) addPeers(slots, engine, changed.slot)
+  for (const key of movedRoutes(before, after, records)) {
     for (const engine of engines) {
       for (const server of engine.inventory.routes.get(key)?.allServers.slots() ?? []) {
         slots.add(server)
@@ -59,11 +57,11 @@ function affectedSlots(before: Engine, after: Engine, changed: readonly RecordCh
   return slots
 }
 
-/** The changed nodes, and those whose rules of `autogroup:self` may differ. */
-function touchedWhole(after: Engine, records: readonly NodeRecord[], engines: readonly Engine[]): BitSet {
+/** The changed node, and those whose rules of `autogroup:self` may differ. */
+function touchedWhole(after: Engine, { slot }: RecordChange, records: readonly NodeRecord[], engines: readonly Engine[]): BitSet {
   const slots = new BitSet(after.inventory.room)
-  for (const { slot } of records) slots.add(slot)
-  if (after.statements.some(({ self }) => self !== undefined)) addOwn(slots, engines, records)
+  slots.add(slot)
+  if (!after.plan.special.always.isEmpty) addOwn(slots, engines, records)
   return slots
 }
 
@@ -71,10 +69,9 @@ function touchedWhole(after: Engine, records: readonly NodeRecord[], engines: re
 function touchedRules(changes: readonly StatementChange[], anew: BitSet): BitSet {
   const slots = anew.clone()
   for (const { old, now } of changes) {
-    const companions = hasCompanions(now.statement)
     // Who receives a rule or is a source differs in the changed node alone; what the rule says, for all.
-    if (old.list !== now.list || companions) for (const { receivers } of [old, now]) slots.or(receivers)
-    if (companions) for (const { sources } of [old, now]) slots.or(sources.nodes)
+    if (old.list !== now.list || now.companions) for (const { receivers } of [old, now]) slots.or(receivers)
+    if (now.companions) for (const { sources } of [old, now]) slots.or(sources.nodes)
   }
   return slots
 }
@@ -108,11 +105,10 @@ function addSsh(slots: BitSet, rule: SshRule, engines: readonly Engine[], record
   if (own) addOwn(slots, engines, records)
 }
 
-/** Routes whose routers are others, in another order, or with other tags. */
-function movedRoutes(before: Engine, after: Engine): string[] {
+/** Routes whose routers are others, in another order, or with other tags: only those of the changed node can be. */
+function movedRoutes(before: Engine, after: Engine, records: readonly NodeRecord[]): string[] {
   if (before.inventory.routes === after.inventory.routes) return []
-  const keys = new Set([...before.inventory.routes.keys(), ...after.inventory.routes.keys()])
-  return [...keys].filter((key) => {
+  return [...new Set(records.flatMap(({ routeKeys }) => routeKeys))].filter((key) => {
     const old = before.inventory.routes.get(key)
     const now = after.inventory.routes.get(key)
     if (old === now) return false
@@ -128,8 +124,4 @@ function sameServers(old: readonly NodeRecord[], now: readonly NodeRecord[]): bo
       return other !== undefined && (server === other || (server.slot === other.slot && server.node.tags.join() === other.node.tags.join()))
     })
   )
-}
-
-function addId(ids: Set<number>, record: NodeRecord | undefined): void {
-  if (record !== undefined) ids.add(record.node.id)
 }

@@ -45,7 +45,8 @@ export function parseAlias(written: string): Alias {
   if (text.startsWith('svc:')) return { kind: 'service', text }
   if (text.startsWith('host:')) return { kind: 'host', name: text.slice('host:'.length), text }
   if (text.startsWith(USER_DOMAIN)) return { kind: 'domain', domain: text.slice(USER_DOMAIN.length), text }
-  if (text.includes('@')) return { kind: 'user', login: text, text }
+  // What stands for login names is no user; it means something among the users of ssh only.
+  if (text.includes('@') && !text.startsWith('localpart:')) return { kind: 'user', login: text, text }
   const prefix = parsePrefix(text)
   if (prefix !== undefined) return { kind: 'prefix', prefix, text }
   const range = parseIpRange(text)

@@ -41,11 +41,21 @@ export class BitSet {
   }
 
   /** The numbers that only one of both has. */
-  difference(other: BitSet): BitSet {
-    const [longer, shorter] = this.#words.length >= other.#words.length ? [this, other] : [other, this]
-    const result = longer.clone()
-    for (let i = 0; i < shorter.#words.length; i += 1) result.#words[i] = (result.#words[i] ?? 0) ^ (shorter.#words[i] ?? 0)
-    return result
+  difference(other: BitSet): number[] {
+    const found: number[] = []
+    if (this === other) return found
+    const length = Math.max(this.#words.length, other.#words.length)
+    for (let i = 0; i < length; i += 1) addBits(found, i, (this.#words[i] ?? 0) ^ (other.#words[i] ?? 0))
+    return found
+  }
+
+  /** This set where it has the number, or has it not, as asked; otherwise a copy that does. @param room of the copy */
+  with(slot: number, has: boolean, room: number): BitSet {
+    if (this.has(slot) === has) return this
+    const copy = this.clone(room)
+    if (has) copy.add(slot)
+    else copy.delete(slot)
+    return copy
   }
 
   /** A copy, with more room where that is given. */
@@ -71,17 +81,27 @@ export class BitSet {
     return true
   }
 
+  /** True when all numbers pass; asks no more once one does not. */
+  every(passes: (slot: number) => boolean): boolean {
+    for (let i = 0; i < this.#words.length; i += 1) {
+      for (let word = this.#words[i] ?? 0; word !== 0; word &= word - 1) if (!passes((i << 5) + 31 - Math.clz32(word & -word))) return false
+    }
+    return true
+  }
+
   /** The numbers in rising order. */
   slots(): number[] {
     const found: number[] = []
-    for (let i = 0; i < this.#words.length; i += 1) {
-      let word = this.#words[i] ?? 0
-      while (word !== 0) {
-        const lowest = word & -word
-        found.push((i << 5) + 31 - Math.clz32(lowest))
-        word ^= lowest
-      }
-    }
+    for (let i = 0; i < this.#words.length; i += 1) addBits(found, i, this.#words[i] ?? 0)
     return found
+  }
+}
+
+/** Takes up the numbers of one word. */
+function addBits(found: number[], i: number, word: number): void {
+  for (let rest = word; rest !== 0; ) {
+    const lowest = rest & -rest
+    found.push((i << 5) + 31 - Math.clz32(lowest))
+    rest ^= lowest
   }
 }

@@ -4,8 +4,10 @@ import type { FilterRule } from '@meshwright/packet-filter'
 import { affectedBy } from './affected.ts'
 import { autoApproved, mayTag } from './approval.ts'
 import { attributesFor, type CapabilityMap, DISABLE_IPV4, roleCapabilitiesFor, SUGGEST_EXIT_NODE } from './attributes.ts'
-import { Engine, usesPostures } from './engine.ts'
+import { Engine } from './engine.ts'
 import { Inventory, type NodeRecord } from './inventory.ts'
+import type { NodeChange } from './inventory-index.ts'
+import { asksForPostures } from './plan.ts'
 import type { Policy } from './policy.ts'
 import { SSH_CHECK_PATH, type SshRuleView } from './ssh.ts'
 import type { TailnetChange, TailnetNode, TailnetView } from './tailnet.ts'
@@ -52,16 +54,21 @@ export class CompiledPolicy {
   readonly #inventory: Inventory
   readonly #sshCheckUrl: string
   readonly #mayDisableIpv4: boolean
+  readonly #postured: boolean
   /** Sorted moments at which some attribute expires, if any rule asks for postures. */
   readonly #expiries: readonly number[]
   #engine: { readonly epoch: number; readonly engine: Engine } | undefined
 
-  constructor(policy: Policy, inventory: Inventory, sshCheckUrl: string) {
+  /** @param previous the same policy for an earlier state of the tailnet */
+  constructor(policy: Policy, inventory: Inventory, sshCheckUrl: string, previous?: CompiledPolicy) {
     this.policy = policy
     this.#inventory = inventory
     this.#sshCheckUrl = sshCheckUrl
-    this.#mayDisableIpv4 = policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4))
-    this.#expiries = usesPostures(policy) ? expiriesOf(inventory.view.nodes) : []
+    this.#mayDisableIpv4 = previous === undefined ? policy.nodeAttrs.some(({ attributes }) => attributes.includes(DISABLE_IPV4)) : previous.#mayDisableIpv4
+    this.#postured = previous === undefined ? asksForPostures(policy) : previous.#postured
+    const { old, now } = inventory.changed ?? {}
+    const same = previous !== undefined && inventory.changed !== undefined && !expires(old?.node) && !expires(now?.node)
+    this.#expiries = same ? previous.#expiries : this.#postured ? expiriesOf(inventory.view.nodes) : []
   }
 
   /** The tailnet that it was compiled for. */
@@ -147,11 +154,8 @@ export class CompiledPolicy {
   /** The policy for the tailnet after a change. This one stays valid. Setting a node or user with a known id replaces it. */
   update(change: TailnetChange, wallNow?: UnixMillis): PolicyUpdate {
     const before = this.engineAt(wallNow)
-    const next = new CompiledPolicy(
-      this.policy,
-      new Inventory(applyChange(this.#inventory.view, change), this.#inventory, changedNode(change)),
-      this.#sshCheckUrl,
-    )
+    const inventory = new Inventory(applyChange(this.#inventory.view, change), this.#inventory, changedNode(change))
+    const next = new CompiledPolicy(this.policy, inventory, this.#sshCheckUrl, this)
     return { policy: next, affected: affectedBy(before, next.#engineFrom(before, wallNow)) }
   }
 
@@ -191,9 +195,13 @@ function expiriesOf(nodes: readonly TailnetNode[]): readonly number[] {
   return [...found].sort((a, b) => a - b)
 }
 
-function changedNode(change: TailnetChange): number | undefined {
-  if (change.type === 'nodeSet') return change.node.id
-  return change.type === 'nodeRemoved' ? change.id : undefined
+function expires(node: TailnetNode | undefined): boolean {
+  return [...(node?.attributes?.values() ?? [])].some((attribute) => attribute.expires !== undefined)
+}
+
+function changedNode(change: TailnetChange): NodeChange | undefined {
+  if (change.type === 'nodeSet') return { id: change.node.id, node: change.node }
+  return change.type === 'nodeRemoved' ? { id: change.id, node: undefined } : undefined
 }
 
 function applyChange(view: TailnetView, change: TailnetChange): TailnetView {
@@ -211,6 +219,9 @@ function applyChange(view: TailnetView, change: TailnetChange): TailnetView {
 
 function replaceById<T extends { readonly id: number }>(items: readonly T[], id: number, item: T | undefined): readonly T[] {
   const at = items.findIndex((each) => each.id === id)
-  if (at < 0) return item === undefined ? items : [...items, item]
-  return item === undefined ? items.filter((_each, i) => i !== at) : items.with(at, item)
+  if (at < 0 && item === undefined) return items
+  const copy = items.slice()
+  if (item !== undefined) copy[at < 0 ? copy.length : at] = item
+  else copy.splice(at, 1)
+  return copy
 }

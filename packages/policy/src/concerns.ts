@@ -41,11 +41,11 @@ export class Concerns {
   /** Takes over what an earlier state with the same nodes in the same slots has made. @param changes the statements that are not the same objects */
   inherit(previous: Concerns, changes: readonly StatementChange[]): void {
     if (previous.#matrix === undefined) return
-    const matrix = { received: [...previous.#matrix.received], sent: [...previous.#matrix.sent] }
+    const matrix = { received: this.#withRoom(previous.#matrix.received), sent: this.#withRoom(previous.#matrix.sent) }
     const own = new Set<Uint32Array>()
     for (const { old, now } of changes) {
-      this.#setColumn(matrix.received, own, now.index, now.receivers.difference(old.receivers))
-      this.#setColumn(matrix.sent, own, now.index, now.sources.nodes.difference(old.sources.nodes))
+      this.#turn(matrix.received, own, now.index, now.receivers.difference(old.receivers))
+      this.#turn(matrix.sent, own, now.index, now.sources.nodes.difference(old.sources.nodes))
     }
     this.#matrix = matrix
   }
@@ -77,20 +77,26 @@ export class Concerns {
   }
 
   #make(): Matrix {
-    const empty = (): Uint32Array[] => Array.from({ length: Math.ceil(this.#room / PAGE_SLOTS) }, () => new Uint32Array(PAGE_SLOTS * this.#width))
-    const matrix = { received: empty(), sent: empty() }
+    const matrix = { received: this.#withRoom([]), sent: this.#withRoom([]) }
     const own = new Set([...matrix.received, ...matrix.sent])
     for (const { index, receivers, sources } of this.#statements) {
-      this.#setColumn(matrix.received, own, index, receivers)
-      this.#setColumn(matrix.sent, own, index, sources.nodes)
+      this.#turn(matrix.received, own, index, receivers.slots())
+      this.#turn(matrix.sent, own, index, sources.nodes.slots())
     }
     return matrix
   }
 
+  /** The pages, and empty ones for nodes that came. */
+  #withRoom(pages: readonly Uint32Array[]): Uint32Array[] {
+    const copy = pages.slice()
+    while (copy.length * PAGE_SLOTS < this.#room) copy.push(new Uint32Array(PAGE_SLOTS * this.#width))
+    return copy
+  }
+
   /** Turns the bits of one statement over. @param own pages that no other state has */
-  #setColumn(pages: Uint32Array[], own: Set<Uint32Array>, index: number, turned: BitSet): void {
+  #turn(pages: Uint32Array[], own: Set<Uint32Array>, index: number, slots: readonly number[]): void {
     const bit = 1 << (index & 31)
-    for (const slot of turned.slots()) {
+    for (const slot of slots) {
       const number = Math.floor(slot / PAGE_SLOTS)
       let page = pages[number]
       if (page === undefined) continue

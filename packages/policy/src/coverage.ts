@@ -75,10 +75,10 @@ function exercisedBy(compiled: CompiledPolicy, engine: Engine, test: PolicyTest)
 /** Statements as they are for a source with the attributes that the test gives it. */
 function statementsFor(engine: Engine, test: PolicyTest): readonly CompiledStatement[] {
   if (test.srcPostureAttrs.size === 0) return engine.statements
-  return engine.statements.flatMap(({ statement, index }) => {
-    const postures = engine.posturesOf(statement.srcPosture)
+  return engine.statements.flatMap((compiled) => {
+    const postures = engine.posturesOf(compiled.statement.srcPosture)
     const met = postures.length === 0 || engine.meetsAny(postures, (key) => test.srcPostureAttrs.get(key))
-    return met ? [engine.compile(statement, index, undefined)] : []
+    return met ? [engine.withoutPostures(compiled)] : []
   })
 }
 

@@ -1,21 +1,25 @@
-import { Concerns } from './concerns.ts'
+import { Concerns, type StatementChange } from './concerns.ts'
 import { FilterCompiler } from './filter.ts'
-import type { Inventory, NodeRecord } from './inventory.ts'
-import type { Policy, SshRule, Statement } from './policy.ts'
+import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
+import { PolicyPlan, type StatementPlan } from './plan.ts'
+import type { Policy, SshRule } from './policy.ts'
 import { assertionHolds, type NodeAttributeValue, type PostureValue } from './posture.ts'
-import { Resolver } from './resolve.ts'
+import { type Resolved, Resolver } from './resolve.ts'
 import { SourceLists } from './sources.ts'
 import { SshCompiler } from './ssh.ts'
-import { type CompiledStatement, compileStatement, isUnchanged } from './statements.ts'
+import { advanceStatement, type CompiledStatement, compileStatement } from './statements.ts'
 import { Visibility } from './visibility.ts'
 
 /** A policy looked up in a tailnet at one moment: valid until the next device attribute expires. */
 export class Engine {
   readonly policy: Policy
+  readonly plan: PolicyPlan
   readonly inventory: Inventory
   readonly resolver: Resolver
   readonly lists: SourceLists
   readonly statements: readonly CompiledStatement[]
+  /** What differs from the engine that this one followed; `undefined` when it followed none. */
+  readonly changes: readonly StatementChange[] | undefined
   readonly concerns: Concerns
   readonly filter: FilterCompiler
   readonly visibility: Visibility
@@ -24,37 +28,72 @@ export class Engine {
   readonly #sshCheckUrl: string
 
   /** @param now wall clock for attributes that expire; without it those are not set
-   *  @param previous an engine for the same policy and an earlier state of the same tailnet: what did not change is shared */
+   *  @param previous an engine for the same policy and an earlier state of the same tailnet at the same time: what did not change is shared */
   constructor(policy: Policy, inventory: Inventory, sshCheckUrl: string, now: number | undefined, previous?: Engine) {
     this.policy = policy
     this.inventory = inventory
     this.#now = now
     this.#sshCheckUrl = sshCheckUrl
+    this.plan = previous?.plan ?? new PolicyPlan(policy)
     this.resolver = new Resolver(policy, inventory, previous?.resolver)
     this.lists = new SourceLists(inventory, previous?.lists)
-    this.statements = policy.statements.map((statement, i) => {
-      const old = previous?.statements[i]
-      const meets = this.#meets(statement.srcPosture)
-      if (old !== undefined && meets === undefined && isUnchanged(old, inventory, this.resolver)) {
-        if (old.targets.length > 0) this.lists.adopt(old.sources, old.list)
-        return old
-      }
-      return this.compile(statement, i, meets)
-    })
-    if (previous !== undefined)
-      for (const { sources, destinations, recorder } of policy.ssh)
-        for (const { alias } of [...sources, ...destinations, ...recorder]) this.resolver.resolve(alias)
-    this.resolver.settle()
-    this.lists.settle()
+    const { changed } = inventory
+    if (previous === undefined || changed === undefined) {
+      this.statements = this.plan.statements.map((plan) => this.#compile(plan, this.#meets(plan.statement.srcPosture)))
+      this.changes = undefined
+    } else {
+      this.changes = this.#advance(previous, changed)
+      const statements = previous.statements.slice()
+      for (const { now: statement } of this.changes) statements[statement.index] = statement
+      this.statements = statements
+    }
     this.concerns = new Concerns(this.statements, inventory.room)
-    this.filter = new FilterCompiler(this.statements, this.lists, inventory, this.concerns)
+    this.filter = new FilterCompiler(this.plan, this.statements, this.lists, inventory, this.concerns)
     this.visibility = new Visibility(this.statements, inventory, this.concerns)
     this.ssh = new SshCompiler(policy, inventory, this.resolver, (rule: SshRule) => this.#meets(rule.srcPosture), sshCheckUrl)
   }
 
-  /** Looks one statement up, with sources narrowed by `meets`. */
-  compile(statement: Statement, index: number, meets: ((record: NodeRecord) => boolean) | undefined): CompiledStatement {
-    return compileStatement(statement, index, this.policy, this.inventory, this.resolver, this.lists, meets)
+  /** The statements that mean something else than before one node changed. */
+  #advance(previous: Engine, change: RecordChange): StatementChange[] {
+    const changes: StatementChange[] = []
+    for (const index of this.#candidates(previous, change)) {
+      const [old, plan] = [previous.statements[index], this.plan.statements[index]]
+      if (old === undefined || plan === undefined) continue
+      const compiled =
+        plan.postured || !this.inventory.sameBehind
+          ? this.#compile(plan, this.#meets(plan.statement.srcPosture))
+          : advanceStatement(old, change, this.inventory, this.resolver, this.lists)
+      if (compiled !== old) changes.push({ old, now: compiled })
+    }
+    return changes
+  }
+
+  /** Positions of all statements that may mean something else: only what names the changed node, or names networks that it served or serves. */
+  #candidates(previous: Engine, { slot, old, now, sameAddresses, sameRoutes }: RecordChange): Iterable<number> {
+    if (!this.inventory.sameBehind) return this.plan.statements.keys()
+    const found = new Set<number>()
+    const add = (indexes: readonly number[]): void => {
+      for (const index of indexes) found.add(index)
+    }
+    for (const alias of this.resolver.moved) add(this.plan.naming(alias))
+    for (const alias of this.resolver.rerouted) add(this.plan.naming(alias))
+    for (const tag of new Set([...(old?.node.tags ?? []), ...(now?.node.tags ?? [])])) add(this.plan.over(tag))
+    if (!sameAddresses || !sameRoutes) add(this.plan.everybody)
+    // Whether a node meets a posture may differ wherever it is one of those who are asked.
+    if (this.plan.postured)
+      for (const { index, parts } of previous.statements)
+        if (this.plan.statements[index]?.postured === true && parts.some((part) => asks(part, slot))) found.add(index)
+    return found
+  }
+
+  /** A statement as it would be if every source met its postures. */
+  withoutPostures(compiled: CompiledStatement): CompiledStatement {
+    const plan = this.plan.statements[compiled.index]
+    return plan === undefined || !plan.postured ? compiled : this.#compile(plan, undefined)
+  }
+
+  #compile(plan: StatementPlan, meets: ((record: NodeRecord) => boolean) | undefined): CompiledStatement {
+    return compileStatement(plan, this.inventory, this.resolver, this.lists, meets)
   }
 
   /** The names of the postures of which a source must meet one; empty: none is asked for. */
@@ -106,9 +145,7 @@ export class Engine {
   }
 }
 
-/** True when some rule of the policy asks for a posture. */
-export function usesPostures(policy: Policy): boolean {
-  return (
-    policy.defaultSrcPosture.length > 0 || [...policy.statements, ...policy.ssh].some(({ srcPosture }) => (srcPosture ?? []).length > 0)
-  )
+/** Whether a node is among those whom a posture narrows. */
+function asks(part: Resolved, slot: number): boolean {
+  return part.kind === 'any' || part.kind === 'dangerAll' || (part.kind === 'nodes' && part.nodes.has(slot))
 }

@@ -2,35 +2,24 @@ import { IpSet } from '@meshwright/ip'
 import type { CapGrant, FilterRule, NetPortRange, PortRange } from '@meshwright/packet-filter'
 import { BitSet } from './bits.ts'
 import type { Concerns, StatementChange } from './concerns.ts'
+import type { SourceList } from './interned-lists.ts'
 import type { Inventory, NodeRecord } from './inventory.ts'
-import type { Statement } from './policy.ts'
+import { capabilityPlaceOf, keyOf, placeOf, Places } from './places.ts'
+import { COMPANIONS, type PolicyPlan } from './plan.ts'
 import type { Resolved } from './resolve.ts'
-import type { SourceList, SourceLists } from './sources.ts'
+import type { SourceLists } from './sources.ts'
 import { type CompiledStatement, type Target, textsFor } from './statements.ts'
 
-/** Capabilities that make a second one in the opposite direction. */
-const COMPANIONS: readonly (readonly [string, string])[] = [
-  ['tailscale.com/cap/drive', 'tailscale.com/cap/drive-sharer'],
-  ['tailscale.com/cap/relay', 'tailscale.com/cap/relay-target'],
-]
-
-/** Whether a statement also gives its sources a rule. */
-export function hasCompanions({ app }: Statement): boolean {
-  return app.some(({ name }) => COMPANIONS.some(([capability]) => capability === name))
-}
-
-/** Rules of one statement lie between two multiples of this; see {@link FilterCompiler}. */
-const STRIDE = 1024
-const CAPABILITIES = STRIDE - 8
-
-/** Protocols and "none" as the low part of a key. */
-const PROTOCOL_KEYS = 512
-const NO_PROTOCOL = 256
-
-/** The lists of changed statements by the texts of those that they replace. */
-interface ListReplacements {
-  readonly byOld: ReadonlyMap<readonly string[], SourceList>
-  readonly changes: readonly StatementChange[]
+/** What is known from an earlier state. */
+interface Inherited {
+  /** The rules of that state, by slot. */
+  readonly rules: readonly (readonly FilterRule[] | undefined)[]
+  /** Slots of nodes for whom these say nothing. */
+  readonly anew: BitSet
+  /** Keys of port rules to which a changed statement contributes. */
+  readonly changed: ReadonlySet<number>
+  /** What replaced lists, by the texts of the earlier ones; `undefined` where more than sources may differ. */
+  readonly replaced: ReadonlyMap<readonly string[], SourceList> | undefined
 }
 
 interface PendingRule {
@@ -48,154 +37,147 @@ interface PendingRule {
  * Rules once made are kept, and handed on to later states of the tailnet for the nodes that no change concerns.
  */
 export class FilterCompiler {
+  readonly #plan: PolicyPlan
   readonly #statements: readonly CompiledStatement[]
   readonly #lists: SourceLists
   readonly #inventory: Inventory
-  readonly #first: ReadonlyMap<number, number>
   readonly #concerns: Concerns
-  /** Positions of statements that must be looked at for every node, and of those that must be for all their sources. */
-  readonly #special: { readonly always: BitSet; readonly apps: BitSet }
+  #places: Places | undefined
   /** By slot. */
   #rules: (readonly FilterRule[] | undefined)[] = []
-  /** Rules of the earlier state, by slot, of which only those with one of the changed keys may differ. */
-  #stale: (readonly FilterRule[] | undefined)[] = []
-  #changed: ReadonlySet<number> = new Set()
-  /** What replaced the lists of the earlier state; `undefined` where more than lists may differ. */
-  #replaced: ListReplacements | undefined
-  readonly #byTexts: Map<readonly string[], SourceList> = new Map()
+  #inherited: Inherited | undefined
   readonly #selfLists: Map<string, SourceList> = new Map()
 
-  constructor(statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory, concerns: Concerns) {
+  constructor(plan: PolicyPlan, statements: readonly CompiledStatement[], lists: SourceLists, inventory: Inventory, concerns: Concerns) {
+    this.#plan = plan
     this.#statements = statements
     this.#concerns = concerns
     this.#lists = lists
     this.#inventory = inventory
-    const first = new Map<number, number>()
-    this.#special = { always: new BitSet(statements.length), apps: new BitSet(statements.length) }
-    for (const { statement, index, list, targets, self } of statements) {
-      if (self !== undefined) this.#special.always.add(index)
-      if (hasCompanions(statement)) this.#special.apps.add(index)
-      if (targets.length === 0 || list.texts.length === 0) continue
-      this.#byTexts.set(list.texts, list)
-      for (const [i, protocol] of statement.protocols.entries()) {
-        const key = keyOf(list, protocol)
-        if (!first.has(key)) first.set(key, placeOf(index, i, false))
-      }
-    }
-    this.#first = first
   }
 
   /**
-   * Takes over what an earlier state of the same nodes has made, in the same slots.
+   * Takes over what an earlier state has made, of which one node was another.
    * @param changes all statements that are not the same objects
    * @param touched slots of the nodes whose rules may differ for another reason than these statements' places; those for whom only the
    *   places do are added
-   * @param anew slots of those nodes for whom any rule may differ, not only those of the changed statements
+   * @param anew slots of those nodes for whom any rule may differ, not only the sources of the changed statements
    */
   inherit(previous: FilterCompiler, changes: readonly StatementChange[], touched: BitSet, anew: BitSet): void {
-    this.#touchMoved(previous, touched)
-    this.#rules = [...previous.#rules]
+    const places = previous.#placesOfAll.advance(changes)
+    this.#places = places
+    this.#touchMoved(previous, places, touched)
+    const rules = previous.#rules.slice()
+    for (const slot of touched.slots()) rules[slot] = undefined
+    this.#rules = rules
     const changed = new Set<number>()
-    for (const { old, now } of changes) for (const { statement, list } of [old, now]) for (const protocol of statement.protocols) changed.add(keyOf(list, protocol))
-    this.#changed = changed
-    this.#replaced = this.#replacements(changes)
-    for (const slot of touched.slots()) {
-      if (!anew.has(slot)) this.#stale[slot] = previous.#rules[slot]
-      this.#rules[slot] = undefined
+    for (const { old, now } of changes) {
+      for (const protocol of now.statement.protocols) changed.add(keyOf(old.list, protocol)).add(keyOf(now.list, protocol))
     }
+    this.#inherited = { rules: previous.#rules, anew, changed, replaced: this.#replacements(previous, places, changes) }
   }
 
   /** The rules that a node receives, in the order of delivery. */
   rulesFor(record: NodeRecord): readonly FilterRule[] {
     const known = this.#rules[record.slot]
     if (known !== undefined) return known
-    const stale = this.#stale[record.slot]
-    const rules = this.#withNewSources(stale, record) ?? this.#makeRules(record, this.#wholeRules(stale))
+    const rules = this.#advancedRules(record) ?? this.#makeRules(record, this.#wholeRules(record))
     this.#rules[record.slot] = rules
-    this.#stale[record.slot] = undefined
     return rules
+  }
+
+  get #placesOfAll(): Places {
+    return (this.#places ??= Places.of(this.#statements))
   }
 
   /**
    * What became of the lists, where each became one other and no rule can be joined or parted by it: then rules differ in their sources alone,
-   * and stay where they are. Statements that make rules in other ways (self, capabilities, via) are left to the long way.
+   * and stay where they are. Whom a statement is delivered to differs for the changed node only, and rules of `autogroup:self` for the nodes
+   * of its user; these are made anew.
    */
-  #replacements(changes: readonly StatementChange[]): ListReplacements | undefined {
+  #replacements(previous: FilterCompiler, places: Places, changes: readonly StatementChange[]): ReadonlyMap<readonly string[], SourceList> | undefined {
     const [byOld, byNew] = [new Map<readonly string[], SourceList>(), new Map<readonly string[], SourceList>()]
-    const moved = new Set<readonly string[]>()
-    const self = !this.#special.always.isEmpty
+    const [self, companions] = [!this.#plan.special.always.isEmpty, !this.#plan.special.apps.isEmpty]
+    if (!this.#inventory.sameBehind) return undefined
     for (const { old, now } of changes) {
       const [before, after] = [old.list, now.list]
-      if (now.self !== undefined || now.statement.app.length > 0 || now.statement.via.length > 0) return undefined
-      if (before.texts.length === 0 || after.texts.length === 0 || old.targets.length !== now.targets.length) return undefined
+      if (now.targets.length === 0) continue
+      // Lists of companions are made of destinations, and may be any other's.
+      if (companions && now.statement.app.length > 0) return undefined
+      if (before.texts.length === 0 || after.texts.length === 0) return undefined
       if ((byOld.get(before.texts) ?? after) !== after || (byNew.get(after.texts) ?? before) !== before) return undefined
       // A rule of autogroup:self may have the same list, when all of it is one user's.
       if (self && before !== after && (this.#haveOneOwner(old.sources.identities) || this.#haveOneOwner(now.sources.identities))) return undefined
       byOld.set(before.texts, after)
       byNew.set(after.texts, before)
-      if (before !== after) moved.add(before.texts).add(after.texts)
     }
-    const changed = new Set(changes.map(({ now }) => now.index))
-    for (const { index, list } of this.#statements) if (!changed.has(index) && moved.has(list.texts)) return undefined
-    return { byOld, changes }
+    // No statement that stayed as it was may have one of the lists that came or went.
+    const indexes = new Set(changes.map(({ now }) => now.index))
+    for (const { old, now } of changes) {
+      if (old.list === now.list || now.targets.length === 0) continue
+      for (const state of [previous.#placesOfAll, places])
+        for (const { list } of [old, now]) if (state.statementsFrom(list).some((index) => !indexes.has(index))) return undefined
+    }
+    return byOld
   }
 
-  /** The rules of an earlier state with the sources of this one; `undefined` where the node's part in a changed statement changed as well. */
-  #withNewSources(stale: readonly FilterRule[] | undefined, record: NodeRecord): readonly FilterRule[] | undefined {
-    if (stale === undefined || this.#replaced === undefined) return undefined
-    const { byOld, changes } = this.#replaced
-    for (const { old, now } of changes) {
-      const receives = now.receivers.has(record.slot)
-      if (old.receivers.has(record.slot) !== receives) return undefined
-      if (receives && !old.targets.every((target, i) => meansTheSame(target, now.targets[i], record))) return undefined
+  /** The rules of the earlier state with the sources of this one; `undefined` where more than that may differ. */
+  #advancedRules({ slot }: NodeRecord): readonly FilterRule[] | undefined {
+    const replaced = this.#inherited?.replaced
+    const rules = this.#inherited?.anew.has(slot) === false ? this.#inherited.rules[slot] : undefined
+    if (replaced === undefined || rules === undefined) return undefined
+    const advanced = rules.slice()
+    for (let i = 0; i < advanced.length; i += 1) {
+      const rule = advanced[i]
+      const list = rule === undefined ? undefined : replaced.get(rule.SrcIPs)
+      if (rule !== undefined && list !== undefined && list.texts !== rule.SrcIPs) advanced[i] = withSources(rule, list.texts)
     }
-    return stale.map((rule) => {
-      const list = rule.DstPorts === undefined ? undefined : byOld.get(rule.SrcIPs)
-      return list === undefined || list.texts === rule.SrcIPs ? rule : { ...rule, SrcIPs: list.texts }
-    })
+    return advanced
   }
 
   /** Port rules of the earlier state to which no changed statement contributes, by their keys. */
-  #wholeRules(stale: readonly FilterRule[] | undefined): ReadonlyMap<number, FilterRule> {
+  #wholeRules({ slot }: NodeRecord): ReadonlyMap<number, FilterRule> {
     const whole = new Map<number, FilterRule>()
-    for (const rule of stale ?? []) {
-      const list = rule.DstPorts === undefined ? undefined : this.#byTexts.get(rule.SrcIPs)
+    if (this.#inherited === undefined || this.#inherited.anew.has(slot)) return whole
+    const { rules, changed } = this.#inherited
+    for (const rule of rules[slot] ?? []) {
+      const list = rule.DstPorts === undefined ? undefined : this.#lists.interned.withTexts(rule.SrcIPs)
       const key = list === undefined ? undefined : keyOf(list, rule.IPProto?.[0])
-      if (key !== undefined && !this.#changed.has(key)) whole.set(key, rule)
+      if (key !== undefined && !changed.has(key)) whole.set(key, rule)
     }
     return whole
   }
 
   /** Adds the nodes that hold a rule whose place is that of another statement now: where lists became, or ceased to be, the same. */
-  #touchMoved(previous: FilterCompiler, touched: BitSet): void {
-    const [here, there] = [this.#first, previous.#first]
-    const moved = new Set([...here.keys(), ...there.keys()].filter((key) => here.get(key) !== there.get(key)))
-    if (moved.size === 0) return
-    const self = !this.#special.always.isEmpty
-    for (const state of [previous, this]) {
-      for (const { statement, list, receivers, sources } of state.#statements) {
-        if (!statement.protocols.some((protocol) => moved.has(keyOf(list, protocol)))) continue
-        touched.or(receivers)
-        // A rule of autogroup:self may have the same list, when all of it is one user's.
-        if (self && state.#haveOneOwner(sources.identities)) touched.or(sources.nodes)
+  #touchMoved(previous: FilterCompiler, places: Places, touched: BitSet): void {
+    const self = !this.#plan.special.always.isEmpty
+    for (const key of places.moved) {
+      for (const [state, at] of [[previous, previous.#placesOfAll], [this, places]] as const) {
+        for (const index of at.statementsWith(key)) {
+          const statement = state.#statements[index]
+          if (statement === undefined) continue
+          touched.or(statement.receivers)
+          // A rule of autogroup:self may have the same list, when all of it is one user's.
+          if (self && state.#haveOneOwner(statement.sources.identities)) touched.or(statement.sources.nodes)
+        }
       }
     }
   }
 
   #haveOneOwner(nodes: BitSet): boolean {
-    const owners = nodes.slots().map((slot) => this.#ownerAt(slot))
-    return owners.every((owner) => owner !== undefined && owner === owners[0])
-  }
-
-  #ownerAt(slot: number): number | undefined {
-    const record = this.#inventory.records[slot]
-    return record === undefined ? undefined : this.#inventory.ownerOf(record.node)?.id
+    let owner: number | undefined
+    return nodes.every((slot) => {
+      const record = this.#inventory.records[slot]
+      const other = record === undefined ? undefined : this.#inventory.ownerOf(record.node)?.id
+      owner ??= other
+      return other !== undefined && other === owner
+    })
   }
 
   #makeRules(record: NodeRecord, whole: ReadonlyMap<number, FilterRule>): readonly FilterRule[] {
     const ports = new Map<number, PendingRule>()
     const capabilities: { readonly order: number; readonly rule: FilterRule }[] = []
-    for (const compiled of this.#concerns.ruling(record.slot, this.#special)) {
+    for (const compiled of this.#concerns.ruling(record.slot, this.#plan.special)) {
       const received = compiled.receivers.has(record.slot)
       const selfList = compiled.self === undefined ? undefined : this.#selfListOf(compiled, record)
       const { statement, index } = compiled
@@ -217,7 +199,7 @@ export class FilterCompiler {
       }
       if (hasCapabilities)
         for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries())
-          capabilities.push({ order: index * STRIDE + CAPABILITIES + n / 8, rule })
+          capabilities.push({ order: capabilityPlaceOf(index, n), rule })
     }
     return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
   }
@@ -235,7 +217,7 @@ export class FilterCompiler {
     const key = keyOf(list, protocol)
     let pending = rules.get(key)
     if (pending === undefined) {
-      const order = Math.min(place, this.#first.get(key) ?? place)
+      const order = Math.min(place, this.#placesOfAll.first(key) ?? place)
       pending = pendingRule(order, whole.get(key), list, protocol)
       rules.set(key, pending)
     } else pending.order = Math.min(pending.order, place)
@@ -303,27 +285,17 @@ export class FilterCompiler {
   }
 }
 
-/** Whether two looked-up forms of one destination give a node the same texts and ports. */
-function meansTheSame(a: Target, b: Target | undefined, record: NodeRecord): boolean {
-  if (b === undefined || a.ports !== b.ports) return false
-  if (a.resolved === b.resolved) return true
-  if (a.resolved.kind === 'nodes' && b.resolved.kind === 'nodes') return a.resolved.nodes.has(record.slot) === b.resolved.nodes.has(record.slot)
-  const [was, is] = [textsFor(a, record, false), textsFor(b, record, false)]
-  return was.length === is.length && was.every((text, i) => text === is[i])
+/** The same rule for other sources; the shape is that of rules made anew. */
+function withSources(rule: FilterRule, SrcIPs: readonly string[]): FilterRule {
+  const { DstPorts, IPProto } = rule
+  if (DstPorts === undefined) return { ...rule, SrcIPs }
+  return IPProto === undefined ? { SrcIPs, DstPorts } : { SrcIPs, DstPorts, IPProto }
 }
 
 function pendingRule(order: number, whole: FilterRule | undefined, { texts }: SourceList, protocol: number | undefined): PendingRule {
   if (whole !== undefined) return { order, rule: whole, entries: undefined }
   const entries: NetPortRange[] = []
   return { order, rule: { SrcIPs: texts, DstPorts: entries, ...(protocol === undefined ? {} : { IPProto: [protocol] }) }, entries }
-}
-
-function keyOf(list: SourceList, protocol: number | undefined): number {
-  return list.id * PROTOCOL_KEYS + (protocol ?? NO_PROTOCOL)
-}
-
-function placeOf(index: number, protocol: number, self: boolean, selfFirst: boolean = false): number {
-  return index * STRIDE + Math.min(protocol, 255) * 2 + (self ? (selfFirst ? -0.5 : 1) : 0)
 }
 
 /** Own addresses within the destinations, and literals that overlap subnet routes; nothing twice. */

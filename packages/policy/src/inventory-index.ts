@@ -1,6 +1,7 @@
-import { formatPrefix, IpSet, isExitRoute, type Prefix } from '@meshwright/ip'
+import { formatPrefix, type Ip, IpSet, isExitRoute, type Prefix } from '@meshwright/ip'
 import { AddressBook, addressKey, type BookEntry } from './address-book.ts'
 import { BitSet } from './bits.ts'
+import { LayeredMap } from './layered-map.ts'
 import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
 
 /** What the compiler knows of a node. Depends on the node alone, so it outlives changes of other nodes. */
@@ -26,8 +27,8 @@ export interface InventoryIndex {
   /** Where a node's record probably is; see {@link slotOf}. */
   readonly hints: Map<number, number>
   readonly byLogin: ReadonlyMap<string, readonly TailnetUser[]>
-  readonly byTag: ReadonlyMap<string, readonly NodeRecord[]>
-  readonly byUser: ReadonlyMap<number, readonly NodeRecord[]>
+  readonly byTag: LayeredMap<string, readonly NodeRecord[]>
+  readonly byUser: LayeredMap<number, readonly NodeRecord[]>
   readonly routers: readonly NodeRecord[]
   readonly everyone: BitSet
   readonly addresses: AddressBook
@@ -72,40 +73,64 @@ export function buildIndex(view: TailnetView, previous?: InventoryIndex): Invent
     if (record.subnetRoutes.length > 0) routers.push(record)
   }
   const addresses = AddressBook.of(records.flatMap((record) => record?.book ?? []))
-  return { records, hints, byLogin, byTag, byUser, routers, everyone, addresses }
+  return { records, hints, byLogin, byTag: layered(byTag), byUser: layered(byUser), routers, everyone, addresses }
+}
+
+function layered<K>(map: ReadonlyMap<K, readonly NodeRecord[]>): LayeredMap<K, readonly NodeRecord[]> {
+  return new LayeredMap(map)
+}
+
+/** What changed about one node since the earlier state. */
+export interface RecordChange {
+  readonly slot: number
+  readonly old: NodeRecord | undefined
+  readonly now: NodeRecord | undefined
+  /** The node was there and is there, with the same addresses. */
+  readonly sameAddresses: boolean
+  /** It has the same approved routes as before, or had none and has none. */
+  readonly sameRoutes: boolean
+}
+
+/** A node that is set anew, or removed. */
+export interface NodeChange {
+  readonly id: number
+  readonly node: TailnetNode | undefined
 }
 
 /** The index after one node came, changed or went; users must be the same. Costs little more than copies of the lists. */
 export function advanceIndex(
   previous: InventoryIndex,
-  nodes: readonly TailnetNode[],
-  id: number,
+  { id, node }: NodeChange,
   users: ReadonlyMap<number, TailnetUser>,
-): { readonly index: InventoryIndex; readonly change: { readonly old: NodeRecord | undefined; readonly now: NodeRecord | undefined } } {
+): { readonly index: InventoryIndex; readonly change: RecordChange } {
   const known = slotOf(previous, id)
   const old = known === undefined ? undefined : previous.records[known]
-  const node = nodes.findLast((each) => each.id === id)
   const free = known ?? previous.records.indexOf(undefined)
   const slot = free < 0 ? previous.records.length : free
-  const now = node === undefined ? undefined : makeRecord(node, slot)
-  const records = [...previous.records]
-  records[slot] = now
+  const now = node === undefined ? undefined : makeRecord(node, slot, old)
+  const records = previous.records.slice()
+  if (slot < records.length || now !== undefined) records[slot] = now
   const hints = previous.hints.size > 2 * records.length + ROOM_STEP ? hintsOf(records) : previous.hints
   if (now !== undefined) hints.set(id, slot)
-  const byTag = new Map(previous.byTag)
+  const byTag = previous.byTag.branch()
   for (const tag of new Set([...(old?.node.tags ?? []), ...(now?.node.tags ?? [])])) {
     replaceIn(byTag, tag, old, now?.node.tags.includes(tag) === true ? now : undefined)
   }
-  const byUser = new Map(previous.byUser)
+  const byUser = previous.byUser.branch()
   const owners = new Set([old, now].flatMap((record) => (record === undefined ? [] : ownerId(record) ?? [])))
   for (const owner of owners)
     if (users.has(owner)) replaceIn(byUser, owner, old, now !== undefined && ownerId(now) === owner ? now : undefined)
-  const everyone = previous.everyone.clone(roomFor({ records }))
-  if (now === undefined) everyone.delete(slot)
-  else everyone.add(slot)
+  const everyone = previous.everyone.with(slot, now !== undefined, roomFor({ records }))
   const routers = advanceRouters(previous.routers, old, now)
-  const addresses = previous.addresses.with(old?.book ?? [], now?.book ?? [])
-  return { index: { records, hints, byLogin: previous.byLogin, byTag, byUser, routers, everyone, addresses }, change: { old, now } }
+  const sameAddresses = old !== undefined && now !== undefined && old.addresses.equals(now.addresses)
+  const addresses = old?.book === now?.book ? previous.addresses : previous.addresses.with(old?.book ?? [], now?.book ?? [])
+  const sameRoutes = sameItems(routeTexts(old), routeTexts(now))
+  const index = { records, hints, byLogin: previous.byLogin, byTag, byUser, routers, everyone, addresses }
+  return { index, change: { slot, old, now, sameAddresses, sameRoutes } }
+}
+
+function routeTexts(record: NodeRecord | undefined): readonly string[] {
+  return record === undefined ? [] : [...record.routeKeys, ...record.exitRoutes.map(formatPrefix)]
 }
 
 function advanceRouters(previous: readonly NodeRecord[], old: NodeRecord | undefined, now: NodeRecord | undefined): readonly NodeRecord[] {
@@ -148,21 +173,35 @@ function assignSlots(
   return { records, hints }
 }
 
-function makeRecord(node: TailnetNode, slot: number): NodeRecord {
+/** @param earlier what is known of the node in the same slot: parts that say the same are shared */
+function makeRecord(node: TailnetNode, slot: number, earlier?: NodeRecord): NodeRecord {
+  const samePlace = earlier !== undefined && haveSame(earlier.node.addresses, node.addresses)
+  return { node, slot, ...(samePlace ? placeOf(earlier) : makePlace(node, slot)), ...makeRoutes(node) }
+}
+
+type Place = Pick<NodeRecord, 'addresses' | 'addressTexts' | 'book'>
+
+function placeOf({ addresses, addressTexts, book }: NodeRecord): Place {
+  return { addresses, addressTexts, book }
+}
+
+function makePlace(node: TailnetNode, slot: number): Place {
+  return {
+    addresses: IpSet.from(node.addresses),
+    addressTexts: node.addresses.map((ip) => ip.key).sort(),
+    book: node.addresses.map((ip) => ({ key: addressKey(ip), ip, slot })),
+  }
+}
+
+function makeRoutes(node: TailnetNode): Pick<NodeRecord, 'subnetRoutes' | 'routeKeys' | 'subnetSet' | 'exitRoutes'> {
   const approved = new Set(node.approvedRoutes.map(formatPrefix))
   const served = node.advertisedRoutes.filter((route) => approved.has(formatPrefix(route)))
   const subnetRoutes = served.filter((route) => !isExitRoute(route))
-  return {
-    node,
-    slot,
-    addresses: IpSet.from(node.addresses),
-    addressTexts: node.addresses.map((ip) => ip.key).sort(),
-    subnetRoutes,
-    routeKeys: subnetRoutes.map(formatPrefix),
-    subnetSet: IpSet.from(subnetRoutes),
-    exitRoutes: served.filter(isExitRoute),
-    book: node.addresses.map((ip) => ({ key: addressKey(ip), ip, slot })),
-  }
+  return { subnetRoutes, routeKeys: subnetRoutes.map(formatPrefix), subnetSet: IpSet.from(subnetRoutes), exitRoutes: served.filter(isExitRoute) }
+}
+
+function haveSame(a: readonly Ip[], b: readonly Ip[]): boolean {
+  return a.length === b.length && a.every((ip, i) => ip.key === b[i]?.key)
 }
 
 /** The user that the node counts for; tagged nodes count for none. */
@@ -170,9 +209,11 @@ function ownerId({ node }: NodeRecord): number | undefined {
   return node.tags.length > 0 ? undefined : node.user
 }
 
-function replaceIn<K>(map: Map<K, readonly NodeRecord[]>, key: K, old: NodeRecord | undefined, now: NodeRecord | undefined): void {
+function replaceIn<K>(map: LayeredMap<K, readonly NodeRecord[]>, key: K, old: NodeRecord | undefined, now: NodeRecord | undefined): void {
   const kept = (map.get(key) ?? []).filter((record) => record !== old)
-  map.set(key, now === undefined ? kept : [...kept, now])
+  if (now !== undefined) map.set(key, [...kept, now])
+  else if (kept.length > 0) map.set(key, kept)
+  else map.delete(key)
 }
 
 /** Adds to a list in a map. */

@@ -1,9 +1,20 @@
 import { formatPrefix, type Ip, IpSet, type Prefix, TAILNET_ADDRESSES } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
-import { advanceIndex, buildIndex, type InventoryIndex, type NodeRecord, push, roomFor, sameItems, slotOf } from './inventory-index.ts'
+import {
+  advanceIndex,
+  buildIndex,
+  type InventoryIndex,
+  type NodeChange,
+  type NodeRecord,
+  push,
+  type RecordChange,
+  roomFor,
+  sameItems,
+  slotOf,
+} from './inventory-index.ts'
 import type { TailnetNode, TailnetUser, TailnetView } from './tailnet.ts'
 
-export type { NodeRecord } from './inventory-index.ts'
+export type { NodeRecord, RecordChange } from './inventory-index.ts'
 
 /** A route that some node serves, with everyone who does. */
 export interface ServedRoute {
@@ -16,12 +27,6 @@ export interface ServedRoute {
   readonly allServers: BitSet
 }
 
-/** What changed about one node since the earlier state. */
-export interface RecordChange {
-  readonly old: NodeRecord | undefined
-  readonly now: NodeRecord | undefined
-}
-
 /** A tailnet indexed for the compiler. Never changed. */
 export class Inventory {
   readonly view: TailnetView
@@ -29,10 +34,10 @@ export class Inventory {
   readonly room: number
   readonly users: ReadonlyMap<number, TailnetUser>
   readonly routes: ReadonlyMap<string, ServedRoute>
-  /** Whether the routers and their routes are those of the earlier state. */
-  readonly sameRouters: boolean
-  /** The nodes that are not as in the earlier state; `undefined` when users changed, so that anything may be different. */
-  readonly changed: readonly RecordChange[] | undefined
+  /** The node that is not as in the earlier state; `undefined` when users changed, so that anything may be different. */
+  readonly changed: RecordChange | undefined
+  /** Whether exactly the same prefixes are served as in the earlier state, by whomever. */
+  readonly samePrefixes: boolean
   readonly #index: InventoryIndex
   #byAddress: ReadonlyMap<string, readonly NodeRecord[]> | undefined
   #wildcard: IpSet | undefined
@@ -43,29 +48,39 @@ export class Inventory {
 
   /**
    * @param previous an earlier state of the same tailnet: its slots are kept, and its records where the node is the same object
-   * @param changedId the only node that is not as in the earlier state, if it is a node that changed
+   * @param change the only node that is not as in the earlier state, if it is a node that changed
    */
-  constructor(view: TailnetView, previous?: Inventory, changedId?: number) {
+  constructor(view: TailnetView, previous?: Inventory, change?: NodeChange) {
     this.view = view
-    const advanced =
-      previous === undefined || changedId === undefined || previous.view.users !== view.users
-        ? undefined
-        : advanceIndex(previous.#index, view.nodes, changedId, previous.users)
-    const usable = advanced !== undefined && previous !== undefined && roomFor(advanced.index) === previous.room ? advanced : undefined
-    this.users = usable === undefined || previous === undefined ? new Map(view.users.map((user) => [user.id, user])) : previous.users
-    this.#index = usable?.index ?? buildIndex(view, previous === undefined ? undefined : previous.#index)
-    this.changed = usable === undefined ? undefined : [usable.change]
+    const follows = previous !== undefined && change !== undefined && previous.view.users === view.users
+    const advanced = follows ? advanceIndex(previous.#index, change, previous.users) : undefined
+    this.users = advanced === undefined || previous === undefined ? new Map(view.users.map((user) => [user.id, user])) : previous.users
+    this.#index = advanced?.index ?? buildIndex(view, previous === undefined ? undefined : previous.#index)
+    this.changed = advanced?.change
     this.room = roomFor(this.#index)
     const { routers } = this.#index
-    this.sameRouters = previous !== undefined && sameItems(routers, previous.routers)
     this.routes =
-      previous === undefined || previous.room !== this.room
+      previous === undefined || advanced === undefined
         ? collectRoutes(routers, this.room)
-        : this.sameRouters
+        : sameItems(routers, previous.routers)
         ? previous.routes
-        : usable === undefined
-        ? collectRoutes(routers, this.room)
-        : advanceRoutes(previous.routes, routers, usable.change, this.room)
+        : advanceRoutes(previous.routes, routers, advanced.change, this.room)
+    this.samePrefixes =
+      previous !== undefined &&
+      this.changed !== undefined &&
+      (this.routes === previous.routes || samePrefixes(previous.routes, this.routes, this.changed))
+    if (previous !== undefined && this.samePrefixes) this.#inheritRouted(previous)
+  }
+
+  /** What follows from the prefixes that are served, and from the addresses of all other nodes. */
+  #inheritRouted(previous: Inventory): void {
+    this.#routed = previous.#routed
+    this.#wildcard = previous.#wildcard
+    const { slot, now } = this.changed ?? {}
+    if (previous.#tailnetNodes !== undefined && slot !== undefined)
+      this.#tailnetNodes = previous.#tailnetNodes.with(slot, now !== undefined && this.wildcard.overlaps(now.addresses), this.room)
+    // That somebody lives behind a router is rare.
+    if (previous.#behind?.size === 0 && this.sameBehind) this.#behind = previous.#behind
   }
 
   /** By slot; slots of removed nodes are empty. */
@@ -98,6 +113,15 @@ export class Inventory {
     return this.#index.addresses.shortestTexts(nodes, this.records)
   }
 
+  /** What the shortest texts of some nodes, sorted, became when the changed node came to them or went; `undefined` where that is not so simple. */
+  advanceTexts(texts: readonly string[], before: BitSet, after: BitSet): string[] | undefined {
+    if (this.changed === undefined) return undefined
+    const { slot, old, now } = this.changed
+    const comes = after.has(slot)
+    const record = comes ? now : old
+    return record === undefined || before.has(slot) === comes ? undefined : this.#index.addresses.advanceTexts(texts, record.book, after, comes)
+  }
+
   /** Nodes whose addresses lie in some router's networks, by router; mostly none. */
   get behind(): ReadonlyMap<NodeRecord, BitSet> {
     if (this.#behind !== undefined) return this.#behind
@@ -114,11 +138,14 @@ export class Inventory {
 
   /** Whether it is certain that the nodes behind routers are those of the earlier state. That there are any is rare. */
   get sameBehind(): boolean {
-    return (this.#sameBehind ??=
-      this.changed !== undefined &&
-      this.changed
-        .flatMap(({ old, now }) => [...(old === undefined ? [] : [old]), ...(now === undefined ? [] : [now])])
-        .every((record) => !this.routed.overlaps(record.addresses) && (record.routeKeys.length === 0 || this.within(record.subnetSet).isEmpty)))
+    if (this.changed === undefined) return false
+    const records = [this.changed.old, this.changed.now]
+    return (this.#sameBehind ??= records.every((record) => record === undefined || this.#isInFront(record)))
+  }
+
+  /** The node lies in nobody's networks, and nobody in its own. */
+  #isInFront({ addresses, routeKeys, subnetSet }: NodeRecord): boolean {
+    return !this.routed.overlaps(addresses) && (routeKeys.length === 0 || (!subnetSet.overlaps(addresses) && this.within(subnetSet).isEmpty))
   }
 
   /** Nodes with subnet routes. */
@@ -182,6 +209,10 @@ function collectRoutes(routers: readonly NodeRecord[], room: number): ReadonlyMa
   const routes = new Map<string, ServedRoute>()
   for (const [key, { prefix, servers }] of byKey) routes.set(key, servedRoute(key, prefix, servers, room))
   return routes
+}
+
+function samePrefixes(before: ReadonlyMap<string, ServedRoute>, after: ReadonlyMap<string, ServedRoute>, { old, now }: RecordChange): boolean {
+  return before.size === after.size && [old, now].every((record) => record === undefined || record.routeKeys.every((key) => before.has(key) && after.has(key)))
 }
 
 /** The routes after one node changed: only its own are looked at. */

@@ -84,11 +84,11 @@ export function posturesMet(engine: Engine, own: readonly string[] | undefined, 
   })
 }
 
-function missingSource(engine: Engine, { statement, index }: CompiledStatement, source: Ip): readonly ['source' | 'posture', string] {
+function missingSource(engine: Engine, compiled: CompiledStatement, source: Ip): readonly ['source' | 'posture', string] {
+  const { statement } = compiled
   const postures = engine.posturesOf(statement.srcPosture)
   const label = labelOf(engine, source)
-  const unrestricted =
-    postures.length > 0 && engine.compile(statement, index, undefined).sources.set(engine.inventory).contains(source)
+  const unrestricted = postures.length > 0 && engine.withoutPostures(compiled).sources.set(engine.inventory).contains(source)
   if (!unrestricted) return ['source', `${label} is not ${anyOf(statement.sources)}`]
   const [record] = engine.inventory.recordsAt(source)
   const failed = postures.map((name) => {

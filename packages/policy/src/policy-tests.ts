@@ -3,7 +3,7 @@ import { Ip, singleAddress, type Prefix } from '@meshwright/ip'
 import { type Alias, parseAlias } from './aliases.ts'
 import type { CompiledPolicy } from './compiled.ts'
 import type { Located, Place } from './diagnostics.ts'
-import { type Engine, usesPostures } from './engine.ts'
+import type { Engine } from './engine.ts'
 import { quoteText } from './hujson/quote.ts'
 import type { NodeRecord } from './inventory.ts'
 import { undefinedName } from './names.ts'
@@ -89,7 +89,7 @@ function failuresOf(engine: Engine, test: PolicyTest): readonly TestFailure[] {
   if (typeof sources === 'string') return fail(sources)
   const protocol = test.proto === undefined || test.proto === '' ? undefined : parseProtocol(test.proto)
   if (test.proto !== undefined && test.proto !== '' && protocol === undefined) return fail(`unknown protocol ${quoteText(test.proto)}`)
-  const statements = usesPostures(engine.policy) ? withAttributes(engine, test) : engine.statements
+  const statements = engine.plan.postured ? withAttributes(engine, test) : engine.statements
   const reaches = (destinations: readonly Ip[], port: number, source: Ip): boolean =>
     destinations.some((destination) =>
       (protocol === undefined ? [TCP, UDP] : [protocol]).some((each) =>
@@ -133,7 +133,7 @@ function withAttributes(engine: Engine, test: PolicyTest): readonly CompiledStat
       const postures = engine.posturesOf(statement.srcPosture)
       return postures.length === 0 || engine.meetsAny(postures, (key) => test.srcPostureAttrs.get(key))
     })
-    .map(({ statement, index }) => engine.compile(statement, index, undefined))
+    .map((compiled) => engine.withoutPostures(compiled))
 }
 
 function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
@@ -145,7 +145,7 @@ function sshFailuresOf(engine: Engine, test: SshTest): readonly TestFailure[] {
   if (typeof sources === 'string') return fail(sources)
   if (test.dst.length === 0) return fail('an SSH test needs a dst')
   const failures: TestFailure[] = []
-  const ssh = usesPostures(engine.policy) ? engine.sshWith(test.srcPostureAttrs) : engine.ssh
+  const ssh = engine.plan.postured ? engine.sshWith(test.srcPostureAttrs) : engine.ssh
   for (const { value, at } of test.dst) {
     const nodes = sshDestinations(engine, { value, at })
     if (typeof nodes === 'string') {

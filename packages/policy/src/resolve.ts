@@ -2,6 +2,7 @@ import { IpSet, parsePrefix } from '@meshwright/ip'
 import { type Alias, type Autogroup, isRoleAutogroup } from './aliases.ts'
 import { BitSet } from './bits.ts'
 import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
+import { LayeredMap } from './layered-map.ts'
 import type { Policy } from './policy.ts'
 import type { TailnetUser } from './tailnet.ts'
 
@@ -18,36 +19,61 @@ export type Resolved =
   | { readonly kind: 'addresses'; readonly set: IpSet; readonly nodes: BitSet }
   | { readonly kind: 'any' | 'dangerAll' | 'internet' | 'self' | 'nothing' }
 
+type ResolvedNodes = Extract<Resolved, { kind: 'nodes' | 'addresses' }>
+
+interface Known {
+  readonly alias: Alias
+  readonly resolved: Resolved
+}
+
 /** Looks names up in a tailnet, each only once. */
 export class Resolver {
   readonly #policy: Policy
   readonly #inventory: Inventory
-  readonly #known: Map<string, Resolved> = new Map()
-  readonly #ipsets: Map<string, IpSet> = new Map()
+  readonly #known: LayeredMap<string, Known>
+  readonly #ipsets: Map<string, IpSet>
   readonly #users: Map<string, ReadonlySet<number>>
-  #previous: Resolver | undefined
+  /** Names that stand for something else than in the earlier state, if one is followed: what means the same is the same object. */
+  readonly moved: readonly string[]
+  /** Names of addresses of which the changed node's routes covered some then or cover some now, and not both. */
+  readonly rerouted: readonly string[]
 
-  /** @param previous the resolver of an earlier state of the same tailnet and policy: what means the same now is the same object */
+  /** @param previous the resolver of an earlier state of the same tailnet and policy, with the same users */
   constructor(policy: Policy, inventory: Inventory, previous?: Resolver) {
     this.#policy = policy
     this.#inventory = inventory
-    this.#previous = previous
-    this.#users = previous !== undefined && inventory.changed !== undefined ? previous.#users : new Map()
+    const [moved, rerouted]: [string[], string[]] = [[], []]
+    const { changed } = inventory
+    if (previous === undefined || changed === undefined) {
+      this.#known = new LayeredMap()
+      this.#ipsets = new Map()
+      this.#users = new Map()
+    } else {
+      this.#known = previous.#known.branch()
+      this.#ipsets = previous.#ipsets
+      this.#users = previous.#users
+      previous.#known.forEach((known) => {
+        const { alias, resolved } = known
+        if (resolved.kind !== 'nodes' && resolved.kind !== 'addresses') return
+        const now = this.#advance(alias, resolved, changed)
+        if (now !== resolved) {
+          moved.push(alias.text)
+          this.#known.set(alias.text, { alias, resolved: now })
+        }
+        if (resolved.kind === 'addresses' && !changed.sameRoutes && servesSome(resolved.set, changed.old) !== servesSome(resolved.set, changed.now))
+          rerouted.push(alias.text)
+      })
+    }
+    this.moved = moved
+    this.rerouted = rerouted
   }
 
   resolve(alias: Alias): Resolved {
     const known = this.#known.get(alias.text)
-    if (known !== undefined) return known
-    const previous = this.#previous
-    const old = previous === undefined || this.#inventory.changed === undefined ? undefined : previous.#known.get(alias.text)
-    const resolved = old === undefined ? this.#lookUp(alias) : this.#advance(alias, old, this.#inventory.changed ?? [])
-    this.#known.set(alias.text, resolved)
+    if (known !== undefined) return known.resolved
+    const resolved = this.#lookUp(alias)
+    this.#known.set(alias.text, { alias, resolved })
     return resolved
-  }
-
-  /** Lets go of the earlier state; what it knew is used no more. */
-  settle(): void {
-    this.#previous = undefined
   }
 
   /** All nodes that an alias selects, as approvers and targets do: by their identity or their addresses. */
@@ -57,25 +83,17 @@ export class Resolver {
     return resolved.kind === 'any' || resolved.kind === 'dangerAll' ? this.#inventory.everyone : new BitSet(this.#inventory.room)
   }
 
-  /** What an alias stands for after some nodes changed: the same object where nothing about it did. */
-  #advance(alias: Alias, old: Resolved, changes: readonly RecordChange[]): Resolved {
-    if (old.kind !== 'nodes' && old.kind !== 'addresses') return old
-    let nodes: BitSet | undefined
-    let moved = false
-    for (const change of changes) {
-      const slot = (change.old ?? change.now)?.slot ?? -1
-      const selected = change.now !== undefined && this.#selects(alias, old, change.now)
-      if (selected !== old.nodes.has(slot)) {
-        nodes ??= old.nodes.clone(this.#inventory.room)
-        if (selected) nodes.add(slot)
-        else nodes.delete(slot)
-      } else if (selected && change.old !== undefined && !change.old.addresses.equals(change.now.addresses)) moved = true
-    }
-    return nodes === undefined ? (moved ? { ...old } : old) : { ...old, nodes }
+  /** What an alias stands for after a node changed: the same object where nothing about it did. */
+  #advance(alias: Alias, old: ResolvedNodes, { slot, old: before, now, sameAddresses }: RecordChange): Resolved {
+    const selected = now !== undefined && this.#selects(alias, old, now)
+    const nodes = old.nodes.with(slot, selected, this.#inventory.room)
+    // A node that came in at another's place is never the same: its addresses are others.
+    if (nodes === old.nodes) return selected && before !== undefined && !sameAddresses ? { ...old } : old
+    return { ...old, nodes }
   }
 
-  #selects(alias: Alias, { kind, ...rest }: Extract<Resolved, { kind: 'nodes' | 'addresses' }>, { node, addresses }: NodeRecord): boolean {
-    if (kind === 'addresses') return 'set' in rest && rest.set.overlaps(addresses)
+  #selects(alias: Alias, resolved: ResolvedNodes, { node, addresses }: NodeRecord): boolean {
+    if (resolved.kind === 'addresses') return resolved.set.overlaps(addresses)
     if (alias.kind === 'tag') return node.tags.includes(alias.text)
     if (alias.kind === 'autogroup' && alias.autogroup === 'tagged') return node.tags.length > 0
     const owner = this.#inventory.ownerOf(node)
@@ -191,6 +209,10 @@ export class Resolver {
     const host = target.kind === 'host' ? this.#policy.hosts.get(target.name) : undefined
     return host === undefined ? IpSet.empty : IpSet.of(host.value)
   }
+}
+
+function servesSome(set: IpSet, record: NodeRecord | undefined): boolean {
+  return record !== undefined && record.routeKeys.length > 0 && set.overlaps(record.subnetSet)
 }
 
 /** What stands behind the last `@` of a login; `undefined` without one. */

@@ -1,13 +1,11 @@
 import { formatIpRange, IpSet, prefixRange, TAILNET_ADDRESSES } from '@meshwright/ip'
 import { BitSet } from './bits.ts'
-import type { Inventory, NodeRecord } from './inventory.ts'
-import { sameItems } from './inventory-index.ts'
+import { InternedLists, type SourceList } from './interned-lists.ts'
+import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
 import type { Resolved } from './resolve.ts'
 
 /** Everything that some aliases together stand for as a source. */
 export interface Sources {
-  /** Equal for equal parts. */
-  readonly key: string
   /** Whole nodes, from users, groups, tags and autogroups. */
   readonly identities: BitSet
   /** Addresses as written. */
@@ -22,37 +20,22 @@ export interface Sources {
   readonly set: (inventory: Inventory) => IpSet
 }
 
-/** The wire form of a source list: shared by all rules that have it, so equal lists are the same object. */
-export interface SourceList {
-  readonly id: number
-  readonly texts: readonly string[]
-}
-
 /** Makes source lists and keeps one of each. */
 export class SourceLists {
   readonly #inventory: Inventory
+  /** By what the parts are, so that statements with the same sources share them. */
   readonly #sources: Map<string, Sources> = new Map()
-  readonly #lists: Map<string, SourceList[]> = new Map()
-  readonly #byKey: Map<string, SourceList> = new Map()
-  readonly #ids: PartIds
-  #previous: SourceLists | undefined
+  readonly #lists: Map<Sources, SourceList> = new Map()
+  /** What became of sources of the earlier state. */
+  readonly #advanced: Map<Sources, Sources> = new Map()
+  readonly #partIds: { readonly ids: WeakMap<Resolved, number>; next: number }
+  readonly interned: InternedLists
 
   /** @param previous lists of an earlier state of the same tailnet and policy: those of the same texts are the same objects */
   constructor(inventory: Inventory, previous?: SourceLists) {
     this.#inventory = inventory
-    this.#previous = previous
-    this.#ids = previous === undefined ? { parts: new WeakMap(), nextPart: 0, nextList: 0 } : previous.#ids
-  }
-
-  /** Takes over the list of a statement that means the same as in the earlier state. */
-  adopt({ key }: Sources, list: SourceList): void {
-    this.#byKey.set(key, list)
-    this.#keep(list)
-  }
-
-  /** Lets go of the earlier state. */
-  settle(): void {
-    this.#previous = undefined
+    this.#partIds = previous === undefined ? { ids: new WeakMap(), next: 0 } : previous.#partIds
+    this.interned = previous === undefined ? new InternedLists() : previous.interned
   }
 
   /** Joins what the aliases of one statement stand for. */
@@ -60,28 +43,71 @@ export class SourceLists {
     const key = this.#keyOf(parts)
     const known = this.#sources.get(key)
     if (known !== undefined) return known
-    const sources = this.#combine(parts, key)
+    const sources = this.#combine(parts)
     this.#sources.set(key, sources)
     return sources
   }
 
   /** The list as rules carry it: sorted texts without duplicates. */
   listOf(sources: Sources): SourceList {
-    const { key, wildcard, dangerAll } = sources
-    const known = this.#byKey.get(key)
-    if (known !== undefined) return known
-    const earlier = wildcard || dangerAll || this.#previous === undefined ? undefined : this.#previous.#byKey.get(key)
-    const list = earlier ?? this.#intern(dangerAll ? ['*'] : wildcard ? this.#wildcardTexts(sources) : this.#ownTexts(sources))
-    this.adopt(sources, list)
-    return list
+    return this.#lists.get(sources) ?? this.#keep(sources, this.#makeList(sources))
   }
 
   /** The list without anybody. */
   get nobody(): SourceList {
-    return this.#intern([])
+    return this.interned.of([])
   }
 
-  #combine(parts: readonly Resolved[], key: string): Sources {
+  /**
+   * The sources after one node changed, `parts` being what the same aliases stand for now. Only what is certain is followed: nobody may live
+   * behind a router. The same object where nothing changed.
+   */
+  advance(old: Sources, parts: readonly Resolved[], change: RecordChange): Sources {
+    const known = this.#advanced.get(old)
+    if (known !== undefined) return known
+    const sources = this.#advance(old, parts, change)
+    this.#advanced.set(old, sources)
+    return sources
+  }
+
+  /** The list of sources that came from others by {@link advance}. */
+  advanceList(old: Sources, list: SourceList, now: Sources, change: RecordChange): SourceList {
+    const known = this.#lists.get(now)
+    if (known !== undefined) return known
+    const { identities, wildcard, dangerAll, literals } = now
+    const sameNodes = identities === old.identities && (change.sameAddresses || !identities.has(change.slot))
+    if (dangerAll || (sameNodes && (!wildcard || this.#inventory.samePrefixes))) return this.#keep(now, list)
+    const advanced = wildcard || !literals.isEmpty ? undefined : this.#inventory.advanceTexts(list.texts, old.identities, identities)
+    return this.#keep(now, advanced === undefined ? this.#makeList(now) : this.interned.of(advanced))
+  }
+
+  #advance(old: Sources, parts: readonly Resolved[], { slot, now, sameAddresses }: RecordChange): Sources {
+    const inventory = this.#inventory
+    const identities = old.identities.with(slot, parts.some((part) => part.kind === 'nodes' && part.nodes.has(slot)), inventory.room)
+    const covered =
+      now !== undefined &&
+      (identities.has(slot) ||
+        old.dangerAll ||
+        (old.wildcard && inventory.tailnetNodes.has(slot)) ||
+        (!old.literals.isEmpty && old.literals.overlaps(now.addresses)) ||
+        coversNetworks(old, now, inventory))
+    const nodes = old.nodes.with(slot, covered, inventory.room)
+    const { literals, wildcard, dangerAll } = old
+    if (identities === old.identities && nodes === old.nodes && (sameAddresses || !identities.has(slot))) return old
+    return { ...old, identities, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
+  }
+
+  #keep(sources: Sources, list: SourceList): SourceList {
+    this.#lists.set(sources, list)
+    return list
+  }
+
+  #makeList(sources: Sources): SourceList {
+    const texts = sources.dangerAll ? ['*'] : sources.wildcard ? this.#wildcardTexts(sources) : this.#ownTexts(sources)
+    return this.interned.of(texts.sort())
+  }
+
+  #combine(parts: readonly Resolved[]): Sources {
     const inventory = this.#inventory
     const identities = new BitSet(inventory.room)
     const sets: IpSet[] = []
@@ -100,7 +126,7 @@ export class SourceLists {
     nodes.or(identities)
     if (dangerAll) nodes.or(inventory.everyone)
     else if (wildcard) nodes.or(inventory.tailnetNodes)
-    const sources: Sources = { key, identities, literals, wildcard, dangerAll, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
+    const sources: Sources = { identities, literals, wildcard, dangerAll, nodes, set: lazySet(identities, literals, wildcard, dangerAll) }
     // Routes seldom hold addresses of nodes or of literals: a look at all of them together spares one at each.
     if (wildcard || dangerAll || (!literals.isEmpty && literals.overlaps(inventory.routed)) || inventory.behind.size > 0)
       for (const router of inventory.routers) if (coversNetworks(sources, router, inventory)) nodes.add(router.slot)
@@ -124,50 +150,19 @@ export class SourceLists {
   }
 
   #idOf(part: Resolved): number {
-    const ids = this.#ids
-    const known = ids.parts.get(part)
+    const { ids } = this.#partIds
+    const known = ids.get(part)
     if (known !== undefined) return known
-    ids.nextPart += 1
-    ids.parts.set(part, ids.nextPart)
-    return ids.nextPart
+    this.#partIds.next += 1
+    ids.set(part, this.#partIds.next)
+    return this.#partIds.next
   }
-
-  #intern(texts: string[]): SourceList {
-    texts.sort()
-    const known = this.#find(texts) ?? (this.#previous === undefined ? undefined : this.#previous.#find(texts))
-    const list = known ?? { id: (this.#ids.nextList += 1), texts }
-    this.#keep(list)
-    return list
-  }
-
-  #find(texts: readonly string[]): SourceList | undefined {
-    return this.#lists.get(digestOf(texts))?.find((list) => sameItems(list.texts, texts))
-  }
-
-  #keep(list: SourceList): void {
-    const digest = digestOf(list.texts)
-    const known = this.#lists.get(digest)
-    if (known === undefined) this.#lists.set(digest, [list])
-    else if (!known.includes(list)) known.push(list)
-  }
-}
-
-/** Numbers that are given once in all states of a tailnet. */
-interface PartIds {
-  readonly parts: WeakMap<Resolved, number>
-  nextPart: number
-  nextList: number
 }
 
 /** True when traffic from a router's networks is covered: by a literal, by `*`, or because a node that is a source has an address there. */
 export function coversNetworks({ wildcard, dangerAll, literals, identities }: Sources, router: NodeRecord, inventory: Inventory): boolean {
   if (router.routeKeys.length === 0) return false
   return wildcard || dangerAll || literals.overlaps(router.subnetSet) || inventory.behind.get(router)?.intersects(identities) === true
-}
-
-/** Equal for equal lists, and short: a whole list as a key would be kept twice. */
-function digestOf(texts: readonly string[]): string {
-  return `${texts.length} ${texts[0] ?? ''} ${texts[texts.length >> 1] ?? ''} ${texts[texts.length - 1] ?? ''}`
 }
 
 /** The set is made when it is first asked for. It must not hold on to the state of the tailnet in which it was described: that would never end. */

@@ -1,12 +1,13 @@
-import { formatIpRange, formatPrefix, IpSet, type IpRange, prefixRange } from '@meshwright/ip'
+import { formatIpRange, formatPrefix, IpSet, type IpRange } from '@meshwright/ip'
 import type { PortRange } from '@meshwright/packet-filter'
-import type { Alias } from './aliases.ts'
 import { BitSet } from './bits.ts'
+import type { SourceList } from './interned-lists.ts'
 import type { Inventory, NodeRecord, RecordChange } from './inventory.ts'
 import { sameItems } from './inventory-index.ts'
-import type { Destination, Policy, Statement } from './policy.ts'
+import type { PlannedTarget, StatementPlan } from './plan.ts'
+import type { Destination, Statement } from './policy.ts'
 import { INTERNET, type Resolved, type Resolver } from './resolve.ts'
-import { coversNetworks, type SourceList, type SourceLists, type Sources } from './sources.ts'
+import type { SourceLists, Sources } from './sources.ts'
 
 /** One destination alias of a statement, with all ports that the statement gives for it. */
 export interface Target {
@@ -32,6 +33,8 @@ export interface CompiledStatement {
   readonly self: Target | undefined
   /** Whether the rules of self come before those of the other destinations. */
   readonly selfFirst: boolean
+  /** Whether it also gives its sources a rule. */
+  readonly companions: boolean
   /** Nodes for which some target remains; with `via`, the routers that serve one. Self does not count. */
   readonly receivers: BitSet
 }
@@ -39,23 +42,18 @@ export interface CompiledStatement {
 /** `autogroup:internet` as rules carry it: always as ranges. */
 const INTERNET_TEXTS: readonly string[] = INTERNET.ranges().map(({ first, last }) => `${first.key}-${last.key}`)
 
-/** Looks a statement up. `postures` narrows the sources to the nodes that meet one of the statement's postures. */
+/** Looks a statement up. `meets` narrows the sources to the nodes that meet one of the statement's postures. */
 export function compileStatement(
-  statement: Statement,
-  index: number,
-  policy: Policy,
+  plan: StatementPlan,
   inventory: Inventory,
   resolver: Resolver,
   lists: SourceLists,
   meets: ((record: NodeRecord) => boolean) | undefined,
 ): CompiledStatement {
+  const { statement, index, selfFirst, companions } = plan
   const parts = statement.sources.map(({ alias }) => resolver.resolve(alias))
   const sources = lists.combine(meets === undefined ? parts : parts.flatMap((part) => narrow(part, inventory, meets)))
-  const merged = mergeTargets(statement, resolver, policy)
-  const isSelf = (target: Target): boolean => target.resolved.kind === 'self'
-  const self = merged.find(isSelf)
-  const targets = merged.filter((target) => !isSelf(target))
-  const allAutogroups = statement.kind === 'acl' && merged.every((target) => target.destination.alias.kind === 'autogroup')
+  const targets = plan.targets.map((target) => targetOf(target, resolver))
   const receivers = new BitSet(inventory.room)
   if (statement.via.length > 0) {
     for (const { alias } of statement.via) {
@@ -72,44 +70,53 @@ export function compileStatement(
     sources,
     list: targets.length === 0 ? lists.nobody : lists.listOf(sources),
     targets,
-    self,
-    selfFirst: allAutogroups && merged[0] !== undefined && isSelf(merged[0]),
+    self: plan.self === undefined ? undefined : targetOf(plan.self, resolver),
+    selfFirst,
+    companions,
     receivers,
   }
 }
 
-/** Whether a statement means in the new state of a tailnet exactly what it meant in the old one, so that it can be kept. */
-export function isUnchanged(old: CompiledStatement, inventory: Inventory, resolver: Resolver): boolean {
-  const { statement, parts, targets, sources } = old
-  if (inventory.changed === undefined || (!inventory.sameBehind && !sources.identities.isEmpty)) return false
-  return (
-    parts.every((part, i) => resolver.resolve(statement.sources[i]?.alias ?? NOBODY) === part) &&
-    targets.every(({ resolved, destination }) => resolver.resolve(destination.alias) === resolved) &&
-    inventory.changed.every((change) => {
-      const { slot } = change.now ?? change.old ?? { slot: -1 }
-      const everybody = sources.wildcard || sources.dangerAll || (statement.app.length > 0 && targets.some(({ resolved }) => resolved.kind === 'any'))
-      if (everybody && !sameNetworks(change)) return false
-      const covered = change.now !== undefined && isCovered(old, change.now, inventory)
-      const receives = change.now !== undefined && isReceiver(old, change.now)
-      return sources.nodes.has(slot) === covered && old.receivers.has(slot) === receives
-    })
+/**
+ * A statement without postures after one node changed, the same object where it means the same. What follows from other nodes stays as it is,
+ * for which reason nobody may live behind a router (see {@link SourceLists.advance}).
+ */
+export function advanceStatement(
+  old: CompiledStatement,
+  change: RecordChange,
+  inventory: Inventory,
+  resolver: Resolver,
+  lists: SourceLists,
+): CompiledStatement {
+  const { statement } = old
+  const parts = sameOr(old.parts, statement.sources.map(({ alias }) => resolver.resolve(alias)))
+  const targets = sameOr(
+    old.targets,
+    old.targets.map((target) => {
+      const resolved = resolver.resolve(target.destination.alias)
+      return resolved === target.resolved ? target : { ...target, resolved }
+    }),
   )
+  const sources = lists.advance(old.sources, parts, change)
+  const list = targets.length === 0 ? old.list : lists.advanceList(old.sources, old.list, sources, change)
+  const receives = change.now !== undefined && isReceiver(statement, targets, change.now)
+  const receivers = old.receivers.with(change.slot, receives, inventory.room)
+  // Companions make lists of destinations, and routes are part of what `*` means there.
+  const sameReverse = !old.companions || inventory.samePrefixes || !targets.some(({ resolved }) => resolved.kind === 'any')
+  const same = sameReverse && parts === old.parts && targets === old.targets && sources === old.sources && list === old.list && receivers === old.receivers
+  return same ? old : { ...old, parts, targets, sources, list, receivers }
 }
 
-/** The node was there and is there, with the same addresses and subnet routes. */
-function sameNetworks({ old, now }: RecordChange): boolean {
-  if (old === undefined || now === undefined) return false
-  return old.addresses.equals(now.addresses) && sameItems(old.routeKeys, now.routeKeys)
+/** The later items; the earlier ones where all are the same. */
+function sameOr<T>(earlier: readonly T[], later: readonly T[]): readonly T[] {
+  return sameItems(earlier, later) ? earlier : later
 }
 
-/** What an alias stands for is known to be the same; is the node among the sources, as one of them or as their router? */
-function isCovered({ sources }: CompiledStatement, record: NodeRecord, inventory: Inventory): boolean {
-  if (sources.identities.has(record.slot) || sources.dangerAll) return true
-  if (sources.wildcard && inventory.tailnetNodes.has(record.slot)) return true
-  return (!sources.literals.isEmpty && sources.literals.overlaps(record.addresses)) || coversNetworks(sources, record, inventory)
+function targetOf({ destination, literals }: PlannedTarget, resolver: Resolver): Target {
+  return { destination, ports: destination.ports, resolved: resolver.resolve(destination.alias), literals }
 }
 
-function isReceiver({ statement, targets }: CompiledStatement, record: NodeRecord): boolean {
+function isReceiver(statement: Statement, targets: readonly Target[], record: NodeRecord): boolean {
   if (statement.via.length > 0)
     return statement.via.some(({ alias }) => record.node.tags.includes(alias.text)) && targets.some((target) => isServedBy(target, record))
   return targets.some(({ resolved }) => {
@@ -118,8 +125,6 @@ function isReceiver({ statement, targets }: CompiledStatement, record: NodeRecor
     return resolved.kind === 'any' || (resolved.kind === 'internet' && record.exitRoutes.length > 0)
   })
 }
-
-const NOBODY: Alias = { kind: 'unknownAutogroup', text: '' }
 
 /** What of a destination a node is told: texts in the order of delivery. */
 export function textsFor(target: Target, record: NodeRecord, via: boolean): readonly string[] {
@@ -174,39 +179,6 @@ function addReceivers(receivers: BitSet, { resolved }: Target, inventory: Invent
   } else if (resolved.kind === 'any') receivers.or(inventory.everyone)
   else if (resolved.kind === 'internet')
     for (const record of inventory.records) if (record !== undefined && record.exitRoutes.length > 0) receivers.add(record.slot)
-}
-
-/** Destinations with the same alias joined at the place of the first; `*` before all others, groups not before users. */
-function mergeTargets(statement: Statement, resolver: Resolver, policy: Policy): Target[] {
-  const byAlias = new Map<string, Destination>()
-  for (const destination of statement.destinations) {
-    const known = byAlias.get(destination.alias.text)
-    if (known === undefined) byAlias.set(destination.alias.text, destination)
-    else
-      byAlias.set(destination.alias.text, { ...known, ports: known.ports.map((ports, i) => [...ports, ...(destination.ports[i] ?? [])]) })
-  }
-  const all = [...byAlias.values()]
-  const lastUser = all.findLastIndex(({ alias }) => alias.kind === 'user')
-  const isAny = ({ alias }: Destination): boolean => alias.kind === 'any'
-  const waits = (destination: Destination, i: number): boolean => destination.alias.kind === 'group' && i < lastUser
-  const ordered = [
-    ...all.filter(isAny),
-    ...all.filter((destination, i) => i <= lastUser && !isAny(destination) && !waits(destination, i)),
-    ...all.filter(waits),
-    ...all.filter((destination, i) => i > lastUser && !isAny(destination)),
-  ]
-  return ordered.map((destination) => ({
-    destination,
-    ports: destination.ports,
-    resolved: resolver.resolve(destination.alias),
-    literals: literalsOf(destination, policy),
-  }))
-}
-
-/** A literal as it was written, except that a single address has no length. */
-function literalsOf({ alias }: Destination, policy: Policy): readonly string[] {
-  const prefix = alias.kind === 'prefix' ? alias.prefix : alias.kind === 'host' ? policy.hosts.get(alias.name)?.value : undefined
-  return prefix === undefined ? [] : [formatIpRange(prefixRange(prefix))]
 }
 
 /** Postures narrow what names nodes of the tailnet. Networks behind routers and addresses written as such pass. */

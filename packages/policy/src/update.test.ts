@@ -27,11 +27,11 @@ function answers(compiled: CompiledPolicy, id: number): string {
 }
 
 /** A tailnet so large that what is made for its nodes is kept and handed on. */
-function tailnet(): CompiledPolicy {
+function tailnet(nodes: number = NODES): CompiledPolicy {
   const { policy } = parsePolicy(TEXT)
   if (policy === undefined) throw new Error('refused')
   const users = Array.from({ length: 10 }, (_, i) => ({ id: i + 1, login: `u${i}@example.com`, role: 'member' as const }))
-  return compilePolicy(policy, { users, nodes: Array.from({ length: NODES }, (_, i) => node(i + 1)), domains: ['example.com'] })
+  return compilePolicy(policy, { users, nodes: Array.from({ length: nodes }, (_, i) => node(i + 1)), domains: ['example.com'] })
 }
 
 const routes = (...texts: readonly string[]): Partial<TailnetNode> => {
@@ -64,6 +64,23 @@ test('where every node was told its rules, each update tells all that a full com
       if (answers(policy, id) !== before.get(id)) expect(affected.has(id)).toBe(true)
     }
     for (const [id, answer] of before) expect(answers(compiled, id)).toBe(answer)
+    compiled = policy
+  }
+})
+
+test('a tailnet grows beyond the room that it had, and what did not change is kept', () => {
+  let compiled = tailnet(1020)
+  for (const { id } of compiled.tailnet.nodes) compiled.filterFor(id)
+  for (let id = 2001; id < 2012; id += 1) {
+    const old = compiled
+    const { policy, affected } = compiled.update({ type: 'nodeSet', node: node(id) })
+    expect(affected.size).toBeLessThan(1000)
+    const full = compilePolicy(policy.policy, policy.tailnet)
+    const some = policy.tailnet.nodes.filter((each) => each.id > 2000 || each.id % 50 === 0)
+    for (const each of some) {
+      expect(answers(policy, each.id)).toBe(answers(full, each.id))
+      if (each.id !== id && answers(policy, each.id) !== answers(old, each.id)) expect(affected.has(each.id)).toBe(true)
+    }
     compiled = policy
   }
 })
