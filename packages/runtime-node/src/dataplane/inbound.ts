@@ -5,15 +5,12 @@ import { EINVAL, MSG_DONTWAIT } from './linux-abi.ts'
 import { ReceiveMessage } from './message-header.ts'
 import { RowCutter } from './row-cutter.ts'
 import { RowJoiner } from './row-joiner.ts'
-import { PathCache, type UdpPath } from './socket-address.ts'
+import { PathCache } from './socket-address.ts'
 import { decodeVnetHeader, emptyVnetHeader, encodePlainVnetHeader, VNET_GSO_NONE, VNET_GSO_UDP, VNET_HEADER_BYTES, type VnetHeader } from './vnet-header.ts'
 
 /** Rows that are received before the TUN device gets its turn. */
 const RECEIVES_PER_TURN = 32
 const CONGESTION_EXPERIENCED = 3
-
-/** Datagrams that are none of WireGuard's go here, where somebody wants them; the bytes are valid during the call. `true`: taken. */
-export type ForeignDatagram = (from: UdpPath, bytes: Uint8Array) => boolean
 
 /**
  * From the socket to the TUN device: rows of datagrams are opened where they arrived, checked against allowed IPs, joined by flows and
@@ -27,13 +24,11 @@ export class Inbound {
   readonly #cutter: RowCutter
   readonly #header: VnetHeader = emptyVnetHeader()
   readonly #paths: PathCache = new PathCache()
-  readonly #foreign: ForeignDatagram | undefined
   /** Whether the kernel has ever taken a row of UDP. */
   #udpRowTaken = false
 
-  constructor(context: LaneContext, foreign?: ForeignDatagram) {
+  constructor(context: LaneContext) {
     this.#context = context
-    this.#foreign = foreign
     this.#message = new ReceiveMessage(context.border, context.bytes, context.view, context.map.receive, context.map.received, ROW_BYTES)
     this.#batch = arenaBatch(context)
     this.#cutter = new RowCutter(context)
@@ -92,7 +87,7 @@ export class Inbound {
     for (let i = 0; i < count; i += 1) {
       const at = map.received + i * segmentBytes
       const slot = batch.addSlot(at, Math.min(segmentBytes, received - i * segmentBytes))
-      if (this.#foreign !== undefined && !isWireGuard(view, at) && this.#foreign(path, batch.source(slot))) batch.verdict[slot] = DROPPED
+      if (!isWireGuard(view, at) && engine.foreign(now, path, batch.source(slot))) batch.verdict[slot] = DROPPED
     }
     const plan = engine.open(now, path, batch)
     const { verdict, target, targetLength } = batch

@@ -1,12 +1,11 @@
 import { PacketBatch } from '@meshwright/core'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
 import type { KernelBorder } from './kernel-border.ts'
+import type { LaneEngine } from './lane-engine.ts'
 import { MESSAGE_BYTES } from './message-header.ts'
 import type { RowMemory } from './row-cutter.ts'
 import { JOINER_ROW_BYTES, JOINER_ROWS } from './row-joiner.ts'
-import type { UdpPath } from './socket-address.ts'
 import { sumsFor } from './sum-module.ts'
-import type { TunnelEngine } from './tunnel-engine.ts'
 
 /** Free bytes before and behind every region: for headers, tags, and what copies overwrite. */
 const MARGIN_BYTES = 256
@@ -106,7 +105,7 @@ export interface SocketPair {
 export interface LaneContext extends RowMemory {
   readonly border: KernelBorder
   readonly map: ArenaMap
-  readonly engine: TunnelEngine<UdpPath>
+  readonly engine: LaneEngine
   readonly offloads: LaneOffloads
   readonly counters: LaneCounters
   readonly tun: { readonly fd: number; readonly hasVnetHeader: boolean }

@@ -1,11 +1,10 @@
 import type { Instant } from '@meshwright/core'
-import type { WireGuardOutput } from '@meshwright/wireguard'
-import { type ForeignDatagram, Inbound } from './inbound.ts'
+import { Inbound } from './inbound.ts'
 import type { LaneContext, SocketPair } from './lane-context.ts'
 import { EAGAIN, EINTR, EIO, POLLERR, POLLFD_BYTES, POLLHUP, POLLIN, POLLNVAL } from './linux-abi.ts'
+import type { LaneDoors } from './lane-engine.ts'
 import { Outbound } from './outbound.ts'
 import { RowSender } from './row-sender.ts'
-import type { UdpPath } from './socket-address.ts'
 
 /** Even with nothing to wait for, a look at the world now and then. */
 const LONGEST_WAIT_MS = 1_000
@@ -21,14 +20,6 @@ export type LaneTurn =
   /** The TUN device is gone. */
   | 'gone'
 
-/** What a {@link Lane} tells its host. */
-export interface LaneEvents {
-  /** What the device says beside datagrams and packets. */
-  readonly onOutput?: (output: Exclude<WireGuardOutput<UdpPath>, { readonly type: 'transmit' | 'packet' }>) => void
-  /** A datagram that is none of WireGuard's. */
-  readonly onForeign?: ForeignDatagram
-}
-
 /**
  * Carries packets between a TUN device and sockets, turn by turn: waits in `poll`, reads what there is, lets the engine's time pass, and
  * sends what it owes. It blocks its thread while it waits.
@@ -40,20 +31,23 @@ export class Lane {
   readonly #sender: RowSender
   readonly #outbound: Outbound
   readonly #inbound: Inbound
-  readonly #events: LaneEvents
+  readonly #doors: LaneDoors
   #oldSockets: { readonly pair: SocketPair; readonly until: Instant } | undefined
   /** Errno of a device that is no more. */
   errno = 0
 
   /** @param wake an eventfd that wakes the lane up */
-  constructor(context: LaneContext, wake: number, clock: () => Instant, events: LaneEvents = {}) {
+  constructor(context: LaneContext, wake: number, clock: () => Instant) {
     this.context = context
     this.#wake = wake
     this.#clock = clock
-    this.#events = events
     this.#sender = new RowSender(context)
     this.#outbound = new Outbound(context, this.#sender)
-    this.#inbound = new Inbound(context, events.onForeign)
+    this.#inbound = new Inbound(context)
+    this.#doors = {
+      send: (path, bytes, trafficClass) => this.#sender.sendCopy(this.#clock(), path, bytes, trafficClass),
+      deliver: (packet) => this.#inbound.deliver(packet),
+    }
   }
 
   /** Rows that were joined on their way in, and the packets in them. */
@@ -89,8 +83,8 @@ export class Lane {
       }
     }
     for (let i = 2; i < fds.length; i += 1) if (has(i, POLLIN | POLLERR)) this.#inbound.run(now, fds[i] ?? -1)
-    const due = engine.device.pollTimeout()
-    if (due !== undefined && due <= now) engine.device.handleTimeout(now)
+    const due = engine.pollTimeout()
+    if (due !== undefined && due <= now) engine.handleTimeout(now)
     this.settle(now)
     if (this.#oldSockets !== undefined && now >= this.#oldSockets.until) this.#closeOld()
     return has(0) ? 'woken' : 'on'
@@ -98,19 +92,7 @@ export class Lane {
 
   /** Sends what the engine owes. */
   settle(now: Instant): void {
-    const { engine } = this.context
-    const { device } = engine
-    for (let output = device.pollOutput(); output !== undefined; output = device.pollOutput()) {
-      if (output.type === 'transmit') {
-        if (output.to !== undefined) this.#sender.sendCopy(now, output.to, output.bytes, output.trafficClass)
-      } else if (output.type === 'packet') {
-        if (engine.admits(now, output.peer, output.bytes, 0, output.bytes.length)) this.#inbound.deliver(output.bytes)
-      } else {
-        engine.note(output)
-        this.#events.onOutput?.(output)
-      }
-    }
-    for (const packet of engine.takeReleased()) this.#inbound.deliver(packet)
+    this.context.engine.settle(now, this.#doors)
   }
 
   /** Closes the sockets; the TUN device belongs to the host. */
@@ -121,7 +103,7 @@ export class Lane {
   }
 
   #waitMs(longest: number): number {
-    const due = this.context.engine.device.pollTimeout()
+    const due = this.context.engine.pollTimeout()
     const wait = due === undefined ? longest : Math.min(longest, due - this.#clock())
     const old = this.#oldSockets === undefined ? wait : Math.min(wait, OLD_SOCKETS_MS)
     // Rounded up: a wait that ends a fraction early finds nothing due and would spin.

@@ -4,7 +4,6 @@ import { arenaBatch, GATHER_BYTES, type LaneContext } from './lane-context.ts'
 import { MAX_PACKET_BYTES, MAX_UDP_PAYLOAD_BYTES, MAX_UDP_SEGMENTS } from './linux-abi.ts'
 import { completeChecksum, RowCutter } from './row-cutter.ts'
 import type { RowSender } from './row-sender.ts'
-import type { EnginePeer } from './tunnel-engine.ts'
 import { decodeVnetHeader, emptyVnetHeader, VNET_GSO_NONE, VNET_HEADER_BYTES, type VnetHeader } from './vnet-header.ts'
 
 /** Rows that are read before sockets get their turn. */
@@ -25,7 +24,7 @@ export class Outbound {
   readonly #header: VnetHeader = emptyVnetHeader()
   readonly #headerBytes: number
   // Packets gathered: whose, of which class, how long each, where the next one goes.
-  #peer: EnginePeer | undefined
+  #peer: object | undefined
   #class = 0
   #length = 0
   #next: number
@@ -69,7 +68,7 @@ export class Outbound {
       counters.kernelLies += 1
       return
     }
-    const owner = engine.ownerOf(bytes, at, length)
+    const owner = engine.ownerOf(now, bytes, at, length)
     if (owner === undefined) return
     const trafficClass = outerTrafficClass(bytes, at, length)
     if (header.kind === VNET_GSO_NONE) return this.#gather(now, at, length, owner, trafficClass)
@@ -78,7 +77,7 @@ export class Outbound {
     else counters.kernelLies += 1
   }
 
-  #sendRow(now: Instant, owner: EnginePeer, trafficClass: number): void {
+  #sendRow(now: Instant, owner: object, trafficClass: number): void {
     const { counters, map } = this.#context
     const cutter = this.#cutter
     const batch = this.#batch
@@ -96,7 +95,7 @@ export class Outbound {
     batch.reset()
   }
 
-  #gather(now: Instant, at: number, length: number, owner: EnginePeer, trafficClass: number): void {
+  #gather(now: Instant, at: number, length: number, owner: object, trafficClass: number): void {
     const { counters, map, bytes } = this.#context
     const batch = this.#batch
     counters.tunPackets += 1
@@ -126,11 +125,12 @@ export class Outbound {
   }
 
   /** Seals the batch and sends what became of it, neighbours of one length as a row. */
-  #seal(now: Instant, owner: EnginePeer, trafficClass: number): void {
+  #seal(now: Instant, owner: object, trafficClass: number): void {
     const batch = this.#batch
-    const { device } = this.#context.engine
-    if (device.seal(now, owner.publicKey, batch) === 0) return
-    const path = device.pathOf(owner.publicKey)
+    const { engine } = this.#context
+    if (engine.seal(now, owner, batch) === 0) return
+    if (engine.isRelayed(now, owner)) for (let i = 0; i < batch.count; i += 1) if (batch.verdict[i] === DONE) engine.relay(now, owner, batch.result(i))
+    const path = engine.pathOf(now, owner)
     if (path === undefined) return
     const { count, target, targetLength, verdict } = batch
     for (let i = 0; i < count; ) {

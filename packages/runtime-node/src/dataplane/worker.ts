@@ -3,7 +3,6 @@ import type { Instant } from '@meshwright/core'
 import { type CryptoProvider, NodePublicKey } from '@meshwright/crypto'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { formatEndpoint } from '@meshwright/ip'
-import type { WireGuardOutput } from '@meshwright/wireguard'
 import { formatUapi, parseUapi, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { suspendAwareClock } from '../clock.ts'
 import { chooseCryptoProvider } from '../fast-crypto.ts'
@@ -14,6 +13,7 @@ import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
+import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
 
@@ -45,6 +45,7 @@ class DataPlaneThread {
   readonly #clock: () => Instant = suspendAwareClock()
   readonly #provider: WasmProvider
   readonly #context: LaneContext
+  readonly #engine: TunnelEngine<UdpPath>
   readonly #lane: Lane
   #mark = 0
   /** Whether the port was not asked for by its number. */
@@ -56,18 +57,18 @@ class DataPlaneThread {
     this.#post = post
     this.#provider = provider
     const memory = arenaIn(provider)
-    const engine = new TunnelEngine<UdpPath>({ name: start.name, pathTo: udpPathTo, provider, mtu: start.mtu, log: (level, line) => this.#log(level, line) })
+    this.#engine = new TunnelEngine<UdpPath>({ name: start.name, pathTo: udpPathTo, provider, mtu: start.mtu, log: (level, line) => this.#log(level, line) })
     this.#context = {
       ...memory,
       border: linuxBorder(koffi, memory.bytes),
-      engine,
+      engine: new TunnelLane(this.#engine, (output) => this.#note(output)),
       offloads: { ...start.offloads },
       counters: noLaneCounters(),
       tun: start.tun,
       sockets: undefined,
       mtu: start.mtu,
     }
-    this.#lane = new Lane(this.#context, start.wake, this.#clock, { onOutput: (output) => this.#note(output) })
+    this.#lane = new Lane(this.#context, start.wake, this.#clock)
     if (start.sockets !== undefined) this.#lane.useSockets(this.#clock(), start.sockets)
   }
 
@@ -78,7 +79,7 @@ class DataPlaneThread {
     if (config.type === 'set') this.#apply(config.changes)
     for (const bytes of start.reconnect) {
       const key = NodePublicKey.fromBytes(bytes)
-      if (key !== undefined) this.#context.engine.device.connect(this.#clock(), key)
+      if (key !== undefined) this.#engine.device.connect(this.#clock(), key)
     }
     this.#lane.settle(this.#clock())
     this.#post({ type: 'ready' })
@@ -108,7 +109,7 @@ class DataPlaneThread {
   }
 
   #handle(message: ToWorker): void {
-    const { engine } = this.#context
+    const engine = this.#engine
     const now = this.#clock()
     switch (message.type) {
       case 'set': {
@@ -148,11 +149,12 @@ class DataPlaneThread {
       if (errno !== 0) return errno
     }
     // A device with a key wants to be reachable and to send, even if nobody chose a port.
-    return this.#context.engine.hasKey && this.#context.sockets === undefined ? this.#listen(0) : 0
+    return this.#engine.hasKey && this.#context.sockets === undefined ? this.#listen(0) : 0
   }
 
   #change(change: UapiChange, later: readonly UapiChange[]): number {
-    const { engine, border } = this.#context
+    const { border } = this.#context
+    const engine = this.#engine
     switch (change.type) {
       case 'replacePeers':
         engine.replacePeers(this.#clock(), later)
@@ -174,7 +176,8 @@ class DataPlaneThread {
 
   /** Moves to another port, 0 for any; a port that cannot be had changes nothing. No datagram is lost on the way. */
   #listen(port: number): number {
-    const { sockets, border, offloads, engine } = this.#context
+    const { sockets, border, offloads } = this.#context
+    const engine = this.#engine
     if (sockets !== undefined && (port === sockets.port || (port === 0 && this.#isAnyPort))) {
       this.#isAnyPort = port === 0
       return 0
@@ -207,8 +210,8 @@ class DataPlaneThread {
     return { provider: this.#provider.name, offloads: { ...offloads }, counters: { ...counters }, joined: this.#lane.joined, port: sockets?.port ?? 0 }
   }
 
-  #note(output: Exclude<WireGuardOutput<UdpPath>, { readonly type: 'transmit' | 'packet' }>): void {
-    const { device } = this.#context.engine
+  #note(output: TunnelOutput): void {
+    const { device } = this.#engine
     const peer = output.peer.bytes
     switch (output.type) {
       case 'roamed':
