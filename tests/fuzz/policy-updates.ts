@@ -109,10 +109,10 @@ function partly(random: SeededRandom, node: TailnetNode): TailnetNode {
   ])
 }
 
-/** Many addresses lie side by side, so that they are told as ranges. */
+/** Many addresses lie side by side, so that they are told as ranges. No two are the same: a tailnet gives each once. */
 function crowded(random: SeededRandom, node: TailnetNode): TailnetNode {
   if (random.chance(0.3)) return node
-  return { ...node, addresses: [`100.64.2.${node.id}`, `fd7a:115c:a1e0::2:${node.id}`].flatMap((text) => parseIp(text) ?? []) }
+  return { ...node, addresses: [`100.64.20.${node.id}`, `fd7a:115c:a1e0::20:${node.id}`].flatMap((text) => parseIp(text) ?? []) }
 }
 
 function policyText(random: SeededRandom): string {
