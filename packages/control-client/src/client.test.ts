@@ -169,11 +169,40 @@ test('a login by URL shows it once, waits for ever, follows a new URL and backs 
   bench.pass(100)
   expect(bench.register().Followup).toBe('https://c.example/register/1')
   bench.registered({ AuthURL: 'https://c.example/register/2' })
+  expect(bench.client.status().authUrl).toBe('https://c.example/register/2')
+  expect(bench.has('register')).toBe(false)
+  bench.pass(1_000)
   expect(bench.register().Followup).toBe('https://c.example/register/2')
   bench.registered()
   expect(bench.events.filter((event) => event.type === 'openUrl').length).toBe(2)
   expect(bench.client.nodeKey?.publicKey().text).toBe(key)
   expect(bench.client.status().authUrl).toBeUndefined()
+})
+
+test('a server that answers with ever new URLs is asked more and more slowly', () => {
+  const bench = new Bench()
+  bench.act((now) => bench.client.login(now))
+  let asked = 0
+  for (let ms = 0; ms < 60_000; ms += 100) {
+    bench.pass(100)
+    if (!bench.has('register')) continue
+    asked += 1
+    bench.registered({ AuthURL: `https://c.example/register/${asked}` })
+  }
+  expect(asked).toBeGreaterThan(5)
+  expect(asked).toBeLessThan(40)
+})
+
+test('what is no address of the web is not shown to anybody, and refusals have an end', () => {
+  const bench = new Bench()
+  bench.act((now) => bench.client.login(now))
+  bench.registered({ AuthURL: 'javascript:alert(1)' })
+  expect(bench.problems()).toEqual(['CONTROL_LOGIN_FAILED'])
+  bench.pass(2_000)
+  bench.registered({ Error: `no\u001b[2J${'x'.repeat(100_000)}` })
+  const told = bench.events.flatMap((event) => (event.type === 'problem' ? [event.message] : []))
+  expect(told.at(-1)).toMatch(/^the control server refused the login: no \[2Jx{400,500}…$/)
+  expect(bench.events.some((event) => event.type === 'openUrl')).toBe(false)
 })
 
 test('an expired key is answered with a new one that names the old one; a second refusal in the round is a problem', () => {

@@ -21,6 +21,7 @@ import { LoginFlow, type LoginHow } from './login.ts'
 import { isKeyExpired } from './map-node.ts'
 import { MapSession } from './map-session.ts'
 import type { NetworkMap } from './network-map.ts'
+import { isWebAddress } from './plain-text.ts'
 import { Requests } from './requests.ts'
 import { shareUnchanged } from './share.ts'
 
@@ -77,6 +78,8 @@ export interface ControlClientStatus {
 
 const PING_TIMEOUT_MS = 15_000
 const ANSWER_TIMEOUT_MS = 60_000
+/** Pings that the server asks for while so many requests wait for their answers are not sent. */
+const MAX_OPEN_REQUESTS = 32
 /** Deadlines far away are looked at again after this: wall clocks are set, and laptops sleep. */
 const MAX_EXPIRY_WAIT_MS = 3_600_000
 const SKEW_MS = 60_000
@@ -353,7 +356,7 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
       const skew = time - this.#wallClock()
       this.#skewMs = time >= PLAUSIBLE_TIME && Math.abs(skew) > SKEW_MS ? skew : 0
     }
-    if (response.PopBrowserURL !== undefined && response.PopBrowserURL !== '' && response.PopBrowserURL !== this.#lastPopUrl) {
+    if (response.PopBrowserURL !== undefined && isWebAddress(response.PopBrowserURL) && response.PopBrowserURL !== this.#lastPopUrl) {
       this.#lastPopUrl = response.PopBrowserURL
       this.#outbox.push({ type: 'openUrl', url: response.PopBrowserURL })
     }
@@ -362,7 +365,7 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#lastPingUrl = ping.URL
     const path = pathOf(ping.URL)
     if ((ping.Types ?? '') !== '' || ping.URLIsNoise !== true) this.#outbox.push({ type: 'ping', request: ping })
-    else if (path !== undefined) this.#requests.tell(now, 'HEAD', path, undefined, PING_TIMEOUT_MS)
+    else if (path !== undefined && this.#requests.size < MAX_OPEN_REQUESTS) this.#requests.tell(now, 'HEAD', path, undefined, PING_TIMEOUT_MS)
   }
 
   #watchExpiry(now: Instant): void {

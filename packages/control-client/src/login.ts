@@ -13,6 +13,7 @@ import {
 import { NodePrivateKey } from '@meshwright/crypto'
 import { Backoff, retryAfterMs } from './backoff.ts'
 import type { ControlClientOutput, ControlProblemCode } from './events.ts'
+import { isWebAddress, plainText } from './plain-text.ts'
 import type { Answer, Requests } from './requests.ts'
 
 /** How to log in. */
@@ -72,6 +73,7 @@ type LoginPhase =
  * | idle | login | asking |
  * | asking | accepted | idle |
  * | asking | a URL: shown, asked again with it | asking |
+ * | asking | another URL than was shown: shown, asked again with it | waiting |
  * | asking | key expired: a new key, once a round | asking |
  * | asking | refused, failed, 429, the same URL again | waiting |
  * | waiting | time | asking |
@@ -184,10 +186,14 @@ export class LoginFlow {
       this.#phase = { state: 'idle' }
       return this.#around.succeeded(now, attempt.key, response)
     }
+    if (!isWebAddress(response.AuthURL)) {
+      return this.#retry(now, attempt, 'CONTROL_LOGIN_FAILED', 'the control server names an address to log in at that is no web address', this.#refusals.nextMs())
+    }
     const next = { ...attempt, followup: response.AuthURL }
-    if (attempt.followup === response.AuthURL) return this.#wait(now, next, this.#backoff.nextMs(), false)
+    if (attempt.followup !== response.AuthURL) this.#around.outbox.push({ type: 'openUrl', url: response.AuthURL })
+    // The server holds a question about a URL until a person has decided. One that answers at once, with whatever URL, is asked more and more slowly.
+    if (attempt.followup !== undefined) return this.#wait(now, next, this.#backoff.nextMs(), false)
     this.#backoff.reset()
-    this.#around.outbox.push({ type: 'openUrl', url: response.AuthURL })
     this.#ask(now, next)
   }
 
@@ -209,7 +215,7 @@ export class LoginFlow {
 
   // Asked again all the same, as real clients do, but more slowly: the reason may go away (an approval, a database that was busy).
   #refused(now: Instant, attempt: Attempt, text: string): void {
-    this.#retry(now, attempt, 'CONTROL_LOGIN_REFUSED', `the control server refused the login: ${text}`, this.#refusals.nextMs())
+    this.#retry(now, attempt, 'CONTROL_LOGIN_REFUSED', `the control server refused the login: ${plainText(text)}`, this.#refusals.nextMs())
   }
 
   #retry(now: Instant, attempt: Attempt, code: ControlProblemCode, message: string, waitMs: number): undefined {

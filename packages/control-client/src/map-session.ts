@@ -1,5 +1,5 @@
 import { after, earlier, type Instant, type Outbox, type RandomSource } from '@meshwright/core'
-import { decodeDocument, decodeMapResponse, MapChunkReader, type MapChunkReaderOptions, type MapRequest, type MapResponse } from '@meshwright/control-protocol'
+import { countJsonItems, decodeDocument, decodeMapResponse, MapChunkReader, MAX_JSON_ITEMS, type MapChunkReaderOptions, type MapRequest, type MapResponse } from '@meshwright/control-protocol'
 import { Backoff } from './backoff.ts'
 import type { ControlClientOutput, ControlProblemCode } from './events.ts'
 import type { Requests, StreamEvent } from './requests.ts'
@@ -18,10 +18,16 @@ export interface MapSessionSurroundings {
 /** A poll that is silent for this long is dead (tailscale/tailscale:control/controlclient/direct.go; servers send every 50 to 60 s). */
 export const WATCHDOG_MS = 120_000
 const MAX_SLEEP_MS = 300_000
+/**
+ * What the frames of one stream may come to. Deltas add to the map, so it is the stream that bounds its memory; a new stream begins with what is
+ * in force, so that an honest server loses one round trip.
+ */
+const MAX_STREAM_BYTES = 268_435_456
+const MAX_STREAM_ITEMS = 2 * MAX_JSON_ITEMS
 
 type MapPhase =
   | { readonly state: 'stopped' }
-  | { readonly state: 'polling'; readonly id: number; readonly reader: MapChunkReader; status: number; frames: number; due: Instant }
+  | { readonly state: 'polling'; readonly id: number; readonly reader: MapChunkReader; status: number; frames: number; bytes: number; items: number; due: Instant }
   /** `asked`: the server wants the pause. */
   | { readonly state: 'waiting'; readonly due: Instant; readonly asked: boolean }
 
@@ -93,7 +99,7 @@ export class MapSession {
   #poll(now: Instant): void {
     const body = this.#around.request()
     const id = this.#around.requests.stream(now, { path: '/machine/map', body, nodeKeys: [body.NodeKey] }, (at, event) => this.#take(at, event))
-    this.#phase = { state: 'polling', id, reader: new MapChunkReader(this.#around.reader), status: 0, frames: 0, due: after(now, WATCHDOG_MS) }
+    this.#phase = { state: 'polling', id, reader: new MapChunkReader(this.#around.reader), status: 0, frames: 0, bytes: 0, items: 0, due: after(now, WATCHDOG_MS) }
   }
 
   #take(now: Instant, event: StreamEvent): void {
@@ -121,6 +127,12 @@ export class MapSession {
 
   #frame(now: Instant, phase: MapPhase & { state: 'polling' }, bytes: Uint8Array): boolean {
     phase.due = after(now, WATCHDOG_MS)
+    phase.bytes += bytes.length
+    phase.items += countJsonItems(bytes)
+    if (phase.frames > 0 && (phase.bytes > MAX_STREAM_BYTES || phase.items > MAX_STREAM_ITEMS)) {
+      this.#drop(now, 'the control server has sent more in one stream than a map can hold: polling anew')
+      return false
+    }
     const decoded = decodeDocument(decodeMapResponse, bytes)
     if (!decoded.ok) {
       this.#drop(now, `a frame of the map stream cannot be read: ${decoded.path} ${decoded.problem}`)
@@ -140,6 +152,7 @@ export class MapSession {
     }
     const sleepMs = Math.min((response.Debug?.SleepSeconds ?? 0) * 1000, MAX_SLEEP_MS)
     if (sleepMs > 0) {
+      this.#problem('CONTROL_MAP_SILENT', `the control server has asked this node to be silent for ${sleepMs / 1000} s`, sleepMs)
       this.#around.requests.cancel(phase.id)
       this.#setUp(false)
       this.#phase = { state: 'waiting', due: after(now, sleepMs), asked: true }

@@ -1,6 +1,13 @@
 import type { RelayMap, RelayNode, RelayRegion } from '@meshwright/core'
 import { decoder, flag, float, integer, type JsonDecoder, list, object, record, required, type Shape, text } from './shape.ts'
 
+/** More regions than this are not looked at: real maps have a few dozen, and each costs sockets and time. */
+export const MAX_RELAY_REGIONS = 1_000
+/** More relays of one region than this are not looked at. */
+export const MAX_RELAYS_OF_REGION = 100
+const MAX_PORT = 65_535
+const NO_STUN = -1
+
 /** One relay server on the wire; {@link RelayNode} is the same in this project's words. */
 export interface DERPNode {
   readonly Name: string
@@ -78,19 +85,23 @@ export const derpMap: Shape<DERPMap> = object<DERPMap>({
 /** Decodes a DERPMap. */
 export const decodeDERPMap: JsonDecoder<DERPMap> = decoder(derpMap)
 
-/** The relays of a DERPMap in the words of `@meshwright/core`. Regions whose number is not a positive integer are left out. */
+/**
+ * The relays of a DERPMap in the words of `@meshwright/core`. Left out are regions whose number is not a positive integer, relays whose port
+ * is none, and everything past {@link MAX_RELAY_REGIONS} regions or {@link MAX_RELAYS_OF_REGION} relays of one; a STUN port that is none means no STUN.
+ */
 export function relayMapFromDERPMap(map: DERPMap): RelayMap {
   const regions = new Map<number, RelayRegion>()
   for (const [key, region] of Object.entries(map.Regions ?? {})) {
     const id = region.RegionID === 0 ? Number(key) : region.RegionID
     if (!Number.isSafeInteger(id) || id <= 0) continue
+    if (regions.size === MAX_RELAY_REGIONS && !regions.has(id)) continue
     regions.set(id, {
       id,
       code: region.RegionCode,
       name: region.RegionName,
       ...(region.Avoid === true && { avoid: true }),
       ...(region.NoMeasureNoHome === true && { noMeasureNoHome: true }),
-      nodes: (region.Nodes ?? []).map((node) => relayNode(id, node)),
+      nodes: (region.Nodes ?? []).filter(({ DERPPort = 0 }) => DERPPort >= 0 && DERPPort <= MAX_PORT).slice(0, MAX_RELAYS_OF_REGION).map((node) => relayNode(id, node)),
     })
   }
   return { regions }
@@ -123,7 +134,7 @@ function relayNode(regionId: number, node: DERPNode): RelayNode {
     ...(given(node.CertName) && { certName: node.CertName }),
     ...(given(node.IPv4) && { ipv4: node.IPv4 }),
     ...(given(node.IPv6) && { ipv6: node.IPv6 }),
-    ...(node.STUNPort !== undefined && node.STUNPort !== 0 && { stunPort: node.STUNPort }),
+    ...(node.STUNPort !== undefined && node.STUNPort !== 0 && { stunPort: node.STUNPort > 0 && node.STUNPort <= MAX_PORT ? node.STUNPort : NO_STUN }),
     ...(node.STUNOnly === true && { stunOnly: true }),
     ...(node.DERPPort !== undefined && node.DERPPort !== 0 && { derpPort: node.DERPPort }),
     ...(node.InsecureForTests === true && { insecureForTests: true }),

@@ -21,12 +21,18 @@ const capGrant: Shape<CapGrant> = object<CapGrant>({
   CapMap: record<readonly unknown[] | null>(list(raw), null),
 })
 
+// A null in these lists must not vanish: what stands behind it would move up, and a list that had only nulls would mean "any".
+const inPlace =
+  <T>(shape: Shape<T>, unreadable: T): Shape<readonly T[]> =>
+  (value, fault) =>
+    list(shape)(Array.isArray(value) ? value.map((item: unknown) => item ?? unreadable) : value, fault)
+
 /** Reads a `FilterRule`. */
 export const filterRule: Shape<FilterRule> = object<FilterRule>({
-  SrcIPs: required<readonly string[]>(list(text), []),
-  SrcBits: list(integer),
+  SrcIPs: required<readonly string[]>(inPlace(text, ''), []),
+  SrcBits: inPlace(integer, -1),
   DstPorts: list(netPortRange),
-  IPProto: list(integer),
+  IPProto: inPlace(integer, -1),
   CapGrant: list(capGrant),
 })
 

@@ -10,7 +10,7 @@ export {
   MIN_CAPABILITY_VERSION,
   releaseOfCapabilityVersion,
 } from './capability-version.ts'
-export { encodeJson, formatJson, MAX_JSON_DEPTH, parseJson, type WireInteger } from './json.ts'
+export { countJsonItems, encodeJson, formatJson, MAX_JSON_DEPTH, MAX_JSON_ITEMS, parseJson, type WireInteger } from './json.ts'
 export { decodeDocument, type Decoded, type JsonDecoder } from './shape.ts'
 export { formatTime, parseOptionalTime, parseTime, ZERO_TIME } from './time.ts'
 export {
@@ -37,6 +37,8 @@ export {
   type DERPMap,
   type DERPNode,
   type DERPRegion,
+  MAX_RELAY_REGIONS,
+  MAX_RELAYS_OF_REGION,
 } from './derp-map.ts'
 export {
   decodeSSHAction,

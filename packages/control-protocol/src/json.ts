@@ -3,17 +3,28 @@ import { utf8DecodeStrict, utf8Encode } from '@meshwright/core'
 /** Deepest nesting of arrays and objects that is read or written: no document of this protocol needs a quarter of it. */
 export const MAX_JSON_DEPTH = 64
 
+/**
+ * The most arrays, objects and members in one document: a map of 100,000 peers has half as many. Three bytes (`{},`) become a hundred in memory,
+ * so that a bound in bytes alone would not be one.
+ */
+export const MAX_JSON_ITEMS = 6_000_000
+
 /** A number when it lies within ±(2^53 − 1), else a `bigint`. Always in that one form, so `===` and `Map` keys work. */
 export type WireInteger = number | bigint
+
+const COMMA = 0x2c
+const OPEN_ARRAY = 0x5b
+const OPEN_OBJECT = 0x7b
 
 // Native parsing rounds integers beyond 2^53. Such documents are rare: this finds them, and no string that looks alike is missed.
 const MAY_HOLD_BIG_INTEGER = /[0-9]{16}/
 
 /**
  * The value that JSON bytes or text stand for; `undefined` when they are not JSON, not UTF-8, or nested deeper than
- * {@link MAX_JSON_DEPTH}. Integers beyond 2^53 come as `bigint`, exactly (older nodes have such IDs); all else as `JSON.parse` gives it.
+ * {@link MAX_JSON_DEPTH}, or bytes of more than {@link MAX_JSON_ITEMS} items. Integers beyond 2^53 come as `bigint`, exactly (older nodes have such IDs); all else as `JSON.parse` gives it.
  */
 export function parseJson(source: Uint8Array | string): unknown {
+  if (typeof source !== 'string' && countJsonItems(source) > MAX_JSON_ITEMS) return undefined
   const text = typeof source === 'string' ? source : utf8DecodeStrict(source)
   if (text === undefined) return undefined
   let value: unknown
@@ -24,6 +35,16 @@ export function parseJson(source: Uint8Array | string): unknown {
   }
   if (!withinDepth(value, MAX_JSON_DEPTH)) return undefined
   return MAY_HOLD_BIG_INTEGER.test(text) && BIG_TOKEN.test(text) ? new ExactReader(text).value() : value
+}
+
+/** How many arrays, objects and members a document holds, at most: their signs are counted, also within strings. */
+export function countJsonItems(bytes: Uint8Array): number {
+  let count = 0
+  for (let at = 0; at < bytes.length; at += 1) {
+    const byte = bytes[at]
+    if (byte === COMMA || byte === OPEN_OBJECT || byte === OPEN_ARRAY) count += 1
+  }
+  return count
 }
 
 /** UTF-8 JSON of a value in which integers may be `bigint`. Members that are `undefined` are left out. */

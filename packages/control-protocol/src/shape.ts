@@ -11,7 +11,7 @@ export type JsonDecoder<T> = (value: unknown) => Decoded<T>
 /** Decodes the JSON document in `bytes`. */
 export function decodeDocument<T>(decode: JsonDecoder<T>, bytes: Uint8Array | string): Decoded<T> {
   const value = parseJson(bytes)
-  return value === undefined ? { ok: false, path: '', problem: 'not a JSON document' } : decode(value)
+  return value === undefined ? { ok: false, path: '', problem: 'not a JSON document, or one that is too large' } : decode(value)
 }
 
 /** Makes a decoder of a shape. */

@@ -46,7 +46,7 @@ test('a wrong type is refused with the path to it, and the value is not quoted',
     [null, '', 'expected a value'],
   ]
   for (const [value, path, problem] of cases) expect(decodeMapResponse(value)).toEqual({ ok: false, path, problem })
-  expect(decodeDocument(decodeMapResponse, '{')).toEqual({ ok: false, path: '', problem: 'not a JSON document' })
+  expect(decodeDocument(decodeMapResponse, '{')).toEqual({ ok: false, path: '', problem: 'not a JSON document, or one that is too large' })
 })
 
 test('null and empty are told apart where the protocol does', () => {
@@ -134,4 +134,28 @@ test('a c2n answer cannot smuggle header lines', () => {
 
 test('capability versions are named by release', () => {
   expect([142, 113, 114, 67].map(releaseOfCapabilityVersion)).toEqual(['1.102', '1.80', '1.80', 'before 1.48'])
+})
+
+test('a null in a filter rule never widens it: it keeps its place, and a list of nulls is no empty list', () => {
+  const decoded = decodeFilterRules([{ SrcIPs: [null, '10.0.0.1'], SrcBits: [8, null, 0], DstPorts: null, IPProto: [null] }])
+  expect(decoded).toEqual({ ok: true, value: [{ SrcIPs: ['', '10.0.0.1'], SrcBits: [8, -1, 0], IPProto: [-1] }] })
+})
+
+test('relays with a port that is none are left out, a STUN port that is none means no STUN, and a map has an end', () => {
+  const node = (more: object): object => ({ Name: '1a', RegionID: 1, HostName: 'relay.example', ...more })
+  const map = (nodes: readonly object[]): ReturnType<typeof relayMapFromDERPMap> => {
+    const decoded = decodeDERPMap({ Regions: { '1': { RegionID: 1, RegionCode: 'x', RegionName: 'x', Nodes: nodes } } })
+    return relayMapFromDERPMap(decoded.ok ? decoded.value : {})
+  }
+  expect(map([node({ DERPPort: 65_536 }), node({ DERPPort: -1 })]).regions.get(1)?.nodes).toEqual([])
+  expect(map([node({ STUNPort: 65_536 }), node({ STUNPort: -5 }), node({ STUNPort: 3478 }), node({})]).regions.get(1)?.nodes.map(({ stunPort }) => stunPort)).toEqual([-1, -1, 3478, undefined])
+  expect(map(Array.from({ length: 500 }, () => node({}))).regions.get(1)?.nodes.length).toBe(100)
+  const many = decodeDERPMap({ Regions: Object.fromEntries(Array.from({ length: 3_000 }, (_, i) => [String(i + 1), { RegionID: i + 1 }])) })
+  expect(relayMapFromDERPMap(many.ok ? many.value : {}).regions.size).toBe(1_000)
+})
+
+test('a document of more items than any map has is refused before it becomes objects', () => {
+  const items = (count: number): Uint8Array => Buffer.from(`[${'{},'.repeat(count / 2)}{}]`)
+  expect(parseJson(items(1_000))).toHaveLength(501)
+  expect(parseJson(items(6_000_002))).toBeUndefined()
 })

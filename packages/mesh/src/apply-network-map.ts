@@ -6,6 +6,9 @@ import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import type { DataPlaneConfig } from './dataplane.ts'
 import type { Prefs } from './prefs.ts'
 
+/** A node talks to so many peers at most, those with the lowest numbers: as many as its WireGuard device holds, with room to spare. */
+export const MAX_PEERS = 60_000
+
 /** What a network map means for the packet paths of this node, under its preferences. */
 export interface AppliedMap {
   readonly plane: DataPlaneConfig
@@ -20,7 +23,9 @@ export interface AppliedMap {
  */
 export function applyNetworkMap(map: NetworkMap, prefs: Prefs, wallNow: UnixMillis): AppliedMap {
   const warnings: string[] = []
-  const peers = [...map.peers.values()].filter((peer) => !isKeyExpired(peer, wallNow) && !peer.isJailed)
+  const usable = [...map.peers.values()].filter((peer) => !isKeyExpired(peer, wallNow) && !peer.isJailed)
+  const peers = usable.slice(0, MAX_PEERS)
+  if (usable.length > peers.length) warnings.push(`The control server names more than ${MAX_PEERS} peers: ${usable.length - peers.length} of them are left out and cannot be reached. A narrower policy shows this node fewer`)
   const local = IpSet.from([...map.self.addresses, offeredAddresses(map.self, prefs)])
   const plane: DataPlaneConfig = {
     peers: peers.map((peer) => peer.nodeKey),

@@ -123,24 +123,6 @@ function pathOf({ path }: EnginePeer, map: NetworkMap): PeerPath {
   return { type: 'none' }
 }
 
-/** Warnings for people, with a remedy each where one is known. */
-export function healthLines(from: {
-  readonly map: NetworkMap | undefined
-  readonly warnings: readonly string[]
-  readonly lastError: string | undefined
-  readonly namesProblem: string | undefined
-  readonly relayProblem: string | undefined
-  readonly expired: boolean
-}): readonly string[] {
-  const lines = [...from.warnings, ...(from.map?.health ?? [])]
-  for (const message of from.map?.displayMessages.values() ?? []) if (message.Text !== undefined && message.Text !== '') lines.push(message.Text)
-  if (from.lastError !== undefined) lines.push(from.lastError)
-  if (from.namesProblem !== undefined) lines.push(`The names of the mesh cannot be used: ${from.namesProblem}`)
-  if (from.relayProblem !== undefined) lines.push(from.relayProblem)
-  if (from.expired) lines.push('The node key has expired: log in again with "meshwright up"')
-  return lines
-}
-
 /** Which state a node is in now, given the one it was in (see `MeshNode`). */
 export function nextState(
   before: MeshState,

@@ -6,13 +6,14 @@ import { Netstack } from '@meshwright/netstack'
 import { applyNetworkMap, offeredAddresses } from './apply-network-map.ts'
 import { drain } from './drain.ts'
 import { Engine, type EngineOptions } from './engine.ts'
+import { healthLines, relayProblemLine } from './health.ts'
 import { hostFacts } from './host-facts.ts'
 import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
 import { InnerPackets } from './inner-packets.ts'
 import { NodeNames } from './node-names.ts'
 import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
-import { buildStatus, healthLines, nextState, nodeWithAddress, whoIs } from './node-status.ts'
+import { buildStatus, nextState, nodeWithAddress, whoIs } from './node-status.ts'
 import { tellPath } from './path-story.ts'
 import { NodePings } from './node-pings.ts'
 import { OwnEndpoints } from './own-endpoints.ts'
@@ -100,12 +101,12 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     return this.#map
   }
 
-  /** Begins as the preferences say: takes part, or stays stopped. */
   /** Whether the control server has confirmed the map in this run: false while it is the one of an earlier run. */
   get isMapFresh(): boolean {
     return this.#control.isMapFresh
   }
 
+  /** Begins as the preferences say: takes part, or stays stopped. */
   start(now: Instant, how: LoginHow = {}): void {
     if (this.#prefs.wantRunning) this.up(now, how)
     this.#settle(now)
@@ -235,8 +236,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       case 'linkChanged':
         this.#engine?.rebind(now)
         this.#home.restart(now)
-        break
         this.#control.networkChanged(now)
+        break
       case 'dnsAnswer':
         if (input.bytes === undefined) this.#names.failed(now, input.token, input.upstream, input.transport)
         else this.#names.answered(now, input.token, input.upstream, input.bytes, input.transport)
@@ -472,8 +473,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   #relayProblem(): string | undefined {
-    const problem = this.#state === 'running' ? this.#engine?.relayProblem(this.#home.region) : undefined
-    return problem === undefined ? undefined : `The home relay (region ${this.#home.region}) cannot be reached: ${problem}`
+    return this.#state === 'running' && this.#engine !== undefined ? relayProblemLine(this.#engine, this.#home.region, this.#map) : undefined
   }
 
   #decide(_now: Instant): void {

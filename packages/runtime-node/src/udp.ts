@@ -10,6 +10,7 @@ const KERNEL_BUFFER_BYTES = 2 * 1024 * 1024
 const ATTEMPTS_FOR_SAME_PORT = 10
 /** Addresses of senders that are remembered as parsed; more begin anew. */
 const MAX_KNOWN_SENDERS = 4096
+const MAX_PORT = 65_535
 
 /** Why a UDP socket could not be had. */
 export type UdpErrorCode = 'UDP_PORT_TAKEN' | 'UDP_NOT_ALLOWED' | 'UDP_UNAVAILABLE'
@@ -120,7 +121,7 @@ class TwoSockets implements UdpSocket {
 
   send(to: Endpoint, bytes: Uint8Array): boolean {
     const socket = to.ip.family === 4 ? this.#four : this.#six
-    if (socket === undefined || this.#closed || to.port === 0 || socket.getSendQueueSize() + bytes.length > MAX_SEND_QUEUE_BYTES) {
+    if (socket === undefined || this.#closed || !(to.port > 0 && to.port <= MAX_PORT) || socket.getSendQueueSize() + bytes.length > MAX_SEND_QUEUE_BYTES) {
       this.#dropped += 1
       return false
     }
