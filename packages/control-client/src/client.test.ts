@@ -379,6 +379,37 @@ test('a frame that changes nothing yields no map', () => {
   expect(bench.types()).toEqual([])
 })
 
+test('a key that the server registered and does not know after all is registered again, twice at most; a key that worked before is not', () => {
+  const unknown = (bench: Bench): void => bench.answer(bench.find('poll'), 404)
+  const lost = new Bench()
+  lost.act((now) => lost.client.login(now, { authKey: 'tskey-1' }))
+  const keys: string[] = []
+  for (let i = 0; i < 3; i += 1) {
+    expect(lost.register()).toMatchObject({ Auth: { AuthKey: 'tskey-1' } })
+    keys.push(lost.register().NodeKey)
+    lost.registered()
+    unknown(lost)
+  }
+  expect(new Set(keys).size).toBe(1)
+  expect(lost.has('register')).toBe(false)
+  expect(lost.events.filter((event) => event.type === 'problem').map((event) => event.code)).toEqual(['CONTROL_NODE_UNKNOWN'])
+  // The second registration was kept: the node runs.
+  const kept = new Bench()
+  kept.act((now) => kept.client.login(now, { authKey: 'tskey-1' }))
+  kept.registered()
+  unknown(kept)
+  kept.registered()
+  kept.frame({ Node: kept.selfNode() })
+  expect(kept.client.status().state).toBe('running')
+  // A node that was deleted later waits for a person.
+  kept.client.handleInput(kept.now, { type: 'end', id: kept.find('poll').id })
+  kept.settle()
+  kept.pass(1_000)
+  kept.open.splice(0, kept.open.length - 1)
+  unknown(kept)
+  expect([kept.has('register'), kept.events.at(-1)]).toMatchObject([false, { type: 'problem', code: 'CONTROL_NODE_UNKNOWN' }])
+})
+
 test('an unknown node, a refusal, a wrong type, a hostile length and a compressed frame end the poll with the right words', () => {
   const cases: [string, (bench: Bench) => void][] = [
     ['CONTROL_NODE_UNKNOWN', (bench) => bench.client.handleInput(bench.now, { type: 'response', id: bench.find('poll').id, status: 404 })],

@@ -83,6 +83,8 @@ const MAX_OPEN_REQUESTS = 32
 /** Deadlines far away are looked at again after this: wall clocks are set, and laptops sleep. */
 const MAX_EXPIRY_WAIT_MS = 3_600_000
 const SKEW_MS = 60_000
+/** How often a key that was registered just now, and that the server does not know after all, is registered again. */
+const MAX_REGISTERED_AGAIN = 2
 /** Before this date, 2023-01-01, a server's clock is taken for broken. */
 const PLAUSIBLE_TIME: UnixMillis = 1_672_531_200_000
 
@@ -96,6 +98,7 @@ const PLAUSIBLE_TIME: UnixMillis = 1_672_531_200_000
  * | loggingIn | accepted / a URL | starting / needsApprovalUrl |
  * | needsApprovalUrl | approved | starting |
  * | starting | first frame | running, needsMachineApproval or keyExpired |
+ * | starting | the key is unknown after all, twice at most | loggingIn |
  * | running | expiry passes / login with a new key / logout | keyExpired / loggingIn (the map stays) / loggingOut |
  * | loggingOut | confirmed or given up | needsLogin |
  */
@@ -121,6 +124,8 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
   #expiryDue: Instant | undefined
   #lastPingUrl: string | undefined
   #lastPopUrl: string | undefined
+  /** Registered, and no map has come for the key yet: how it was done, and how often again. */
+  #unproven: { readonly how: LoginHow; again: number } | undefined
 
   constructor(options: ControlClientOptions) {
     this.#wallClock = options.wallClock
@@ -134,13 +139,14 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
       hostinfo: () => this.#wholeHostinfo(),
       nodeKey: () => this.#nodeKey,
       refused: () => this.#forget(),
-      succeeded: (now, key, response) => this.#loginSucceeded(now, key, response),
+      succeeded: (now, key, response, how) => this.#loginSucceeded(now, key, response, how),
       loggedOut: (now) => this.#loggedOut(now),
     })
     this.#session = new MapSession({
       ...around,
       request: () => this.#mapRequest(true),
       frame: (now, response, first) => this.#frame(now, response, first),
+      unknown: (now) => this.#registerAgain(now),
       reader: options.mapReader ?? {},
     })
     this.#updates = new HostUpdates({ ...around, request: () => this.#mapRequest(false) })
@@ -172,6 +178,7 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
    * stays in force until the new registration succeeds.
    */
   login(now: Instant, how: LoginHow = {}): void {
+    this.#unproven = undefined
     this.#login.login(now, how)
   }
 
@@ -267,12 +274,24 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     return this.#map.self.machineAuthorized ? 'running' : 'needsMachineApproval'
   }
 
-  #loginSucceeded(now: Instant, key: NodePrivateKey, response: RegisterResponse): void {
+  #loginSucceeded(now: Instant, key: NodePrivateKey, response: RegisterResponse, how: LoginHow): void {
     this.#nodeKey = key
+    this.#unproven = { how, again: this.#unproven?.again ?? 0 }
     this.#save()
     this.#outbox.push({ type: 'loginFinished', user: response.User, login: response.Login })
     this.#session.start(now)
     this.#updates.enable(now)
+  }
+
+  // headscale 0.29.3 loses a new key when it writes something else of the same node within half a second: it says yes and then knows nothing of it.
+  #registerAgain(now: Instant): boolean {
+    const unproven = this.#unproven
+    if (unproven === undefined || unproven.again >= MAX_REGISTERED_AGAIN) return false
+    unproven.again += 1
+    this.#session.stop()
+    this.#updates.stop()
+    this.#login.login(now, unproven.how)
+    return true
   }
 
   // The server cannot be reached: what it said last holds.
@@ -339,6 +358,7 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     if (response.KeepAlive === true) return true
     const applied = applyMapResponse(first ? undefined : this.#map, response, this.#wallClock())
     if (applied === undefined) return false
+    this.#unproven = undefined
     this.#lastMap = undefined
     this.#remembered = false
     const map = first ? shareUnchanged(this.#map, applied) : applied

@@ -36,8 +36,8 @@ export interface LoginSurroundings {
   readonly nodeKey: () => NodePrivateKey | undefined
   /** The server has been reached and does not take this node as it is: it wants a person or a new key, or says no. */
   readonly refused: (now: Instant) => void
-  /** Registered: this is the node key from now on. */
-  readonly succeeded: (now: Instant, key: NodePrivateKey, response: RegisterResponse) => void
+  /** Registered: this is the node key from now on. `how` would register it again. */
+  readonly succeeded: (now: Instant, key: NodePrivateKey, response: RegisterResponse, how: LoginHow) => void
   readonly loggedOut: (now: Instant) => void
 }
 
@@ -173,6 +173,7 @@ export class LoginFlow {
   }
 
   #answered(now: Instant, attempt: Attempt, answer: Answer): void {
+    const { how } = attempt
     const response = this.#read(now, attempt, answer)
     if (response === undefined) return
     if (response.Error !== '' || response.NodeKeyExpired || response.AuthURL !== '') this.#around.refused(now)
@@ -184,7 +185,7 @@ export class LoginFlow {
     if (response.AuthURL === '') {
       this.#backoff.reset()
       this.#phase = { state: 'idle' }
-      return this.#around.succeeded(now, attempt.key, response)
+      return this.#around.succeeded(now, attempt.key, response, { ...how, forceNewKey: false })
     }
     if (!isWebAddress(response.AuthURL)) {
       return this.#retry(now, attempt, 'CONTROL_LOGIN_FAILED', 'the control server names an address to log in at that is no web address', this.#refusals.nextMs())

@@ -12,6 +12,8 @@ export interface MapSessionSurroundings {
   readonly request: () => MapRequest
   /** One frame; `first` for the first that is no keepalive. Gives `false` when it cannot be used: the poll is then dropped. */
   readonly frame: (now: Instant, response: MapResponse, first: boolean) => boolean
+  /** The server does not know the node key. Gives `true` when something else is done about it than to poll again. */
+  readonly unknown: (now: Instant) => boolean
   readonly reader: MapChunkReaderOptions
 }
 
@@ -114,6 +116,7 @@ export class MapSession {
       phase.status = event.status
       if (event.status === 200) return
       this.#around.requests.cancel(phase.id)
+      if (event.status === 404 && this.#around.unknown(now)) return
       if (event.status === 404) return this.#again(now, 'CONTROL_NODE_UNKNOWN', 'the control server does not know this node (any more): log in again if it was deleted')
       return this.#again(now, 'CONTROL_MAP_REFUSED', `the control server answered the map poll with status ${event.status}`)
     }

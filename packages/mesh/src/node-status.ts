@@ -128,7 +128,7 @@ export function nextState(
   before: MeshState,
   at: {
     readonly control: ControlClientState
-    readonly hasKey: boolean
+    readonly nodeKey: NodePublicKey | undefined
     readonly wantRunning: boolean
     readonly expired: boolean
     readonly map: NetworkMap | undefined
@@ -137,9 +137,10 @@ export function nextState(
   },
 ): MeshState {
   if (at.control === 'needsApprovalUrl') return 'needs-login'
-  if (!at.wantRunning) return at.hasKey ? 'stopped' : 'needs-login'
+  if (!at.wantRunning) return at.nodeKey === undefined ? 'needs-login' : 'stopped'
   if (at.expired || at.control === 'needsLogin') return 'needs-login'
-  if (at.map === undefined) return 'starting'
+  // After a login with a new key the old map stays in force until one for the new key comes.
+  if (at.map === undefined || at.nodeKey === undefined || !at.map.self.nodeKey.equals(at.nodeKey)) return 'starting'
   if (!at.map.self.machineAuthorized) return 'needs-machine-auth'
   // Once running, a relay that is away for a moment does not make the node start again.
   const relays = [...at.map.relays.regions.values()].some((region) => region.nodes.some((node) => node.stunOnly !== true))

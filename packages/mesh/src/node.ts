@@ -479,7 +479,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   #decide(_now: Instant): void {
     const next = nextState(this.#state, {
       control: this.#control.status().state,
-      hasKey: this.#control.nodeKey !== undefined,
+      nodeKey: this.#control.nodeKey?.publicKey(),
       wantRunning: this.#prefs.wantRunning,
       expired: this.#expired,
       map: this.#map,
