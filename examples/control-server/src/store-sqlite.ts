@@ -1,4 +1,4 @@
-import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync } from 'node:fs'
+import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync, realpathSync } from 'node:fs'
 import path from 'node:path'
 import Database from 'libsql'
 import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from '@meshwright/control-server'
@@ -109,8 +109,9 @@ export class SqliteStore {
     try {
       const version = Number(column(this.#database.prepare('PRAGMA user_version').get(), 'user_version'))
       this.#database.exec(`BEGIN IMMEDIATE; PRAGMA user_version=${version}; COMMIT`)
-      this.#log = openSync(`${file}-wal`, 'r+')
-      const folder = openSync(path.dirname(path.resolve(file)), 'r')
+      const real = realpathSync(file) // SQLite keeps the log beside the file itself, not beside a link to it
+      this.#log = openSync(`${real}-wal`, 'r+')
+      const folder = openSync(path.dirname(real), 'r')
       fsyncSync(folder) // that the file exists must survive as well
       closeSync(folder)
     } catch (error) {
