@@ -1,6 +1,7 @@
 import { after, earlier, type Instant } from '@meshwright/core'
 import { AckPolicy } from './ack-policy.ts'
 import type { Scheduled } from './deadline-heap.ts'
+import type { FlowStart } from './flow-secrets.ts'
 import { KeepAliveTimer } from './keep-alive.ts'
 import type { CloseReason, FlowId, FlowStatus, KeepAlive, ListenerId, TcpState } from './netstack-io.ts'
 import type { TcpHost } from './tcp-host.ts'
@@ -70,31 +71,29 @@ export class TcpConnection implements Scheduled {
   #synSentAt: Instant
   #challengeAt: number = Number.NEGATIVE_INFINITY
   readonly #edges: number[] = []
-  /** @param entropy 8 random bytes: initial sequence number (RFC 9293 section 3.4.1) and timestamp offset */
   constructor(
     now: Instant,
     host: TcpHost,
     id: FlowId,
     path: TcpPath,
     listener: ListenerId | undefined,
-    entropy: Uint8Array,
+    start: FlowStart,
     syn: TcpSegment | undefined,
     hold: boolean,
   ) {
     const { settings } = host
-    const view = new DataView(entropy.buffer, entropy.byteOffset, 8)
     this.#host = host
     this.id = id
     this.path = path
     this.listener = listener
     this.#pathMss = settings.mtu - (path.local.family === 4 ? 40 : 60)
-    this.#timestamps = new Timestamps(settings.timestamps, view.getUint32(4))
+    this.#timestamps = new Timestamps(settings.timestamps, start.timestampOffset)
     this.sender = new TcpSender(this.#pathMss, { maxBufferBytes: settings.maxSendBufferBytes, maxRetries: settings.maxRetries })
     this.receiver = new TcpReceiver(settings.maxReceiveBufferBytes)
     this.#keepAlive = new KeepAliveTimer(now, undefined)
     this.#keepAliveSettings = settings.keepAlive
     this.#synSentAt = now
-    this.#output = new TcpOutput(host, path, this.sender, this.receiver, this.#timestamps, this.#acks, view.getUint32(0))
+    this.#output = new TcpOutput(host, path, this.sender, this.receiver, this.#timestamps, this.#acks, start.sequence)
     this.state = syn === undefined ? 'syn-sent' : hold ? 'held' : 'syn-received'
     if (syn !== undefined) this.#adoptPeer(now, syn)
     if (hold) this.#stateDue = after(now, HOLD_MS)
@@ -363,8 +362,8 @@ export class TcpConnection implements Scheduled {
     }
     if (result !== 'in-order' || receiver.hasHoles) {
       this.#acks.now = true
-      // Peers without SACK count duplicates: one for each segment.
-      if (!this.sender.sackPermitted) this.#output.emit(now, ACK, this.sender.nxt, 0, false)
+      // One for each segment (RFC 5681 section 4.2): peers without SACK count duplicates, and gVisor counts them with SACK too.
+      if (result !== 'in-order' && result !== 'filled') this.#output.emit(now, ACK, this.sender.nxt, 0, false)
       return
     }
     this.#acks.inOrder(now, this.#host.settings.delayedAckMs)

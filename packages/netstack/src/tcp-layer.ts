@@ -1,6 +1,7 @@
 import { type Instant, instant } from '@meshwright/core'
 import { type Endpoint, Ip } from '@meshwright/ip'
 import { DeadlineHeap } from './deadline-heap.ts'
+import { FlowSecrets } from './flow-secrets.ts'
 import { FlowTable } from './flow-table.ts'
 import type { IpPacket, PacketBuilder } from './ip-packet.ts'
 import {
@@ -46,6 +47,7 @@ class DataOutput {
 export class TcpLayer implements TcpHost {
   readonly #context: StackContext
   readonly #table: FlowTable
+  readonly #secrets: FlowSecrets
   readonly #flows: Map<number, TcpConnection> = new Map()
   readonly #timers: DeadlineHeap<TcpConnection> = new DeadlineHeap()
   readonly #listeners: Map<number, Listener[]> = new Map()
@@ -63,6 +65,7 @@ export class TcpLayer implements TcpHost {
 
   constructor(context: StackContext) {
     this.#context = context
+    this.#secrets = new FlowSecrets(context.random)
     this.#table = new FlowTable(new DataView(context.random(4).buffer).getInt32(0))
   }
 
@@ -100,7 +103,7 @@ export class TcpLayer implements TcpHost {
     else if (known !== undefined)
       throw new NetstackError('NETSTACK_ADDRESS_IN_USE', `port ${port} already has a flow to ${to.ip.key} port ${to.port}`)
     const path = tcpPath(local, port, to.ip, to.port)
-    return this.#add(new TcpConnection(now, this, this.#nextFlow(), path, undefined, this.#context.random(8), undefined, false)).id
+    return this.#add(new TcpConnection(now, this, this.#nextFlow(), path, undefined, this.#secrets.start(now, path), undefined, false)).id
   }
 
   listen(port: number | 'any', ip: Ip | undefined): ListenerId {
@@ -296,7 +299,7 @@ export class TcpLayer implements TcpHost {
       this.#context.drop('half-open-full')
     }
     const path = tcpPath(localIp, segment.destinationPort, remoteIp, segment.sourcePort)
-    const flow = new TcpConnection(now, this, this.#nextFlow(), path, listener?.id, this.#context.random(8), segment, offer)
+    const flow = new TcpConnection(now, this, this.#nextFlow(), path, listener?.id, this.#secrets.start(now, path), segment, offer)
     this.#add(flow)
     if (!offer) {
       this.#halfOpen.add(flow)

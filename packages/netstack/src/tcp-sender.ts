@@ -61,11 +61,14 @@ export class TcpSender {
   #prrStart = 0
   #prrBudget = 0
   #duplicateAcks = 0
+  /** The peer acknowledges in duplicate and says nothing of what it has. */
+  #blocksMissing = false
   // When the first piece of this episode was sent again, and what to go back to should that prove needless (Eifel, RFC 3522, 4015).
   #repeatedAt: Instant | undefined
   #before: CongestionSnapshot | undefined
   #tailProbeEnd = -1
   #tailProbeRepeats = false
+  #tailProbeAt = 0
   #lastSentAt = 0
   #forceOne = false
   #windowLimited = false
@@ -178,8 +181,11 @@ export class TcpSender {
       this.congestion.onRoundTrip(this.una, this.nxt, sample)
     }
     if (advanced) this.#undoNeedless(now, echoRtt)
-    this.#settleTailProbe(ack, advanced, delivery)
-    if (!this.sackPermitted) this.#newReno(advanced, duplicate)
+    this.#settleTailProbe(now, ack, advanced, delivery, echoRtt)
+    if (edges.length > 0) this.#blocksMissing = false
+    // gVisor tells no blocks once it has sent FIN: then its duplicates are what there is to go by.
+    else if (duplicate && this.#board.sackedPieces === 0) this.#blocksMissing = true
+    if (!this.sackPermitted || this.#blocksMissing) this.#newReno(advanced, duplicate)
     const wait = this.sackPermitted ? this.#board.detectLost(now, this.#mode !== 'open', this.rtt.least, this.rtt.smoothed ?? 0) : 0
     if (this.#mode === 'open' && this.#board.nextLost() !== undefined) this.#enterRecovery(flightBefore)
     else if (this.#mode !== 'open' && ack >= this.#recoveryPoint) this.#leaveRecovery()
@@ -313,10 +319,15 @@ export class TcpSender {
     this.#repeatedAt = undefined
   }
 
-  /** An acknowledgment of something sent before the first repetition: the original was late, not lost. Everything is taken back. */
+  /**
+   * An acknowledgment of something sent before the first repetition, or of all that seemed lost before any repetition left: the original was
+   * late, not lost. Everything is taken back. (gVisor takes the first segments of a connection out of order.)
+   */
   #undoNeedless(now: Instant, echoRtt: number): void {
-    if (this.#mode === 'open' || this.#repeatedAt === undefined || this.#before === undefined || echoRtt < 0) return
-    if (Math.floor(now) - echoRtt >= Math.floor(this.#repeatedAt)) return
+    if (this.#mode === 'open' || this.#before === undefined) return
+    if (this.#repeatedAt === undefined) {
+      if (this.#mode !== 'recovery' || this.#board.nextLost() !== undefined) return
+    } else if (echoRtt < 0 || Math.floor(now) - echoRtt >= Math.floor(this.#repeatedAt)) return
     this.congestion.restore(this.#before)
     this.#board.undo()
     this.#mode = 'open'
@@ -359,9 +370,11 @@ export class TcpSender {
     else if (this.#mode === 'recovery') this.#delivery.bytes += this.#mss
   }
 
-  #settleTailProbe(ack: number, advanced: boolean, delivery: Delivery): void {
+  #settleTailProbe(now: Instant, ack: number, advanced: boolean, delivery: Delivery, echoRtt: number): void {
     if (this.#tailProbeEnd < 0 || ack < this.#tailProbeEnd) return
-    if (!this.#tailProbeRepeats || delivery.duplicate) this.#tailProbeEnd = -1
+    // By the echo the acknowledgment answers what left before the probe: nothing was lost, and not all peers say so by DSACK (gVisor does not).
+    const original = advanced && echoRtt >= 0 && Math.floor(now) - echoRtt < Math.floor(this.#tailProbeAt)
+    if (!this.#tailProbeRepeats || delivery.duplicate || original) this.#tailProbeEnd = -1
     else if (ack > this.#tailProbeEnd) {
       // RFC 8985 section 7.4: the probe itself repaired a loss, which must not go unpaid.
       this.#tailProbeEnd = -1
@@ -381,6 +394,7 @@ export class TcpSender {
       this.#board.markLost(last)
     }
     this.#tailProbeEnd = this.nxt
+    this.#tailProbeAt = now
     this.#forceOne = true
     this.#set('retransmit', after(now, this.rtt.timeout))
   }
