@@ -1,7 +1,26 @@
 import dgram from 'node:dgram'
 import { parseIp } from '@meshwright/ip'
 import { decodeDns, DNS_CLASS_IN, DNS_TYPE_A, type DnsRecord, encodeDns, RCODE_NAME_ERROR, RCODE_NO_ERROR } from '@meshwright/magicdns'
-import type { Lab } from './lab-process.ts'
+import { type Lab, runOk, runProgram } from './lab-process.ts'
+
+let made = 0
+
+/**
+ * One more address of this computer, for a server at a port that everybody knows: programs in namespaces reach it too. Needs root; taken back with
+ * the lab.
+ */
+export async function hostAddress(lab: Lab): Promise<string> {
+  const taken = await runOk('ip', ['-o', '-4', 'addr'])
+  for (;;) {
+    made += 1
+    // RFC 2544: nobody has these.
+    const address = `198.18.${process.pid % 256}.${made % 256}`
+    if (taken.includes(` ${address}/`)) continue
+    await runOk('ip', ['addr', 'add', `${address}/32`, 'dev', 'lo'])
+    lab.onStop(async () => void (await runProgram('ip', ['addr', 'del', `${address}/32`, 'dev', 'lo'])))
+    return address
+  }
+}
 
 /** A DNS server for a lab: knows A records by name and nothing else. */
 export interface LabDns {
