@@ -136,7 +136,7 @@ describe.each([4, 6] as const)('IPv%i', (family) => {
     add(tcp(1000, 1000))
     add(tcp(2000, 0))
     add(tcp(2000, 1000))
-    add(encodeIcmpPacket({ src: one, dst: two, type: 8, code: 0, body: new Uint8Array(8) }))
+    add(encodeIcmpPacket({ src: one, dst: two, type: 8, code: 0, payload: new Uint8Array(8) }))
     expect(shape()).toEqual([2, 1, 1, 1])
   })
 

@@ -1,0 +1,61 @@
+import { type Instant, instant } from '@meshwright/core'
+import type { NodePrivateKey } from '@meshwright/crypto'
+import type { WasmProvider } from '@meshwright/crypto/wasm'
+import type { UapiChange } from '@meshwright/wireguard/text'
+import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { Lane } from './lane.ts'
+import { MemoryKernel } from './memory-kernel.ts'
+import { type UdpPath, udpPathTo } from './socket-address.ts'
+import { TunnelEngine } from './tunnel-engine.ts'
+import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
+
+/** Settings of a {@link MemoryLane}. */
+export interface MemoryLaneOptions {
+  readonly provider: WasmProvider
+  readonly key: NodePrivateKey
+  readonly mtu?: number
+  readonly hasVnetHeader?: boolean
+  readonly gso?: boolean
+  readonly random?: (length: number) => Uint8Array
+  readonly onOutput?: (output: TunnelOutput) => void
+}
+
+/** A worker's lane over a kernel made of arrays, in this thread and with a clock that stands still: for tests and benchmarks. */
+export class MemoryLane {
+  readonly kernel: MemoryKernel
+  readonly context: LaneContext
+  readonly lane: Lane
+  readonly engine: TunnelEngine<UdpPath>
+  now: Instant = instant(1_000)
+
+  constructor(options: MemoryLaneOptions) {
+    const memory = arenaIn(options.provider)
+    const { random, mtu = 1420, hasVnetHeader = true, gso = true } = options
+    this.kernel = new MemoryKernel(memory.bytes)
+    this.engine = new TunnelEngine<UdpPath>({ name: 'memory', pathTo: udpPathTo, provider: options.provider, mtu, ...(random !== undefined && { random }) })
+    this.context = {
+      ...memory,
+      border: this.kernel,
+      engine: new TunnelLane(this.engine, options.onOutput),
+      offloads: { tso: hasVnetHeader, uso: hasVnetHeader, udpJoin: hasVnetHeader, gso, gro: gso },
+      counters: noLaneCounters(),
+      tun: { fd: MemoryKernel.TUN, hasVnetHeader },
+      sockets: { ipv4: MemoryKernel.IPV4, ipv6: MemoryKernel.IPV6, port: 5000 },
+      mtu,
+    }
+    this.lane = new Lane(this.context, MemoryKernel.WAKE, () => this.now)
+    this.engine.change(this.now, { type: 'privateKey', key: options.key })
+  }
+
+  /** Changes the engine. */
+  change(...changes: readonly Extract<UapiChange, { readonly type: 'privateKey' | 'peer' }>[]): void {
+    for (const change of changes) this.engine.change(this.now, change)
+    this.lane.settle(this.now)
+  }
+
+  /** Turns until there is nothing to read. */
+  run(): void {
+    do this.lane.turn(0)
+    while (this.kernel.tunIn.length > 0 || this.kernel.udpIn.length > 0)
+  }
+}
