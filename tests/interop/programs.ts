@@ -60,6 +60,8 @@ export const PROGRAMS: readonly Program[] = [
   { name: 'boringtun-cli', version: '0.7.1', source: { kind: 'cargo', crate: 'boringtun-cli' } },
   // Installed, it would take over /etc/resolv.conf.
   { name: 'resolvconf', version: 'debian', source: { kind: 'debian-files', package: 'openresolv', file: 'sbin/resolvconf' } },
+  // Installed, it would do the same; resolvectl comes with it.
+  { name: 'systemd-resolved', version: 'debian', source: { kind: 'debian-files', package: 'systemd-resolved', file: 'lib/systemd/systemd-resolved' } },
   // Every folder of ours that has a go.mod.
   ...(existsSync(OWN_GO) ? readdirSync(OWN_GO).filter((folder) => existsSync(path.join(OWN_GO, folder, 'go.mod'))).sort().map(own) : []),
 ]
@@ -75,6 +77,8 @@ export const SYSTEM_PROGRAMS: readonly SystemProgram[] = [
   { name: 'ssh', debian: 'openssh-client' },
   { name: 'iperf3', debian: 'iperf3' },
   { name: 'chromium', debian: 'chromium' },
+  { name: 'dbus-daemon', debian: 'dbus' },
+  { name: 'systemd-analyze', debian: 'systemd' },
 ]
 
 /** The folder, outside the repository, where installed programs are kept between runs. */

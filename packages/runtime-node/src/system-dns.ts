@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { runSystem } from './system-command.ts'
 
 /** By whom the system's name servers are set: nobody, `resolvconf` (openresolv or Debian's), or systemd-resolved. */
@@ -46,24 +47,28 @@ export class SystemDns {
   }
 }
 
-/** Takes back what was set for a device, whoever set it. */
+/** Takes back what was set for a device, whoever set it. With the device, systemd-resolved has forgotten it by itself. */
 export async function removeDns(manager: Exclude<SystemDnsManager, 'off'>, device: string): Promise<void> {
   if (manager === 'resolvconf') await runSystem('resolvconf', ['-f', '-d', record(device)])
-  else await runSystem('resolvectl', ['revert', device])
+  else if (existsSync(`/sys/class/net/${device}`)) await runSystem('resolvectl', ['revert', device])
 }
 
-// Without -x the servers of others are asked when ours cannot answer.
+// Without -x the servers of others are asked when ours cannot answer. What follows the record is for openresolv; Debian's resolvconf passes it over.
 async function toResolvconf(device: string, plan: SystemDnsPlan): Promise<void> {
   const lines = [...plan.servers.map((server) => `nameserver ${server}`), ...(plan.search.length === 0 ? [] : [`search ${plan.search.join(' ')}`])]
-  await runSystem('resolvconf', [...(plan.everything ? ['-x'] : []), '-m', '0', '-a', record(device)], `${lines.join('\n')}\n`)
+  await runSystem('resolvconf', ['-a', record(device), ...(plan.everything ? ['-x'] : [])], `${lines.join('\n')}\n`)
 }
 
 async function toResolved(device: string, plan: SystemDnsPlan): Promise<void> {
   await runSystem('resolvectl', ['dns', device, ...plan.servers])
   const routed = plan.everything ? ['~.'] : plan.domains.filter((domain) => !plan.search.includes(domain)).map((domain) => `~${domain}`)
   await runSystem('resolvectl', ['domain', device, ...plan.search, ...routed])
+  // Without routed domains it would be asked for names of others too.
+  await runSystem('resolvectl', ['default-route', device, plan.everything ? 'yes' : 'no'])
 }
 
+// Names of tunnels stand before all others in both programs' order (resolvconf.conf(5), interface-order(5)): what is asked second is not asked for
+// names that the first says do not exist. A metric would put it behind those that have none.
 function record(device: string): string {
-  return `${device}.meshwright`
+  return `tun0.${device}.meshwright`
 }

@@ -9,6 +9,8 @@ const MTU = 1280
 
 /** How the link tells of what happens. */
 export interface TunLinkOptions {
+  /** A device that is open already, in the place of a new one: whoever opened it reads its packets. */
+  readonly device?: TunDevice | undefined
   /** Name of the device; `%d` in it becomes a number. */
   readonly name: string
   /** Who sets the system's name servers; `off` leaves them alone. */
@@ -49,7 +51,7 @@ export class TunLink {
    */
   static async open(options: TunLinkOptions): Promise<TunLink> {
     let link: TunLink | undefined
-    const device = await openTun({
+    const device = options.device ?? await openTun({
       name: options.name,
       onPackets: (packets) => {
         if (link !== undefined && !link.#closed) for (const packet of packets) options.onPacket(packet)
@@ -115,11 +117,14 @@ export class TunLink {
   }
 }
 
-/** Takes back all that a device's link has set in the system, also when its process was killed. */
+/**
+ * Takes back all that a device's link has set in the system, also when its process was killed.
+ * @throws Error (the promise rejects) when the name servers could not be taken back; all else has been then
+ */
 export async function cleanUpSystem(device: string, dns: SystemDnsManager): Promise<void> {
-  if (dns !== 'off') await removeDns(dns, device)
   await removeMasquerade()
   await removeRoutes()
+  if (dns !== 'off') await removeDns(dns, device)
 }
 
 function family(text: string): string {
