@@ -1,6 +1,6 @@
-import { connect } from 'node:net'
+import { connect, isIP } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { formatIp } from '@meshwright/ip'
+import { formatIp, isLoopback, parseIp } from '@meshwright/ip'
 import type { RunningNode } from '@meshwright/runtime-node'
 
 const SYSTEM_DIAL_MS = 60_000
@@ -11,7 +11,7 @@ const SYSTEM_DIAL_MS = 60_000
  */
 export async function userDial(node: RunningNode, host: string, port: number): Promise<Duplex> {
   const target = recordOf(node, host) ?? host
-  const mesh = meshAddress(node, target)
+  const mesh = meshAddress(node, target) ?? (await exitAddress(node, target))
   try {
     return await (mesh === undefined ? systemDial(target, port) : node.dialTcp(mesh, port))
   } catch (error) {
@@ -44,6 +44,14 @@ function meshAddress(node: RunningNode, host: string): string | undefined {
   const named = [...status.peers, ...(status.self === undefined ? [] : [status.self])].find((peer) => peer.name.toLowerCase() === wanted || peer.name.split('.')[0]?.toLowerCase() === wanted)
   if (named !== undefined) return named.addresses[0] && formatIp(named.addresses[0])
   return status.magicDnsSuffix !== '' && wanted.endsWith(`.${status.magicDnsSuffix}`) ? host : undefined
+}
+
+// With an exit node all the rest goes there, and nowhere when it cannot be used; loopback is this computer all the same.
+async function exitAddress(node: RunningNode, host: string): Promise<string | undefined> {
+  if (node.prefs().exitNode === '') return undefined
+  const [address] = isIP(host) === 0 ? await node.resolve(host) : [host]
+  const ip = address === undefined ? undefined : parseIp(address)
+  return ip === undefined || isLoopback(ip) ? undefined : formatIp(ip)
 }
 
 function reason(error: unknown, host: string, address: string, port: number): string {

@@ -58,9 +58,12 @@ export function isExitNode(peer: MapNode, prefs: Prefs): boolean {
   return prefs.exitNode !== '' && (peer.stableId === prefs.exitNode || peer.addresses.some((own) => own.ip.key === prefs.exitNode))
 }
 
-/** The routes that this node offers and the server has approved for it. */
+/**
+ * The routes that this node offers. Whether they are approved shows in what peers send here and in the filter alone: headscale does not tell a
+ * router of its approval until its next whole map, and tailscaled does not ask (tailscale/tailscale:ipn/ipnlocal/local.go, updateFilterLocked).
+ */
 export function offeredRoutes(self: MapNode, prefs: Prefs): readonly Prefix[] {
-  return prefs.advertiseRoutes.filter((route) => !self.addresses.some((own) => prefixContains(own, route.ip)) && self.allowedIps.some((allowed) => equalPrefixes(allowed, route)))
+  return prefs.advertiseRoutes.filter((route) => !self.addresses.some((own) => prefixContains(own, route.ip)))
 }
 
 /**

@@ -31,12 +31,15 @@ const logout: Command = {
   },
 }
 
+/** What `set` shares with `up`. */
+const SETTINGS: readonly string[] = ['hostname', 'advertise-routes', 'advertise-exit-node', 'snat-subnet-routes', 'accept-routes', 'accept-dns', 'shields-up', 'exit-node', 'exit-node-allow-lan-access']
+
 const set: Command = {
   usage: 'meshwright set [flags]',
   summary: 'Change settings',
-  flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => ['hostname', 'advertise-routes', 'accept-routes', 'accept-dns', 'shields-up', 'exit-node'].includes(name))),
+  flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => SETTINGS.includes(name))),
   async run(daemon, flags) {
-    const change = prefsFromFlags(flags.values, false)
+    const change = prefsFromFlags(flags.values, false, await daemon.call('GET', 'prefs'))
     if (Object.keys(change).length === 0) throw new FlagError('nothing to set: name at least one flag')
     await daemon.call('PATCH', 'prefs', change)
     return 0

@@ -8,6 +8,8 @@ const STATE_NEEDS_MACHINE_AUTH = 3
 const STATE_RUNNING = 6
 const INITIAL_STATE_AND_PREFS = 2 | 4
 
+const EXIT_ROUTES: readonly string[] = ['0.0.0.0/0', '::/0']
+
 /** `up`: takes part in the mesh, logging in where that is needed. */
 export const up: Command = {
   usage: 'meshwright up [flags]',
@@ -17,10 +19,13 @@ export const up: Command = {
     'auth-key': { type: 'string', help: 'pre-auth key; "file:PATH" reads it from a file', aliases: ['authkey'] },
     hostname: { type: 'string', help: 'name to use instead of that of the computer' },
     'advertise-routes': { type: 'string', help: 'routes to offer, comma-separated: "10.0.0.0/8,192.168.0.0/24"; "" to take them back' },
+    'advertise-exit-node': { type: 'bool', help: 'offer to carry traffic to everywhere else' },
+    'snat-subnet-routes': { type: 'bool', help: 'with a TUN device: machines behind this node see its address, not those of the mesh', default: 'true' },
     'advertise-tags': { type: 'string', help: 'tags to ask for, comma-separated: "tag:eng,tag:db"' },
     'accept-routes': { type: 'bool', help: 'use the routes that other nodes offer' },
     'accept-dns': { type: 'bool', help: 'use the DNS settings of the mesh', default: 'true' },
     'exit-node': { type: 'string', help: 'address of the node that carries traffic to everywhere else; "" for none' },
+    'exit-node-allow-lan-access': { type: 'bool', help: 'with --exit-node: reach networks next door directly' },
     'shields-up': { type: 'bool', help: 'accept no connections from the mesh' },
     'force-reauth': { type: 'bool', help: 'log in anew, with a new node key' },
     reset: { type: 'bool', help: 'set every setting that is not named to its default' },
@@ -30,13 +35,13 @@ export const up: Command = {
   async run(daemon, flags, output) {
     if (flags.args.length > 0) throw new FlagError(`too many non-flag arguments: ${flags.args.join(' ')}`)
     const json = flags.values['json'] === true
-    const change = prefsFromFlags(flags.values, flags.values['reset'] === true)
     const server = textFlag(flags, 'login-server')
     if (server !== undefined && !/^https?:\/\/[^/\s]+\/?$/.test(server)) throw new CommandError(`invalid value "${server}" for --login-server: write it as https://control.example`, 2)
     const authKey = readAuthKey(textFlag(flags, 'auth-key'))
     const timeoutMs = numberFlag(flags, 'timeout', 0)
     const abort = timeoutMs === 0 ? undefined : AbortSignal.timeout(timeoutMs)
     const before = await daemon.call('GET', 'prefs')
+    const change = prefsFromFlags(flags.values, flags.values['reset'] === true, before)
     const controlUrl = server?.replace(/\/$/, '') ?? String(before['ControlURL'] ?? '')
     if (controlUrl === '') throw new CommandError('no control server is known yet: name it with --login-server=https://control.example', 2)
     const status = await daemon.call('GET', 'status?peers=false')
@@ -101,8 +106,8 @@ async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { o
   )
 }
 
-/** Preferences that flags name, in the LocalAPI's masked form. */
-export function prefsFromFlags(values: Readonly<Record<string, string | boolean | number | undefined>>, reset: boolean): Record<string, unknown> {
+/** Preferences that flags name, in the LocalAPI's masked form. @param before the preferences as they are */
+export function prefsFromFlags(values: Readonly<Record<string, string | boolean | number | undefined>>, reset: boolean, before: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const change: Record<string, unknown> = {}
   const set = (flag: string, name: string, otherwise: unknown, read: (value: string | boolean | number) => unknown = (value) => value): void => {
     const value = values[flag]
@@ -113,7 +118,12 @@ export function prefsFromFlags(values: Readonly<Record<string, string | boolean 
   set('accept-routes', 'RouteAll', false)
   set('accept-dns', 'CorpDNS', true)
   set('shields-up', 'ShieldsUp', false)
-  set('advertise-routes', 'AdvertiseRoutes', [], (value) => list(String(value)).map(checkedRoute))
+  set('snat-subnet-routes', 'NoSNAT', false, (value) => value !== true)
+  set('exit-node-allow-lan-access', 'ExitNodeAllowLANAccess', false)
+  if (reset || values['advertise-routes'] !== undefined || values['advertise-exit-node'] !== undefined) {
+    change['AdvertiseRoutes'] = routesOf(values, reset ? [] : before['AdvertiseRoutes'])
+    change['AdvertiseRoutesSet'] = true
+  }
   set('advertise-tags', 'AdvertiseTags', [], (value) => list(String(value)).map(checkedTag))
   if (values['hostname'] !== undefined) set('hostname', 'Hostname', '')
   if (values['exit-node'] !== undefined || reset) {
@@ -121,6 +131,14 @@ export function prefsFromFlags(values: Readonly<Record<string, string | boolean 
     change['ExitNodeIDSet'] = true
   }
   return change
+}
+
+/** Each of the two flags leaves to the other what it does not name. */
+function routesOf(values: Readonly<Record<string, string | boolean | number | undefined>>, before: unknown): readonly string[] {
+  const present = Array.isArray(before) ? before.map(String) : []
+  const given = values['advertise-routes'] === undefined ? present.filter((route) => !EXIT_ROUTES.includes(route)) : list(String(values['advertise-routes'])).map(checkedRoute)
+  const exit = values['advertise-exit-node'] ?? present.some((route) => EXIT_ROUTES.includes(route))
+  return exit === true ? [...given.filter((route) => !EXIT_ROUTES.includes(route)), ...EXIT_ROUTES] : given
 }
 
 function checkedRoute(text: string): string {
