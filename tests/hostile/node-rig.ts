@@ -147,7 +147,7 @@ export class NodeRig {
       if (await this.letsIn(this.openPort)) return true
       // Where the friend keeps a session that the victim has had to forget, a packet of the victim makes a new one at once.
       return void (await this.#ask('POST', `ping?ip=${FRIEND_IP}&type=TSMP`, 500))
-    })
+    }, 60_000)
     if (await this.letsIn(this.shutPort)) throw new Error('the victim lets in what no rule allows')
     const grown = this.victim.rssBytes - this.#rss
     if (grown > growthBytes) throw new Error(`the victim has grown by ${Math.round(grown / 1_048_576)} MiB`)
