@@ -46,6 +46,12 @@ export async function addressOf(space: Space): Promise<string> {
   return found
 }
 
+/** Drops all UDP on the wire of a space to us, both ways, until its table `cut` is deleted. */
+export async function cutUdp(space: Space): Promise<void> {
+  const chain = (name: string, hook: string, way: string): string => `nft add chain inet cut ${name} '{ type filter hook ${hook} priority 0; policy accept; }'; nft add rule inet cut ${name} ${way} ${space.name}i meta l4proto udp drop`
+  await space.sh(`nft add table inet cut; ${chain('out', 'output', 'oifname')}; ${chain('in', 'input', 'iifname')}`)
+}
+
 /** A port on loopback whose connections end at another address. */
 async function forwardPort(lab: Lab, host: string, port: number): Promise<number> {
   const sockets = new Set<net.Socket>()

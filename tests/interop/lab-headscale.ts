@@ -140,6 +140,7 @@ ${this.#options.dns ?? 'dns: {magic_dns: true, base_domain: lab.test, override_l
 unix_socket: ${at('headscale.sock')}
 unix_socket_permission: "0700"
 logtail: {enabled: false}
+cli: {timeout: 30s}
 ${(this.#options.lines ?? []).join('\n')}
 `,
       )
