@@ -10,6 +10,8 @@ import { noteKeys } from './outer-watch.ts'
 const LOG_CHARACTERS = 60_000
 const TAIL_LINES = 25
 const TERM_GRACE_MS = 3_000
+/** For what takes a moment: nothing is asserted by it, and a busy computer takes its time. */
+const WAIT_MS = 45_000
 
 /** How a program is started. */
 export interface ProcessOptions {
@@ -124,7 +126,7 @@ export class Lab {
    * Asks until `look` gives something; its last error or nothing is what the failure tells, with the programs' last words.
    * @throws ProgramEnded at once when `look` does
    */
-  async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = 20_000): Promise<T> {
+  async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = WAIT_MS): Promise<T> {
     const deadline = performance.now() + limitMs
     let reason = ''
     for (;;) {
