@@ -1,0 +1,280 @@
+import { instant } from '@meshwright/core'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { encodeIcmpEcho, encodeTcpPacket, encodeUdpPacket, type Ip, PacketView, parseIp, parsePrefix, TCP_ACK } from '@meshwright/ip'
+import { SeededRandom } from '@meshwright/testkit'
+import fc from 'fast-check'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { nodeCryptoProvider } from '../node-crypto.ts'
+import { wasmCryptoProvider } from '../wasm-crypto.ts'
+import { EIO, EMSGSIZE, MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT } from './linux-abi.ts'
+import { ipv4Address, type WireRow } from './memory-kernel.ts'
+import { MemoryLane } from './memory-lane.ts'
+import { decodeVnetHeader, emptyVnetHeader, encodeRowVnetHeader, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP, VNET_HEADER_BYTES } from './vnet-header.ts'
+
+// One memory with room for the lanes of all tests.
+const provider = wasmCryptoProvider(nodeCryptoProvider, 192 * 1024 * 1024)
+if (provider === undefined) throw new Error('no WebAssembly SIMD')
+const shared = provider
+
+// Two lanes with a wire between them: 10.0.0.1 and 10.0.0.2, fd00::1 and fd00::2.
+class End {
+  readonly lane: MemoryLane
+  readonly key: NodePrivateKey
+  readonly host: number
+  readonly sent: WireRow[] = []
+
+  constructor(host: number, more: Partial<ConstructorParameters<typeof MemoryLane>[0]> = {}) {
+    this.host = host
+    const random = new SeededRandom(host).bytes
+    this.key = NodePrivateKey.generate(random)
+    this.lane = new MemoryLane({ provider: shared, key: this.key, random, ...more })
+  }
+
+  joinTo(other: End): void {
+    this.lane.kernel.onSend = (_to, row) => {
+      const whole = { ...row, from: ipv4Address(this.host, 5000) }
+      this.sent.push(whole)
+      other.lane.kernel.udpIn.push(whole)
+    }
+    this.lane.change({
+      type: 'peer', publicKey: other.key.publicKey(), remove: false, updateOnly: false, replaceAllowedIps: false,
+      allowedIps: [`10.0.0.${other.host}/32`, `fd00::${other.host}/128`].map((text) => ({ prefix: prefix(text), remove: false })),
+      endpoint: { ip: ip(`10.87.0.${other.host}`), port: 5000 },
+    })
+  }
+
+  /** Packets that the TUN device was given, vnet headers and rows included. */
+  take(): Uint8Array[] {
+    return this.lane.kernel.tunOut?.splice(0) ?? []
+  }
+}
+
+let [a, b] = [new End(1), new End(2)]
+const settings = { hasVnetHeader: true }
+function start(more: Partial<ConstructorParameters<typeof MemoryLane>[0]> = {}): void {
+  ;[a, b] = [new End(1, more), new End(2, more)]
+  a.joinTo(b)
+  b.joinTo(a)
+  settings.hasVnetHeader = more.hasVnetHeader ?? true
+  send(a, echo(1))
+  expect(b.take()).toHaveLength(1)
+  a.sent.length = 0
+}
+beforeEach(() => start())
+
+function ip(text: string): Ip {
+  const parsed = parseIp(text)
+  if (parsed === undefined) throw new Error(text)
+  return parsed
+}
+
+function prefix(text: string) {
+  const parsed = parsePrefix(text)
+  if (parsed === undefined) throw new Error(text)
+  return parsed
+}
+
+/** Puts what a TUN device gives in front of the lane and lets both run until all is quiet. */
+function send(from: End, ...packets: readonly Uint8Array[]): void {
+  for (const packet of packets) from.lane.kernel.tunIn.push(settings.hasVnetHeader && !('vnet' in packet) ? bare(packet) : packet)
+  settle()
+}
+
+function settle(): void {
+  for (let i = 0; i < 6; i += 1) for (const end of [a, b]) end.lane.run()
+}
+
+function bare(packet: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(VNET_HEADER_BYTES + packet.length)
+  bytes.set(packet, VNET_HEADER_BYTES)
+  return bytes
+}
+
+/** A row as the kernel gives it. */
+function row(packet: Uint8Array, kind: number, segmentBytes: number, transport: number): Uint8Array {
+  const bytes = bare(packet)
+  encodeRowVnetHeader(new DataView(bytes.buffer), 0, kind, 0, segmentBytes, transport, kind === VNET_GSO_UDP ? 6 : 16)
+  return Object.assign(bytes, { vnet: true })
+}
+
+const echo = (sequence: number, payload: Uint8Array = new Uint8Array(56)): Uint8Array => encodeIcmpEcho({ src: ip('10.0.0.1'), dst: ip('10.0.0.2'), kind: 'request', identifier: 1, sequence, payload })
+const tcp = (payload: number, more: object = {}, family: 4 | 6 = 4): Uint8Array =>
+  encodeTcpPacket({
+    src: { ip: ip(family === 4 ? '10.0.0.1' : 'fd00::1'), port: 1 }, dst: { ip: ip(family === 4 ? '10.0.0.2' : 'fd00::2'), port: 2 },
+    sequence: 7, flags: TCP_ACK, payload: Uint8Array.from({ length: payload }, (_, i) => i & 255), ...more,
+  })
+
+describe.each([4, 6] as const)('inner IPv%i', (family) => {
+  const transport = family === 4 ? 20 : 40
+
+  test('a row of TCP is one sending, one receiving and one writing, byte for byte', () => {
+    const packet = tcp(45 * 1360, {}, family)
+    send(a, row(packet, family === 4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6, 1360, transport))
+    expect(a.sent.map(({ segmentBytes, bytes }) => [segmentBytes, Math.ceil(bytes.length / segmentBytes)])).toEqual([[(family === 4 ? 1408 : 1420) + 32, 45]])
+    const [written, ...more] = b.take()
+    expect(more).toEqual([])
+    const header = emptyVnetHeader()
+    decodeVnetHeader(new DataView(written?.buffer ?? new ArrayBuffer(10)), 0, header)
+    expect([header.segmentBytes, header.needsChecksum, header.checksumStart]).toEqual([1360, true, transport])
+    expect(written?.slice(VNET_HEADER_BYTES + transport + 20)).toEqual(packet.slice(transport + 20))
+  })
+
+  test('a row of UDP arrives as one', () => {
+    const packet = encodeUdpPacket({ src: { ip: ip(family === 4 ? '10.0.0.1' : 'fd00::1'), port: 1 }, dst: { ip: ip(family === 4 ? '10.0.0.2' : 'fd00::2'), port: 2 }, payload: new Uint8Array(10_000).fill(3) })
+    send(a, row(packet, VNET_GSO_UDP, 1200, transport))
+    expect(a.sent).toHaveLength(1)
+    const written = b.take()
+    expect(written.map((bytes) => bytes.length - VNET_HEADER_BYTES)).toEqual([packet.length])
+  })
+})
+
+test('packets that come one by one go as rows of one length, the last shorter; all arrive in order', () => {
+  const sizes = [100, 100, 100, 60, 100, 100, 200, 200, 1300, 1300, 1300, 30]
+  send(a, ...sizes.map((size, i) => echo(i, new Uint8Array(size))))
+  expect(a.sent.map(({ segmentBytes }) => segmentBytes > 0)).toEqual([true, true, true, true])
+  const view = new PacketView()
+  expect(b.take().map((bytes) => (view.at(bytes, VNET_HEADER_BYTES), [view.payloadLength - 4, view.transportChecksumOk]))).toEqual(sizes.map((size) => [size, true]))
+})
+
+test('the congestion marks of each packet go out and come in', () => {
+  send(a, tcp(100, { trafficClass: 2 }), tcp(100, { trafficClass: 2 }), tcp(100, { trafficClass: 1 }), tcp(100))
+  expect(a.sent.map(({ trafficClass }) => trafficClass)).toEqual([2, 1, 0])
+  const classes = (): number[] => b.take().map((bytes) => bytes[VNET_HEADER_BYTES + 1] ?? -1)
+  b.take()
+  // The network marks what is on its way.
+  a.lane.kernel.onSend = (_to, sent) => void b.lane.kernel.udpIn.push({ ...sent, from: ipv4Address(1, 5000), trafficClass: 3 })
+  send(a, echo(1), tcp(50, { trafficClass: 2 }))
+  expect(classes()).toEqual([0, 3])
+})
+
+test('a device without vnet headers, sockets without rows: the same packets', () => {
+  start({ hasVnetHeader: false, gso: false })
+  send(a, tcp(1000), tcp(1000), echo(2))
+  expect(a.sent.map(({ segmentBytes }) => segmentBytes)).toEqual([0, 0, 0])
+  expect(b.take()).toEqual([tcp(1000), tcp(1000), echo(2)])
+})
+
+describe('an offload that fails is given up alone', () => {
+  const whole = tcp(5 * 1000)
+  const five = (): Uint8Array => row(whole, VNET_GSO_TCPV4, 1000, 20)
+
+  test('EIO: no more rows are sent', () => {
+    a.lane.kernel.sendErrno = (segmentBytes) => (segmentBytes > 0 ? -EIO : 0)
+    send(a, five(), five())
+    expect(a.lane.context.offloads).toMatchObject({ gso: false, gro: true, tso: true })
+    expect(a.sent.map(({ segmentBytes }) => segmentBytes)).toEqual(new Array(10).fill(0))
+    expect(b.lane.kernel.tunOut?.length).toBeGreaterThan(0)
+    expect(a.lane.context.counters).toMatchObject({ splitRows: 1, sendDrops: 0 })
+  })
+
+  test('EMSGSIZE: single datagrams on that path for ten seconds', () => {
+    a.lane.kernel.sendErrno = (segmentBytes) => (segmentBytes > 0 ? -EMSGSIZE : 0)
+    send(a, five())
+    a.lane.kernel.sendErrno = () => 0
+    send(a, five())
+    expect(a.sent.map(({ segmentBytes }) => segmentBytes > 0)).toEqual(new Array(10).fill(false))
+    expect(a.lane.context.offloads.gso).toBe(true)
+    for (const end of [a, b]) end.lane.now = instant(12_000)
+    send(a, five())
+    expect(a.sent.at(-1)?.segmentBytes).toBe(1040 + 32)
+  })
+
+  test('EINVAL on the first row of UDP: the device gets datagrams', () => {
+    b.lane.kernel.writeErrno = (at) => (b.lane.context.view.getUint8(at + 1) === VNET_GSO_UDP ? -22 : 0)
+    const packet = encodeUdpPacket({ src: { ip: ip('10.0.0.1'), port: 1 }, dst: { ip: ip('10.0.0.2'), port: 2 }, payload: new Uint8Array(3000).fill(3) })
+    send(a, row(packet, VNET_GSO_UDP, 1000, 20), row(packet, VNET_GSO_UDP, 1000, 20))
+    expect(b.take().map((bytes) => bytes.length)).toEqual(new Array(6).fill(1000 + 28 + VNET_HEADER_BYTES))
+    expect(b.lane.context.offloads).toMatchObject({ udpJoin: false, tso: true })
+    expect(b.lane.context.counters.writeDrops).toBe(0)
+  })
+
+  test('a device that takes nothing: counted', () => {
+    b.lane.kernel.writeErrno = () => -EIO
+    send(a, echo(5))
+    expect(b.lane.context.counters.writeDrops).toBe(1)
+  })
+})
+
+describe('what the kernel says and cannot be is not believed, counted, and nothing is read or written outside', () => {
+  const inside = (end: End): void => {
+    const { length } = end.lane.context.bytes
+    end.lane.kernel.touched = (at, bytes) => expect(at >= 0 && bytes >= 0 && at + bytes <= length).toBe(true)
+  }
+  beforeEach(() => {
+    inside(a)
+    inside(b)
+  })
+  const lies = (end: End): number => end.lane.context.counters.kernelLies
+
+  test.each([
+    ['longer than was asked for', 70_000],
+    ['only a header', VNET_HEADER_BYTES],
+    ['less than a header', 3],
+  ])('a packet read: %s', (_what, length) => {
+    a.lane.kernel.lie = (call, result) => (call === 'read' ? length : result)
+    send(a, echo(9))
+    expect([lies(a), a.sent.length]).toEqual([1, 0])
+  })
+
+  test('a row received that is longer than the buffer', () => {
+    b.lane.kernel.lie = (call, result) => (call === 'recvmsg' ? 100_000 : result)
+    send(a, echo(9))
+    expect([lies(b), b.take()]).toEqual([1, []])
+  })
+
+  const header = (change: (view: DataView, at: number) => void): void => {
+    b.lane.kernel.lie = (call, result, at) => {
+      if (call === 'recvmsg') change(b.lane.context.view, at)
+      return result
+    }
+    send(a, tcp(500), tcp(500))
+    expect([lies(b), b.take()]).toEqual([1, []])
+  }
+  const control = (at: number): number => at + 112
+  test('control messages longer than their place', () => header((view, at) => view.setUint32(at + MSG_CONTROLLEN_AT, 4_000, true)))
+  test('control messages of 4 GiB and more', () => header((view, at) => view.setUint32(at + MSG_CONTROLLEN_AT + 4, 1, true)))
+  test('a truncated row', () => header((view, at) => view.setInt32(at + MSG_FLAGS_AT, 0x20, true)))
+  test('truncated control messages', () => header((view, at) => view.setInt32(at + MSG_FLAGS_AT, 0x08, true)))
+  test('a control message shorter than its header', () => header((view, at) => view.setUint32(control(at), 3, true)))
+  test('a control message that ends outside', () => header((view, at) => view.setUint32(control(at), 400, true)))
+  test('a control message of 4 GiB', () => header((view, at) => view.setUint32(control(at) + 4, 1, true)))
+  test('segments of nothing', () => header((view, at) => view.setInt32(control(at) + 24 + 16, 0, true)))
+  test('segments of less than nothing', () => header((view, at) => view.setInt32(control(at) + 24 + 16, -5, true)))
+  test('segments longer than the row', () => header((view, at) => view.setInt32(control(at) + 24 + 16, 65_000, true)))
+  test('more segments than there can be', () => header((view, at) => view.setInt32(control(at) + 24 + 16, 1, true)))
+  test('a length of segments in too few bytes', () => header((view, at) => view.setUint32(control(at) + 24, 17, true)))
+  test('no sender', () => header((view, at) => view.setUint32(at + MSG_NAMELEN_AT, 0, true)))
+  test('a sender longer than its place', () => header((view, at) => view.setUint32(at + MSG_NAMELEN_AT, 999, true)))
+  test('a sender of another family', () => header((view, at) => view.setUint16(at + 80, 77, true)))
+
+  test('any vnet header over any bytes: the lane goes on', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ minLength: 0, maxLength: 400 }), fc.uint8Array({ minLength: VNET_HEADER_BYTES, maxLength: VNET_HEADER_BYTES }), fc.boolean(), (bytes, head, isRow) => {
+        const packet = isRow ? bare(tcp(300)) : bare(bytes)
+        packet.set(head)
+        a.lane.kernel.tunIn.push(packet)
+        settle()
+      }),
+      { numRuns: 300 },
+    )
+    b.take()
+    send(a, echo(77))
+    expect(b.take().map((bytes) => bytes.length)).toEqual([VNET_HEADER_BYTES + 84])
+  })
+
+  test('bit flips and cuts on the wire: none gets through, the lane goes on', () => {
+    let flips = 0
+    a.lane.kernel.onSend = (_to, sent) => {
+      const bytes = sent.bytes.slice()
+      flips += 1
+      const at = (flips * 37) % bytes.length
+      bytes[at] = (bytes[at] ?? 0) ^ (1 << flips % 8)
+      b.lane.kernel.udpIn.push({ ...sent, bytes: flips % 3 === 0 ? bytes.subarray(0, at) : bytes, segmentBytes: 0, from: ipv4Address(1, 5000) })
+    }
+    for (let i = 0; i < 100; i += 1) send(a, echo(i))
+    expect(b.take()).toEqual([])
+    a.joinTo(b)
+    send(a, echo(7))
+    expect(b.take()).toHaveLength(1)
+  })
+})
