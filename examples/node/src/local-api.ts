@@ -204,7 +204,7 @@ async function reading(call: Call): Promise<boolean> {
       send(netmapJson(needMap(node)))
       return true
     case 'GET meshwright/path':
-      send({ Lines: node.explainPath(query.get('peer') ?? '') })
+      send({ Lines: node.explainPath(query.get('peer') ?? ''), Story: node.pathStory(query.get('peer') ?? '') ?? null })
       return true
     case 'POST meshwright/resolve':
       send({ Addresses: await node.resolve(query.get('name') ?? '') })

@@ -14,7 +14,7 @@ import { NodeNames } from './node-names.ts'
 import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
 import { buildStatus, nextState, nodeWithAddress, whoIs } from './node-status.ts'
-import { tellPath } from './path-story.ts'
+import { type PathStory, pathStory } from './path-story.ts'
 import { NodePings } from './node-pings.ts'
 import { OwnEndpoints } from './own-endpoints.ts'
 import { DEFAULT_PREFS, type Prefs } from './prefs.ts'
@@ -210,11 +210,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     })
   }
 
-  /** The story of the path to a peer, as lines for people. */
-  explainPath(now: Instant, ip: Ip): readonly string[] {
+  /** The story of the path to a peer; `undefined` when the address is no peer's. */
+  pathStory(now: Instant, ip: Ip): PathStory | undefined {
     const peer = this.#map && nodeWithAddress(this.#map, ip)
     const told = peer && this.#engine?.explain(now, peer.nodeKey)
-    return told === undefined ? [`${ip.key} is no peer of this node`] : tellPath(now, told)
+    return this.#map && peer && told && pathStory(now, told, peer, this.#map.relays)
   }
 
   handleInput(now: Instant, input: MeshInput): void {

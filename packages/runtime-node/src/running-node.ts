@@ -1,7 +1,7 @@
 import type http from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { NetworkMap } from '@meshwright/control-client'
-import type { MeshStatus, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
+import type { MeshStatus, PathStory, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
 import type { JsonObject } from './go-prefs.ts'
 
 /** How a node is started. */
@@ -119,6 +119,8 @@ export interface RunningNode {
   setUdpBlocked(blocked: boolean): void
   /** The story of a path: candidates, probes, what was refused and what was chosen, as lines for people. */
   explainPath(address: string): readonly string[]
+  /** The same as data; `undefined` when nobody of the mesh is called so or has the address. */
+  pathStory(address: string): PathStory | undefined
   /** Calls `listener` after every change of `status()` that a person would notice. Returns the way to stop it. */
   onChange(listener: () => void): () => void
   /** Stops everything; nothing of it keeps the process alive afterwards. */

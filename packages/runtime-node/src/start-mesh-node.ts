@@ -5,7 +5,7 @@ import type { ControlState, NetworkMap } from '@meshwright/control-client'
 import type { RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
-import type { MeshInput, MeshNode, MeshOutput, MeshStatus, PingKind, PingResult, Prefs, WhoIs } from '@meshwright/mesh'
+import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
 import { dialSystem } from './dial-system.ts'
@@ -29,6 +29,7 @@ import { OUTSIDE_MARK } from './system-routes.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
 import { openUdp, type UdpSocket } from './udp.ts'
+import { untilReady } from './until-ready.ts'
 
 const ADDRESS_CHECK_MS = 5_000
 const DIAL_TIMEOUT_MS = 60_000
@@ -172,24 +173,8 @@ class Runner implements RunningNode {
     return this.#node.prefs
   }
 
-  async ready(signal?: AbortSignal): Promise<void> {
-    while (this.#node.state !== 'running') {
-      if (this.#closed) throw new MeshRuntimeError('RUNTIME_CLOSED', 'the node was closed before it was ready')
-      await new Promise<void>((resolve, reject) => {
-        const stop = this.onChange(() => done())
-        const onAbort = (): void => {
-          stop()
-          reject(new MeshRuntimeError('RUNTIME_ABORTED', `the node is not ready: ${this.#why()}`))
-        }
-        const done = (): void => {
-          stop()
-          signal?.removeEventListener('abort', onAbort)
-          resolve()
-        }
-        signal?.addEventListener('abort', onAbort, { once: true })
-        if (signal?.aborted === true) onAbort()
-      })
-    }
+  ready(signal?: AbortSignal): Promise<void> {
+    return untilReady({ isReady: () => this.#node.state === 'running', isClosed: () => this.#closed, why: () => this.#why(), onChange: (listener) => this.onChange(listener) }, signal)
   }
 
   setPrefs(wish: Partial<Prefs>): void {
@@ -284,8 +269,13 @@ class Runner implements RunningNode {
   }
 
   explainPath(address: string): readonly string[] {
+    const story = this.pathStory(address)
+    return story === undefined ? [`no other node of the mesh is called or has the address '${address}'`] : tellStory(story)
+  }
+
+  pathStory(address: string): PathStory | undefined {
     const ip = parseIp(address) ?? this.#node.resolve(address)[0]
-    return ip === undefined ? [`no node of the mesh is called '${address}'`] : this.#node.explainPath(this.#clock(), ip)
+    return ip && this.#node.pathStory(this.#clock(), ip)
   }
 
   onChange(listener: () => void): () => void {
