@@ -17,6 +17,8 @@ export interface MemoryLaneOptions {
   readonly hasVnetHeader?: boolean
   readonly gso?: boolean
   readonly random?: (length: number) => Uint8Array
+  /** Wall clock of the engine; with it nothing depends on how fast this computer is. */
+  readonly wallClock?: () => number
   readonly onOutput?: (output: TunnelOutput) => void
 }
 
@@ -30,9 +32,9 @@ export class MemoryLane {
 
   constructor(options: MemoryLaneOptions) {
     const memory = arenaIn(options.provider)
-    const { random, mtu = 1420, hasVnetHeader = true, gso = true } = options
+    const { random, wallClock, mtu = 1420, hasVnetHeader = true, gso = true } = options
     this.kernel = new MemoryKernel(memory.bytes)
-    this.engine = new TunnelEngine<UdpPath>({ name: 'memory', pathTo: udpPathTo, provider: options.provider, mtu, ...(random !== undefined && { random }) })
+    this.engine = new TunnelEngine<UdpPath>({ name: 'memory', pathTo: udpPathTo, provider: options.provider, mtu, ...(random !== undefined && { random }), ...(wallClock !== undefined && { wallClock, stopwatch: false }) })
     this.context = {
       ...memory,
       border: this.kernel,

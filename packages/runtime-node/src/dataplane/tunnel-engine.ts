@@ -57,6 +57,9 @@ export interface TunnelEngineOptions<Path extends EndpointPath> {
   readonly loadMonitor?: LoadMonitor
   /** Default: the system's. */
   readonly random?: (length: number) => Uint8Array
+  readonly wallClock?: () => number
+  /** See the device; `false`: none, so that nothing depends on how fast this computer is. */
+  readonly stopwatch?: false
   readonly log?: (level: 'error' | 'verbose', line: string) => void
 }
 
@@ -82,8 +85,8 @@ export class TunnelEngine<Path extends EndpointPath> {
     this.#options = options
     this.device = new WireGuardDevice<Path>({
       random: options.random ?? systemRandom,
-      wallClock: () => Date.now(),
-      stopwatch: () => performance.now(),
+      wallClock: options.wallClock ?? ((): number => Date.now()),
+      ...(options.stopwatch !== false && { stopwatch: (): number => performance.now() }),
       ...(options.provider !== undefined && { provider: options.provider }),
       ...(options.mtu !== undefined && { mtu: options.mtu }),
       ...(options.loadMonitor !== undefined && { loadMonitor: options.loadMonitor }),
