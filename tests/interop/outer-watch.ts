@@ -87,7 +87,8 @@ function smallFiles(folder: string): readonly string[] {
 
 // tailscaled wraps what it stores in base64: once, or twice for profiles.
 function keysIn(text: string, depth: number = 0): readonly string[] {
-  const own = [...text.matchAll(/privkey:([0-9a-f]{64})/g)].map((match) => match[1] ?? '')
+  // All zeros: there is none, as with the former key of a node that never changed it.
+  const own = [...text.matchAll(/privkey:(?!0{64})([0-9a-f]{64})/g)].map((match) => match[1] ?? '')
   const wrapped = depth > 1 ? [] : [...text.matchAll(/[A-Za-z0-9+/]{64,}={0,2}/g)].flatMap((match) => keysIn(Buffer.from(match[0], 'base64').toString('latin1'), depth + 1))
   return [...own, ...wrapped]
 }

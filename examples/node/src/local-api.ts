@@ -126,6 +126,7 @@ async function reading(call: Call): Promise<boolean> {
   switch (call.verb) {
     case 'GET status':
     case 'POST status':
+      await node.refresh()
       send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined, node.networkMap()))
       return true
     case 'GET prefs':
@@ -145,6 +146,7 @@ async function reading(call: Call): Promise<boolean> {
       return true
     case 'GET metrics':
     case 'GET usermetrics':
+      await node.refresh()
       call.text(renderMetrics(node.status(), node.prefs()))
       return true
     case 'GET derpmap':
@@ -204,6 +206,7 @@ async function reading(call: Call): Promise<boolean> {
       send(netmapJson(needMap(node)))
       return true
     case 'GET meshwright/path':
+      await node.refresh()
       send({ Lines: node.explainPath(query.get('peer') ?? ''), Story: node.pathStory(query.get('peer') ?? '') ?? null })
       return true
     case 'POST meshwright/resolve':

@@ -3,6 +3,7 @@ import { connect } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { parseIp } from '@meshwright/ip'
+import { isMeshLaneWorker, runMeshLaneWorker } from '@meshwright/runtime-node/dataplane'
 import { cleanUpSystem, createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode, type SystemDnsManager } from '@meshwright/runtime-node'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
 import { claimSocket, serveLocalApi } from './local-api.ts'
@@ -64,7 +65,7 @@ async function main(words: readonly string[]): Promise<number> {
     allowLoopback: values['allow-loopback'] === true,
     blockUdp: values['block-udp'] === true,
     ephemeral: inMemory,
-    ...(tun === 'userspace-networking' ? {} : { tun: String(tun), systemDns }),
+    ...(tun === 'userspace-networking' ? {} : { tun: String(tun), systemDns, dataPlaneUrl: new URL(import.meta.url) }),
     forwardUnclaimed: (local) => dialLocal(local.port),
     forwardUnclaimedDatagrams: (local) => loopback && { ip: loopback, port: local.port },
     log: (level, line) => {
@@ -124,7 +125,7 @@ function defaultStateFolder(): string {
   return path.join(process.env['XDG_STATE_HOME'] ?? path.join(os.homedir(), '.local', 'state'), 'meshwright')
 }
 
-main(process.argv.slice(2)).then(
+const run = (): Promise<void> => main(process.argv.slice(2)).then(
   (status) => process.exit(status),
   (error: unknown) => {
     if (error instanceof FlagError && error.message === 'help') {
@@ -137,3 +138,7 @@ main(process.argv.slice(2)).then(
     process.exit(2)
   },
 )
+
+// The data plane's thread is this very file again.
+if (isMeshLaneWorker()) runMeshLaneWorker()
+else await run()

@@ -1,10 +1,10 @@
-import { type Instant, Outbox, type RandomSource, type WallClock } from '@meshwright/core'
+import { type Instant, Outbox, type PacketBatch, PENDING, type RandomSource, type WallClock } from '@meshwright/core'
 import { type CryptoProvider, nobleProvider, type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { CryptokeyRouter, type RouteEntry } from '@meshwright/cryptokey-router'
 import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } from '@meshwright/ip'
 import { type PathFinder } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
-import { WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+import { type OpenPlan, WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
 
 /** First byte of WireGuard's second message (whitepaper 5.4.3). */
 const HANDSHAKE_RESPONSE = 2
@@ -141,6 +141,21 @@ export class DataPlane {
     this.device.handleInput(now, { type: 'datagram', bytes, from: directPath(from) })
     this.#drain(now)
     this.#source = undefined
+  }
+
+  /** As {@link DataPlane.inboundDirect} for a batch from one endpoint, in place: ask {@link DataPlane.admits} about the packets in it. */
+  open(now: Instant, from: DataPath, batch: PacketBatch): OpenPlan<DataPath> {
+    for (let slot = 0; slot < batch.count; slot += 1) if (batch.verdict[slot] === PENDING) this.#directIn += batch.length[slot] ?? 0
+    this.#source = from.via.type === 'direct' ? from.via.endpoint : undefined
+    const plan = this.device.open(now, from, batch)
+    this.#drain(now)
+    this.#source = undefined
+    return plan
+  }
+
+  /** Bytes of datagrams that its caller has sent to endpoints. */
+  noteDirect(bytes: number): void {
+    this.#directOut += bytes
   }
 
   /** A WireGuard datagram that a relay brought from `peer`. */

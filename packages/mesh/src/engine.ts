@@ -76,6 +76,11 @@ export class Engine implements NodeEngine {
     return this.#blockedDatagrams
   }
 
+  /** Datagrams that a lane did not open because UDP is blocked. */
+  noteBlocked(datagrams: number): void {
+    this.#blockedDatagrams += datagrams
+  }
+
   /** When this node last sent to a peer, and whether that was within the last 45 s. */
   lastSend(now: Instant, peer: NodePublicKey): { readonly at: UnixMillis; readonly active: boolean } | undefined {
     const sentAt = this.plane.lastSend(peer)

@@ -56,6 +56,8 @@ export type MeshInput =
   | { readonly type: 'packet'; readonly bytes: Uint8Array }
   /** The addresses of this computer, with the port of the UDP socket; best first. */
   | { readonly type: 'localEndpoints'; readonly endpoints: readonly Endpoint[] }
+  /** An engine that `makeEngine` made has something to tell by itself. */
+  | { readonly type: 'engineStirred' }
   /** The network changed: another address, a link that came back, a sleep. */
   | { readonly type: 'linkChanged' }
   /** A server that `dnsForward` named has answered, or (without bytes) cannot be asked. */

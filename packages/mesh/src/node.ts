@@ -233,6 +233,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#endpoints.setLocal(input.endpoints)
         this.#tellEndpoints(now)
         break
+      case 'engineStirred':
+        break // what it owes is taken below
       case 'linkChanged':
         this.#engine?.rebind(now)
         this.#home.restart(now)

@@ -10,7 +10,7 @@ export { DEFAULT_FOREIGN_PREFS, formatGoPrefs, type GoPrefs, type JsonObject, re
 export { nodeCryptoProvider } from './node-crypto.ts'
 export { opensslFfiProvider, type OpensslFfiOptions, type OpensslFfiProvider } from './openssl-ffi.ts'
 export { systemRandom } from './random.ts'
-export type { HasRemote, LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+export type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshNodeOptions, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 export { createSocks5Server, type Socks5Dial } from './socks5.ts'
 export { type MeshDaemonOptions, MeshRuntimeError, type MeshRuntimeErrorCode } from './mesh-runtime.ts'
 export { startMeshNode } from './start-mesh-node.ts'

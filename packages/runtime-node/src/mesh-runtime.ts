@@ -22,6 +22,10 @@ export interface MeshDaemonOptions extends MeshNodeOptions {
   readonly version?: string
   /** A TUN device of this name instead of the node's own TCP/IP stack: Linux, root, and the optional package `koffi`. */
   readonly tun?: string
+  /** With a TUN device: who carries its packets, as `MESHWRIGHT_DATAPLANE` says it; default: that variable, and else the best that works here. */
+  readonly dataPlane?: string
+  /** The program of the data plane's thread, for programs that are bundled into one file. */
+  readonly dataPlaneUrl?: URL
   /** With a TUN device: who is told that names of the mesh are answered at 100.100.100.100. Default `off`: nobody. */
   readonly systemDns?: SystemDnsManager
 }

@@ -4,9 +4,10 @@ import type { MapResponse } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import type { Prefix } from '@meshwright/ip'
-import { DEFAULT_PREFS, type MeshInput, MeshNode, type MeshOutput, type Prefs } from '@meshwright/mesh'
+import { DEFAULT_PREFS, Engine, type EngineOptions, type MeshInput, MeshNode, type MeshOutput, type Prefs } from '@meshwright/mesh'
 import { ControlTransport } from './control-dial.ts'
 import { type Driver, drive } from './drive.ts'
+import type { MeshPlane } from './mesh-lane/mesh-plane.ts'
 import type { MeshDaemonOptions } from './mesh-runtime.ts'
 import type { Outside } from './outside.ts'
 import { systemRandom } from './random.ts'
@@ -32,6 +33,8 @@ export interface NodePartsFrom {
   /** The map of an earlier run, for when the server is away. */
   readonly lastMap: MapResponse | undefined
   readonly blockUdp: boolean
+  /** Whoever carries the packets in a thread of its own. */
+  readonly plane: MeshPlane | undefined
   /** Performs what the machine owes; also, before this function returns, what it owes from its construction. */
   readonly perform: (output: MeshOutput, transport: ControlTransport, relays: RelayDriver) => void
   /** Feeds the machine that is in force. */
@@ -57,6 +60,7 @@ export function makeParts(from: NodePartsFrom): NodeParts {
     ...(from.lastMap === undefined ? {} : { lastMap: from.lastMap }),
     ...(options.ephemeral === true ? { ephemeral: true } : {}),
     ...(options.tun === undefined ? {} : { tun: true }),
+    ...(from.plane && { makeEngine: (engine: EngineOptions) => from.plane?.makeEngine(engine) ?? new Engine(engine) }),
   })
   const transport = new ControlTransport({ url: controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider, outside }, (input: ControlClientInput) => from.feed({ type: 'control', input }))
   const relays = new RelayDriver((input) => from.feed({ type: 'relay', input }), options.relayPlainHttp === true, outside)

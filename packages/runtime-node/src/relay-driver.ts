@@ -1,4 +1,6 @@
+import { lookup } from 'node:dns/promises'
 import { isMeshwrightError, type RelayNode, type RelayRegion } from '@meshwright/core'
+import { type Ip, parseIp } from '@meshwright/ip'
 import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
 import { type DerpConnection, type DerpDialOptions, dialDerp } from './derp-dial.ts'
 import type { Outside } from './outside.ts'
@@ -111,4 +113,13 @@ export async function measureRelay(region: RelayRegion, outside: Outside): Promi
     socket.once('connect', () => finish(performance.now() - started))
     socket.once('error', () => finish(undefined))
   })
+}
+
+/** The addresses of a relay's name; none, and why, when they cannot be looked up. */
+export async function relayAddresses(hostName: string): Promise<{ readonly ips: readonly Ip[]; readonly problem?: string }> {
+  try {
+    return { ips: (await lookup(hostName, { all: true })).flatMap(({ address }) => parseIp(address) ?? []) }
+  } catch (error) {
+    return { ips: [], problem: error instanceof Error ? error.message : String(error) }
+  }
 }

@@ -33,6 +33,20 @@ export interface MeshNodeOptions {
   readonly log?: (level: 'debug' | 'info' | 'warn', line: string) => void
 }
 
+/** Who carries a node's packets, and how that is doing. */
+export interface DataPlaneReport {
+  /** `worker`: a thread of its own, in rows. `portable`: the event loop, between a TUN device and sockets. `userspace`: the node's own TCP/IP stack. */
+  readonly lane: 'worker' | 'portable' | 'userspace'
+  /** Why it is no better one, where that is known. */
+  readonly reason?: string
+  /** Of a worker: which offloads are in use. */
+  readonly offloads?: Readonly<Record<string, boolean>>
+  /** Of a worker: what went through. */
+  readonly counters?: Readonly<Record<string, number>>
+  /** Of a worker: how often it died and was started again. */
+  readonly restarts?: number
+}
+
 /** A connection over the mesh: a stream in `node:net` terms. */
 export interface MeshSocket extends Duplex {
   readonly remoteAddress: string
@@ -121,6 +135,10 @@ export interface RunningNode {
   explainPath(address: string): readonly string[]
   /** The same as data; `undefined` when nobody of the mesh is called so or has the address. */
   pathStory(address: string): PathStory | undefined
+  /** Resolves when `status` and `explainPath` show this moment: a data plane in a thread of its own tells of itself a second late. */
+  refresh(): Promise<void>
+  /** Who carries packets, and how it is doing. */
+  dataPlane(): Promise<DataPlaneReport>
   /** Calls `listener` after every change of `status()` that a person would notice. Returns the way to stop it. */
   onChange(listener: () => void): () => void
   /** Stops everything; nothing of it keeps the process alive afterwards. */

@@ -16,19 +16,20 @@ import { LastMap } from './last-map.ts'
 import { localEndpoints } from './local-endpoints.ts'
 import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
+import { deviceOf, type NodeUdp, openMeshPlane, type OpenedPlane, reportOf, socketsOf } from './mesh-lane/open-plane.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
 import { firstPrefs, makeParts, type NodeParts } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { OutsideFlows } from './outside-flows.ts'
 import { PendingPings } from './pending-pings.ts'
-import { measureRelay, type RelayDriver } from './relay-driver.ts'
-import type { HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
+import type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { OUTSIDE_MARK } from './system-routes.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
-import { openUdp, type UdpSocket } from './udp.ts'
+import { openUdp } from './udp.ts'
 import { untilReady } from './until-ready.ts'
 
 const ADDRESS_CHECK_MS = 5_000
@@ -48,7 +49,14 @@ export async function startMeshNode(options: MeshDaemonOptions): Promise<Running
   })
   const store = new NodeStore(options.stateFile)
   const outside = options.tun === undefined ? systemOutside : await markedOutside(OUTSIDE_MARK)
-  const runner = new Runner(options, routes, store, outside)
+  let runner: Runner | undefined
+  const opened = await openMeshPlane(options, {
+    onStirred: () => runner?.feed({ type: 'engineStirred' }),
+    onService: (bytes) => runner?.feed({ type: 'packet', bytes }),
+    onGone: (reason) => runner?.log('warn', reason),
+    log: (level, line) => runner?.log(level, line),
+  })
+  runner = new Runner(options, routes, store, outside, opened)
   await runner.open()
   return runner
 }
@@ -58,7 +66,7 @@ class Runner implements RunningNode {
   readonly #store: NodeStore
   readonly #lastMap: LastMap | undefined
   readonly #clock = suspendAwareClock(undefined, undefined, (ms) => {
-    this.#log('info', `slept for ${Math.round(ms / 1000)} s`)
+    this.log('info', `slept for ${Math.round(ms / 1000)} s`)
     setImmediate(() => this.#networkChanged()) // the machine may be at work
   })
   readonly #listeners: Set<() => void> = new Set()
@@ -69,6 +77,7 @@ class Runner implements RunningNode {
   readonly #systemName: string = os.hostname().split('.')[0] || 'node'
   #tun: TunLink | undefined
   readonly #outside: Outside
+  readonly #opened: OpenedPlane
   #plannedFor: unknown
   #agent: http.Agent | undefined
   #endpoints: MeshStatus['peers'][number]['endpoints'] = []
@@ -77,15 +86,16 @@ class Runner implements RunningNode {
   #driver: Driver<MeshInput>
   #transport: ControlTransport
   #relays: RelayDriver
-  #udp: UdpSocket | undefined
+  #udp: NodeUdp | undefined
   #addressTimer: NodeJS.Timeout | undefined
   #lastEndpoints = ''
   #onLoggedOut: (() => void) | undefined
   #closed = false
   #changeQueued = false
 
-  constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside) {
+  constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside, opened: OpenedPlane) {
     this.#options = options
+    this.#opened = opened
     this.#outside = outside
     this.#store = store
     const { stored } = store
@@ -100,7 +110,7 @@ class Runner implements RunningNode {
     this.#dns = new DnsUpstreams((answer) => this.#driver.feed({ type: 'dnsAnswer', ...answer }), this.#outside)
     // A node of one control server is nobody at another: its keys are not shown around.
     const sameServer = stored.controlUrl === undefined || stored.controlUrl === this.#controlUrl
-    if (options.stateFile !== undefined) this.#lastMap = new LastMap(options.stateFile, () => ({ control: this.#store.stored.control, controlUrl: this.#controlUrl }), (line) => this.#log('warn', line))
+    if (options.stateFile !== undefined) this.#lastMap = new LastMap(options.stateFile, () => ({ control: this.#store.stored.control, controlUrl: this.#controlUrl }), (line) => this.log('warn', line))
     const made = this.#make(sameServer ? stored.control : undefined, firstPrefs(stored.prefs, options, routes, this.#systemName), options.blockUdp === true)
     this.#node = made.node
     this.#driver = made.driver
@@ -110,16 +120,18 @@ class Runner implements RunningNode {
 
   /** Opens the socket and starts. */
   async open(): Promise<void> {
-    this.#log('info', `cryptography: ${this.#crypto.name}`)
+    this.log('info', `cryptography: ${this.#crypto.name}`)
     const { tun } = this.#options
     if (tun !== undefined) {
-      this.#tun = await TunLink.open({ name: tun, dns: this.#options.systemDns ?? 'off', onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.#log('warn', line) })
+      const { plane, reason } = this.#opened
+      this.log('info', plane === undefined ? `packets are carried by the event loop: ${reason ?? ''}` : 'packets are carried by a thread of their own')
+      this.#tun = await TunLink.open({ name: tun, device: plane && deviceOf(plane), dns: this.#options.systemDns ?? 'off', onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.log('warn', line) })
     }
-    this.#udp = await openUdp({
+    this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : await openUdp({
       outside: this.#outside,
       port: this.#options.port ?? 0,
       onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
-      onError: (error) => this.#log('debug', `UDP: ${error.message}`),
+      onError: (error) => this.log('debug', `UDP: ${error.message}`),
     }).catch(async (error: unknown) => {
       await this.#tun?.close()
       throw error
@@ -278,6 +290,19 @@ class Runner implements RunningNode {
     return ip && this.#node.pathStory(this.#clock(), ip)
   }
 
+  refresh(): Promise<void> {
+    return this.#opened.plane?.fresh() ?? Promise.resolve()
+  }
+
+  dataPlane(): Promise<DataPlaneReport> {
+    return this.#tun === undefined ? Promise.resolve({ lane: 'userspace' }) : reportOf(this.#opened)
+  }
+
+  /** Feeds the machine that is in force. */
+  feed(input: MeshInput): void {
+    this.#driver.feed(input)
+  }
+
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
@@ -310,13 +335,14 @@ class Runner implements RunningNode {
       prefs,
       lastMap: state === undefined ? undefined : this.#lastMap?.read(Date.now()),
       blockUdp,
+      plane: this.#opened.plane,
       perform: (output, transport, relays) => this.#perform(output, transport, relays),
       feed: (input) => this.#driver.feed(input),
     })
   }
 
   #moveTo(controlUrl: string): void {
-    this.#log('info', `turning to the control server ${controlUrl}`)
+    this.log('info', `turning to the control server ${controlUrl}`)
     this.#flows.resetConnections()
     this.#stopNode()
     this.#lastMap?.forget()
@@ -362,7 +388,7 @@ class Runner implements RunningNode {
         this.#changed()
         return
       case 'state':
-        this.#log('info', `state: ${output.state}`)
+        this.log('info', `state: ${output.state}`)
         this.#changed()
         return
       case 'changed':
@@ -377,7 +403,7 @@ class Runner implements RunningNode {
         this.#changed()
         return
       case 'log':
-        this.#log(output.level, output.line)
+        this.log(output.level, output.line)
         return
       case 'resolveRelay':
         void this.#resolveRelay(output.hostName)
@@ -398,11 +424,9 @@ class Runner implements RunningNode {
   }
 
   async #resolveRelay(hostName: string): Promise<void> {
-    const answers = await lookup(hostName, { all: true }).catch((error: unknown) => {
-      this.#log('debug', `the relay's name ${hostName} cannot be looked up: ${error instanceof Error ? error.message : String(error)}`)
-      return []
-    })
-    this.#driver.feed({ type: 'relayResolved', hostName, ips: answers.flatMap(({ address }) => parseIp(address) ?? []) })
+    const { ips, problem } = await relayAddresses(hostName)
+    if (problem !== undefined) this.log('debug', `the relay's name ${hostName} cannot be looked up: ${problem}`)
+    this.#driver.feed({ type: 'relayResolved', hostName, ips })
   }
 
   async #measureRelay(region: RelayRegion): Promise<void> {
@@ -465,7 +489,7 @@ class Runner implements RunningNode {
     return authUrl === undefined ? (lastError ?? `it is still ${state}`) : `someone must open ${authUrl}`
   }
 
-  #log(level: 'debug' | 'info' | 'warn', line: string): void {
+  log(level: 'debug' | 'info' | 'warn', line: string): void {
     this.#options.log?.(level, line)
   }
 }

@@ -1,4 +1,5 @@
 import { PacketBatch } from '@meshwright/core'
+import type { CryptoProvider } from '@meshwright/crypto'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
 import type { KernelBorder } from './kernel-border.ts'
 import type { LaneEngine } from './lane-engine.ts'
@@ -128,4 +129,9 @@ export function arenaIn(provider: WasmProvider): RowMemory & { readonly map: Are
 /** A batch over the whole arena. */
 export function arenaBatch(memory: RowMemory): PacketBatch {
   return new PacketBatch(memory.bytes, BATCH_SLOTS)
+}
+
+/** Whether a provider works in a memory that others may use. */
+export function isWasmProvider(provider: CryptoProvider): provider is WasmProvider {
+  return 'instance' in provider
 }

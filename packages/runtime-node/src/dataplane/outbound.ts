@@ -149,6 +149,7 @@ export class Outbound {
         if (length < segment) break
       }
       this.#sender.send(now, path, from, end - from, segment, trafficClass)
+      engine.sent(end - from)
       i = next
     }
   }

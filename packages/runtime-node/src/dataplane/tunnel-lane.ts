@@ -38,6 +38,10 @@ export class TunnelLane implements LaneEngine<EnginePeer> {
     // There are no relays.
   }
 
+  sent(): void {
+    // The device counts for each peer.
+  }
+
   open(now: Instant, from: UdpPath, batch: PacketBatch): OpenPlan<UdpPath> {
     return this.engine.open(now, from, batch)
   }

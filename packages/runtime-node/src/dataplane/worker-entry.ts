@@ -1,3 +1,5 @@
+import { isMeshLaneWorker, runMeshLaneWorker } from '../mesh-lane/mesh-worker.ts'
 import { isDataPlaneWorker, runDataPlaneWorker } from './worker.ts'
 
 if (isDataPlaneWorker()) runDataPlaneWorker()
+else if (isMeshLaneWorker()) runMeshLaneWorker()

@@ -1,6 +1,6 @@
-import { isMainThread, MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { isMainThread, MessagePort, workerData } from 'node:worker_threads'
 import type { Instant } from '@meshwright/core'
-import { type CryptoProvider, NodePublicKey } from '@meshwright/crypto'
+import { NodePublicKey } from '@meshwright/crypto'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { formatEndpoint } from '@meshwright/ip'
 import { formatUapi, parseUapi, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
@@ -9,16 +9,14 @@ import { chooseCryptoProvider } from '../fast-crypto.ts'
 import { findKoffi } from '../koffi-functions.ts'
 import { linuxBorder } from './kernel-border.ts'
 import { Lane } from './lane.ts'
-import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { LaneLoop } from './lane-loop.ts'
+import { arenaIn, isWasmProvider, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
-
-/** So long the lane has the thread before the thread's event loop has a turn. */
-const LOOP_MS = 250
 
 /** Whether this thread was started as a data plane. */
 export function isDataPlaneWorker(): boolean {
@@ -32,7 +30,7 @@ export function runDataPlaneWorker(): void {
   const post = (message: FromWorker): void => start.port.postMessage(message)
   const koffi = findKoffi()
   const provider = chooseCryptoProvider(process.env['MESHWRIGHT_CRYPTO'])
-  if (koffi === undefined || !isWasm(provider)) {
+  if (koffi === undefined || !isWasmProvider(provider)) {
     post({ type: 'unavailable', reason: koffi === undefined ? 'the optional package koffi is not installed' : `the cryptography ${provider.name} has no memory to share` })
     return start.port.close()
   }
@@ -47,10 +45,10 @@ class DataPlaneThread {
   readonly #context: LaneContext
   readonly #engine: TunnelEngine<UdpPath>
   readonly #lane: Lane
+  readonly #loop: LaneLoop
   #mark = 0
   /** Whether the port was not asked for by its number. */
   #isAnyPort = false
-  #closed = false
 
   constructor(start: WorkerStart & { readonly port: MessagePort }, koffi: unknown, provider: WasmProvider, post: (message: FromWorker) => void) {
     this.#start = start
@@ -69,6 +67,10 @@ class DataPlaneThread {
       mtu: start.mtu,
     }
     this.#lane = new Lane(this.#context, start.wake, this.#clock)
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, {
+      onMessage: (message) => void (isToWorker(message) && this.#handle(message)),
+      onGone: (errno) => this.#post({ type: 'gone', errno }),
+    })
     if (start.sockets !== undefined) this.#lane.useSockets(this.#clock(), start.sockets)
   }
 
@@ -83,29 +85,7 @@ class DataPlaneThread {
     }
     this.#lane.settle(this.#clock())
     this.#post({ type: 'ready' })
-    this.#loop()
-  }
-
-  #loop(): void {
-    const until = performance.now() + LOOP_MS
-    while (!this.#closed && performance.now() < until) {
-      const how = this.#lane.turn()
-      if (how === 'woken') this.#takeMessages()
-      else if (how === 'gone') {
-        this.#post({ type: 'gone', errno: this.#lane.errno })
-        return this.#end()
-      }
-    }
-    if (!this.#closed) setImmediate(() => this.#loop())
-  }
-
-  #takeMessages(): void {
-    const { border, map } = this.#context
-    border.read(this.#start.wake, map.scratch, 8)
-    for (let got = receiveMessageOnPort(this.#start.port); got !== undefined; got = receiveMessageOnPort(this.#start.port)) {
-      const message: unknown = got.message
-      if (isToWorker(message)) this.#handle(message)
-    }
+    this.#loop.run()
   }
 
   #handle(message: ToWorker): void {
@@ -131,15 +111,10 @@ class DataPlaneThread {
         this.#lane.settle(now)
         this.#lane.close()
         this.#post({ type: 'answer', id: message.id, errno: 0 })
-        return this.#end()
+        return this.#loop.end()
       case 'fail':
         throw new Error('asked to fail')
     }
-  }
-
-  #end(): void {
-    this.#closed = true
-    this.#start.port.close()
   }
 
   /** Makes the changes in order; gives 0 or the negative errno of the one that failed, where it stopped. */
@@ -243,8 +218,4 @@ function isStart(data: unknown): data is WorkerStart & { readonly port: MessageP
 
 function isToWorker(message: unknown): message is ToWorker {
   return typeof message === 'object' && message !== null && 'type' in message
-}
-
-function isWasm(provider: CryptoProvider): provider is WasmProvider {
-  return 'instance' in provider
 }

@@ -34,6 +34,7 @@ export class EngineHost {
   readonly #doors: EngineHostDoors
   readonly #view: PacketView = new PacketView()
   readonly #echoes: Set<number> = new Set()
+  readonly #told: EngineOutput[] = []
   #engine: Engine | undefined
   #number = 0
   /** Something that a view shows has changed since the last one. */
@@ -79,7 +80,7 @@ export class EngineHost {
   settle(now: Instant): void {
     const engine = this.#engine
     if (engine === undefined) return
-    let owed: EngineOutput[] | undefined
+    let owed: EngineOutput[] | undefined = this.#told.length === 0 ? undefined : this.#told.splice(0)
     for (let output = engine.pollOutput(); output !== undefined; output = engine.pollOutput()) {
       if (output.type === 'datagram') this.#doors.send(output.bytes, output.to)
       else if (output.type === 'deliver' && !this.isForNode(output.bytes, 0, output.bytes.length)) this.#doors.deliver(output.bytes)
@@ -95,6 +96,11 @@ export class EngineHost {
   /** Whether an inner packet answers an echo request that the node itself has sent. */
   isForNode(memory: Uint8Array, at: number, length: number): boolean {
     return this.#echoes.size > 0 && this.#echoes.has(this.#echo(memory, at, length, ECHO_REPLY_V4, ECHO_REPLY_V6))
+  }
+
+  /** Owes the node an output. */
+  tell(output: EngineOutput): void {
+    this.#told.push(output)
   }
 
   /** Shows what has changed, if anything has: for a look now and then. */

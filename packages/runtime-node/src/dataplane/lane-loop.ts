@@ -1,0 +1,59 @@
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import type { Lane } from './lane.ts'
+
+/** So long the lane has the thread before the thread's event loop has a turn. */
+const LOOP_MS = 250
+
+/** Whom a loop tells. */
+export interface LaneLoopEvents {
+  /** A message of the other thread. */
+  readonly onMessage: (message: unknown) => void
+  /** The TUN device is gone; the loop has ended. */
+  readonly onGone: (errno: number) => void
+  /** Before each turn of the thread's event loop. */
+  readonly onTurn?: () => void
+}
+
+/** Turns a lane in a thread of its own, taking messages whenever it is woken, until it is ended. */
+export class LaneLoop {
+  readonly #lane: Lane
+  readonly #wake: number
+  readonly #port: MessagePort
+  readonly #events: LaneLoopEvents
+  #ended = false
+
+  constructor(lane: Lane, wake: number, port: MessagePort, events: LaneLoopEvents) {
+    this.#lane = lane
+    this.#wake = wake
+    this.#port = port
+    this.#events = events
+  }
+
+  /** Begins; gives the thread back now and then. */
+  run(): void {
+    const until = performance.now() + LOOP_MS
+    while (!this.#ended && performance.now() < until) {
+      const how = this.#lane.turn()
+      if (how === 'woken') this.#takeMessages()
+      else if (how === 'gone') {
+        this.#events.onGone(this.#lane.errno)
+        return this.end()
+      }
+    }
+    if (this.#ended) return
+    this.#events.onTurn?.()
+    setImmediate(() => this.run())
+  }
+
+  /** Ends the loop, and with it the thread. */
+  end(): void {
+    this.#ended = true
+    this.#port.close()
+  }
+
+  #takeMessages(): void {
+    const { border, map } = this.#lane.context
+    border.read(this.#wake, map.scratch, 8)
+    for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) this.#events.onMessage(got.message)
+  }
+}

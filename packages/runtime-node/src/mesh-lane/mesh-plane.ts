@@ -1,0 +1,212 @@
+import type { Endpoint } from '@meshwright/ip'
+import type { EngineOptions } from '@meshwright/mesh'
+import type { LaneOffloads, SocketPair } from '../dataplane/lane-context.ts'
+import type { LaneMode } from '../dataplane/lane-mode.ts'
+import { LaneThread, type MainBorder, mainBorder } from '../dataplane/lane-thread.ts'
+import { openTunDescriptor, type TunDescriptor } from '../dataplane/tun-descriptor.ts'
+import type { FromMeshWorker, MeshLaneStatus, ToMeshWorker } from './mesh-messages.ts'
+import type { MeshWorkerStart } from './mesh-worker.ts'
+import { toPortable } from './portable-values.ts'
+import { RemoteEngine } from './remote-engine.ts'
+
+const STOP_MS = 2_000
+const LOOK_MS = 1_000
+
+/** How the data plane of a node is started. */
+export interface MeshPlaneOptions {
+  /** Name of the TUN device; `%d` in it becomes a number. */
+  readonly name: string
+  readonly mtu: number
+  readonly mode: LaneMode
+  /** UDP port, 0 for any. */
+  readonly udpPort: number
+  /** SO_MARK of the UDP sockets. */
+  readonly mark: number
+  /** The worker's program, for bundled programs. */
+  readonly workerUrl?: URL | undefined
+  /** An engine owes its node something now. */
+  readonly onStirred: () => void
+  /** A packet of this computer for the node itself. */
+  readonly onService: (bytes: Uint8Array) => void
+  readonly log: (level: 'warn' | 'debug', line: string) => void
+  /** The TUN device is gone, or the worker dies again and again: nothing more will come. */
+  readonly onGone: (reason: string) => void
+}
+
+/**
+ * Starts the data plane of a mesh node: a TUN device, UDP sockets, and a worker that carries packets between them. The engines that it makes
+ * work there. A worker that dies is started again over the same device and sockets; its engine is told everything again.
+ * @throws DataPlaneError where it cannot run, TunError where the device cannot be had (the promise rejects)
+ */
+export async function startMeshPlane(options: MeshPlaneOptions): Promise<MeshPlane> {
+  const main = mainBorder()
+  const tun = openTunDescriptor(main.border, main, { name: options.name, tso: options.mode.tso, uso: options.mode.uso })
+  const plane = new MeshPlane(options, main, tun)
+  try {
+    await plane.begin()
+  } catch (error) {
+    await plane.close()
+    throw error
+  }
+  return plane
+}
+
+/** A running data plane; made by {@link startMeshPlane}. */
+export class MeshPlane {
+  /** Name of the TUN device. */
+  readonly name: string
+  readonly #options: MeshPlaneOptions
+  readonly #main: MainBorder
+  readonly #tun: TunDescriptor
+  readonly #thread: LaneThread<ToMeshWorker, FromMeshWorker>
+  #sockets: SocketPair | undefined
+  #engine: RemoteEngine | undefined
+  #engines = 0
+  #onView: (() => void)[] = []
+  #onStatus: ((status: MeshLaneStatus | undefined) => void)[] = []
+  #onStopped: (() => void) | undefined
+  #closed = false
+
+  /** Internal: see {@link startMeshPlane}. */
+  constructor(options: MeshPlaneOptions, main: MainBorder, tun: TunDescriptor) {
+    this.#options = options
+    this.#main = main
+    this.#tun = tun
+    this.name = tun.name
+    this.#thread = new LaneThread(main, {
+      name: tun.name,
+      workerUrl: options.workerUrl,
+      onMessage: (message) => this.#take(message),
+      onDeath: (why, again) => this.#died(why, again),
+      onExit: () => this.#unanswered(),
+    })
+  }
+
+  /** Internal: starts the first worker. */
+  begin(): Promise<void> {
+    return this.#startWorker()
+  }
+
+  /** UDP ports, `undefined` where a family is not there. */
+  get ports(): { readonly ipv4: number | undefined; readonly ipv6: number | undefined } {
+    const pair = this.#sockets
+    return { ipv4: pair === undefined || pair.ipv4 < 0 ? undefined : pair.port, ipv6: pair === undefined || pair.ipv6 < 0 ? undefined : pair.port }
+  }
+
+  /** How often a worker that died was started again. */
+  get restarts(): number {
+    return this.#thread.restarts
+  }
+
+  /** Makes the engine of a node, in the worker, in the place of the one before. */
+  makeEngine(options: EngineOptions): RemoteEngine {
+    this.#engines += 1
+    this.#engine = new RemoteEngine(this.#engines, options, (message) => this.#thread.tell(message))
+    return this.#engine
+  }
+
+  /** Hands a packet to the programs of this computer. */
+  deliver(bytes: Uint8Array): void {
+    this.#thread.tell({ type: 'deliver', bytes })
+  }
+
+  /** Sends a datagram of the node itself. */
+  send(to: Endpoint, bytes: Uint8Array): void {
+    this.#thread.tell({ type: 'send', bytes, to: toPortable(to) })
+  }
+
+  /** Resolves when looks at the engine show this moment, or after a second. */
+  fresh(): Promise<void> {
+    const engine = this.#engine
+    if (engine === undefined || !this.#thread.isRunning) return Promise.resolve()
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, LOOK_MS)
+      this.#onView.push(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+      engine.look()
+    })
+  }
+
+  /** What went through, and which offloads are in use; `undefined` while there is no worker. */
+  status(): Promise<MeshLaneStatus | undefined> {
+    if (!this.#thread.isRunning) return Promise.resolve(undefined)
+    return new Promise((resolve) => {
+      this.#onStatus.push(resolve)
+      this.#thread.tell({ type: 'laneStatus' })
+    })
+  }
+
+  /** For tests: the worker dies, as an error in it would have it. */
+  failWorker(): void {
+    this.#thread.tell({ type: 'fail' })
+  }
+
+  /** Stops; the device is gone when this resolves. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    if (this.#thread.isRunning) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, STOP_MS)
+        this.#onStopped = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+        this.#thread.tell({ type: 'stop' })
+      })
+    }
+    await this.#thread.close()
+    this.#unanswered()
+    this.#main.border.close(this.#tun.fd)
+  }
+
+  #startWorker(): Promise<void> {
+    const { mode, mtu, udpPort, mark } = this.#options
+    const { tso, uso, hasVnetHeader, fd, name } = this.#tun
+    const offloads: LaneOffloads = { tso, uso, udpJoin: mode.udpJoin && hasVnetHeader, gso: mode.gso, gro: mode.gro }
+    const start: MeshWorkerStart = { meshwrightMeshLane: 1, name, mtu, tun: { fd, hasVnetHeader }, offloads, wake: this.#thread.wake, sockets: this.#sockets, udpPort, mark, timeOrigin: performance.timeOrigin }
+    return this.#thread.start({ ...start })
+  }
+
+  #take(message: FromMeshWorker): void {
+    switch (message.type) {
+      case 'outputs':
+        this.#engine?.receive(message)
+        return this.#options.onStirred()
+      case 'view':
+        this.#engine?.receive(message)
+        if (message.asked) for (const done of this.#onView.splice(0)) done()
+        return
+      case 'service':
+        return this.#options.onService(message.bytes)
+      case 'sockets':
+        this.#sockets = message.pair
+        return
+      case 'laneStatus':
+        for (const done of this.#onStatus.splice(0)) done(message)
+        return
+      case 'stopped':
+        return this.#onStopped?.()
+      case 'gone':
+        return this.#options.onGone(`the TUN device ${this.name} is gone (errno ${message.errno})`)
+      default: // 'ready' and 'unavailable' are the thread's own
+    }
+  }
+
+  #died(why: string, again: boolean): void {
+    if (!again) return this.#options.onGone(`the data plane dies again and again: ${why}`)
+    this.#options.log('warn', `the data plane died (${why}): it is started again, and sessions are made anew`)
+    this.#startWorker().then(
+      () => this.#engine?.revive(),
+      (error: unknown) => this.#options.onGone(error instanceof Error ? error.message : 'the data plane does not start again'),
+    )
+  }
+
+  #unanswered(): void {
+    for (const done of this.#onView.splice(0)) done()
+    for (const done of this.#onStatus.splice(0)) done(undefined)
+    this.#onStopped?.()
+  }
+}

@@ -1,0 +1,156 @@
+import { isMainThread, MessagePort, workerData } from 'node:worker_threads'
+import { type Instant, instant } from '@meshwright/core'
+import type { WasmProvider } from '@meshwright/crypto/wasm'
+import { suspendAwareClock } from '../clock.ts'
+import { Lane } from '../dataplane/lane.ts'
+import { arenaIn, isWasmProvider, type LaneContext, type LaneOffloads, noLaneCounters, type SocketPair } from '../dataplane/lane-context.ts'
+import { LaneLoop } from '../dataplane/lane-loop.ts'
+import { linuxBorder } from '../dataplane/kernel-border.ts'
+import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
+import { openUdpPair } from '../dataplane/udp-pair.ts'
+import { chooseCryptoProvider } from '../fast-crypto.ts'
+import { findKoffi } from '../koffi-functions.ts'
+import { systemRandom } from '../random.ts'
+import { MeshLane } from './mesh-lane.ts'
+import type { FromMeshWorker, ToMeshWorker } from './mesh-messages.ts'
+
+/** While packets pass, `status` learns of them this often. */
+const VIEW_MS = 1_000
+
+/** What a worker is started with; descriptors belong to the process. */
+export interface MeshWorkerStart {
+  readonly meshwrightMeshLane: 1
+  readonly name: string
+  readonly mtu: number
+  readonly tun: { readonly fd: number; readonly hasVnetHeader: boolean }
+  readonly offloads: LaneOffloads
+  readonly wake: number
+  /** Sockets of a worker that died. */
+  readonly sockets: SocketPair | undefined
+  /** Wanted UDP port, 0 for any. */
+  readonly udpPort: number
+  /** SO_MARK of the sockets. */
+  readonly mark: number
+  /** `performance.timeOrigin` of the node's thread: instants of both mean the same. */
+  readonly timeOrigin: number
+}
+
+type Start = MeshWorkerStart & { readonly port: MessagePort }
+
+/** Whether this thread was started to carry a mesh node's packets. */
+export function isMeshLaneWorker(): boolean {
+  return !isMainThread && isStart(workerData)
+}
+
+/** Carries them. Programs that are bundled into one file call it when `isMeshLaneWorker()`. */
+export function runMeshLaneWorker(): void {
+  const start: unknown = workerData
+  if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started for a mesh node')
+  const post = (message: FromMeshWorker): void => start.port.postMessage(message)
+  const koffi = findKoffi()
+  const provider = chooseCryptoProvider(process.env['MESHWRIGHT_CRYPTO'])
+  const reason = koffi === undefined ? 'the optional package koffi is not installed' : isWasmProvider(provider) ? undefined : `the cryptography ${provider.name} has no memory to share`
+  if (koffi === undefined || !isWasmProvider(provider)) {
+    post({ type: 'unavailable', reason: reason ?? '' })
+    return start.port.close()
+  }
+  new MeshLaneThread(start, koffi, provider, post).run()
+}
+
+class MeshLaneThread {
+  readonly #start: Start
+  readonly #post: (message: FromMeshWorker) => void
+  readonly #clock: () => Instant
+  readonly #engine: MeshLane
+  readonly #context: LaneContext
+  readonly #lane: Lane
+  readonly #loop: LaneLoop
+  #viewedAt: Instant
+  #packets = 0
+
+  constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromMeshWorker) => void) {
+    this.#start = start
+    this.#post = post
+    const own = suspendAwareClock()
+    const behind = performance.timeOrigin - start.timeOrigin
+    this.#clock = () => instant(own() + behind)
+    this.#viewedAt = this.#clock()
+    const memory = arenaIn(provider)
+    this.#engine = new MeshLane({ random: systemRandom, wallClock: () => Date.now(), stopwatch: () => performance.now(), provider, post })
+    this.#context = {
+      ...memory,
+      border: linuxBorder(koffi, memory.bytes),
+      engine: this.#engine,
+      offloads: { ...start.offloads },
+      counters: noLaneCounters(),
+      tun: start.tun,
+      sockets: undefined,
+      mtu: start.mtu,
+    }
+    this.#lane = new Lane(this.#context, start.wake, this.#clock)
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, {
+      onMessage: (message) => void (isToWorker(message) && this.#take(message)),
+      onGone: (errno) => this.#post({ type: 'gone', errno }),
+      onTurn: () => this.#showTraffic(),
+    })
+  }
+
+  run(): void {
+    const { sockets } = this.#start
+    if (sockets === undefined && !this.#listen()) return this.#loop.end()
+    if (sockets !== undefined) this.#lane.useSockets(this.#clock(), sockets)
+    const { border, tun, mtu, view, map } = this.#context
+    if (tun.hasVnetHeader && this.#context.offloads.tso) setGsoMaxBytes(border, { view, at: map.scratch }, this.#start.name, gsoMaxBytes(mtu))
+    this.#post({ type: 'ready' })
+    this.#loop.run()
+  }
+
+  #listen(): boolean {
+    const { border, offloads, view, map } = this.#context
+    const pair = openUdpPair(border, { view, at: map.scratch }, { port: this.#start.udpPort, mark: this.#start.mark, gro: offloads.gro })
+    if (typeof pair === 'number') {
+      this.#post({ type: 'unavailable', reason: `UDP port ${this.#start.udpPort} cannot be had (errno ${-pair})` })
+      return false
+    }
+    offloads.gro = pair.gro
+    offloads.gso = offloads.gso && pair.gso
+    this.#lane.useSockets(this.#clock(), { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port })
+    this.#post({ type: 'sockets', pair: { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port } })
+    return true
+  }
+
+  #take(message: ToMeshWorker): void {
+    const now = this.#clock()
+    switch (message.type) {
+      case 'stop':
+        this.#lane.close()
+        this.#post({ type: 'stopped' })
+        return this.#loop.end()
+      case 'fail':
+        throw new Error('asked to fail')
+      case 'laneStatus':
+        return this.#post({ type: 'laneStatus', offloads: { ...this.#context.offloads }, counters: { ...this.#context.counters }, joined: this.#lane.joined })
+      default:
+        this.#engine.take(now, message)
+        this.#lane.settle(now)
+    }
+  }
+
+  // Also while nobody asks: what hangs on the traffic of a node, such as how often it looks at the network, is decided in its own thread.
+  #showTraffic(): void {
+    const now = this.#clock()
+    const { tunPackets, udpDatagrams } = this.#context.counters
+    if (now - this.#viewedAt < VIEW_MS || tunPackets + udpDatagrams === this.#packets) return
+    this.#viewedAt = now
+    this.#packets = tunPackets + udpDatagrams
+    this.#engine.host.showChanges(now)
+  }
+}
+
+function isStart(data: unknown): data is Start {
+  return typeof data === 'object' && data !== null && 'meshwrightMeshLane' in data && 'port' in data && data.port instanceof MessagePort
+}
+
+function isToWorker(message: unknown): message is ToMeshWorker {
+  return typeof message === 'object' && message !== null && 'type' in message
+}
