@@ -9,10 +9,12 @@ import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
 // One question: how much does a pair of our nodes with TUN devices carry between two kernels, beside a pair of real tailscaled in the same run?
 const USAGE = `usage: node --conditions=@meshwright/source --import tsx benchmarks/tun/run.ts [--rounds N] [--seconds N] [--relay]
 
-TCP of iperf3, one connection, between two network namespaces that a wire joins; meshwrightd with --tun at both ends, and tailscaled with its TUN
-device, in turns. Needs Linux, root, koffi, iperf3, and tailscaled in MESHWRIGHT_INTEROP_BIN: without it only ours is measured, and no ratio is given.
+TCP of iperf3, one connection, between two network namespaces that a wire joins; meshwrightd with --tun at both ends, the same with
+MESHWRIGHT_DATAPLANE=portable, and tailscaled with its TUN device, in turns. Needs Linux, root, koffi, iperf3, and tailscaled in MESHWRIGHT_INTEROP_BIN: without it only ours is measured, and no ratio is given.
 `
 const PINGS = 100
+/** Packets one by one through Node, as where there are no offloads. */
+const PORTABLE = { MESHWRIGHT_DATAPLANE: 'portable' }
 
 /** A node with a TUN device. */
 interface TunNode {
@@ -70,8 +72,8 @@ async function twoSpaces(lab: Lab, label: string, url: string): Promise<readonly
   return spaces
 }
 
-async function ours(lab: Lab, programs: OurPrograms, spaces: readonly [Space, Space], url: string, key: string, flags: readonly string[]): Promise<readonly [OurNode, OurNode]> {
-  const pair = [new OurNode(lab, programs, 'ours-a', flags, {}, spaces[0].name), new OurNode(lab, programs, 'ours-b', flags, {}, spaces[1].name)] as const
+async function ours(lab: Lab, programs: OurPrograms, spaces: readonly [Space, Space], url: string, key: string, name: string, flags: readonly string[], env: Readonly<Record<string, string>>): Promise<readonly [OurNode, OurNode]> {
+  const pair = [new OurNode(lab, programs, `${name}-a`, flags, env, spaces[0].name), new OurNode(lab, programs, `${name}-b`, flags, env, spaces[1].name)] as const
   await Promise.all(pair.map((node) => node.start()))
   await Promise.all(pair.map((node) => node.up(url, key)))
   return pair
@@ -108,8 +110,11 @@ async function main(): Promise<number> {
     await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] })
     const key = await control.authKey('-u', alice, '--reusable')
     const pairs: { readonly name: string; readonly nodes: readonly [TunNode, TunNode]; readonly spaces: readonly [Space, Space]; readonly rounds: Round[] }[] = []
-    const spaces = await twoSpaces(lab, 'ours', control.url)
-    pairs.push({ name: 'ours', spaces, nodes: await ours(lab, programs, spaces, control.url, key, values.relay ? ['--block-udp'] : []), rounds: [] })
+    const flags = values.relay ? ['--block-udp'] : []
+    for (const [name, env] of [['ours', {}], ['portable', PORTABLE]] as const) {
+      const spaces = await twoSpaces(lab, name, control.url)
+      pairs.push({ name, spaces, nodes: await ours(lab, programs, spaces, control.url, key, name, flags, env), rounds: [] })
+    }
     if (bin === '') say('left out: tailscaled (MESHWRIGHT_INTEROP_BIN is not set)')
     else {
       const others = await twoSpaces(lab, 'real', control.url)
@@ -128,7 +133,9 @@ async function main(): Promise<number> {
       }
     }
     const of = (name: string, what: keyof Round): number => median(pairs.find((pair) => pair.name === name)?.rounds.map((round) => round[what]) ?? [])
-    const figure = (name: string, what: keyof Round): object => ({ name, ratio: of('ours', what) / of('tailscaled', what), ours: of('ours', what), baseline: of('tailscaled', what), rounds: Number(values.rounds) })
+    const figure = (name: string, what: keyof Round): object => ({
+      name, ratio: of('ours', what) / of('tailscaled', what), portableRatio: of('portable', what) / of('tailscaled', what), ours: of('ours', what), portable: of('portable', what), baseline: of('tailscaled', what), rounds: Number(values.rounds),
+    })
     const machine = `${os.cpus()[0]?.model ?? '?'} x ${os.cpus().length}, Node ${process.version}`
     const figures = [figure('tun-throughput', 'megabitsPerSecond'), figure('tun-latency-mean', 'latencyMs'), figure('tun-cpu', 'cpuSecondsPerGigabit')]
     process.stdout.write(`${JSON.stringify({ machine, load: os.loadavg()[0], path: values.relay ? 'relay' : 'direct', figures }, null, 2)}\n`)

@@ -84,7 +84,7 @@ flow('TUN devices on both sides: kernel ICMP, UDP and HTTP both ways by IPv4 and
   const userspace = await world.ours('ours')
   const echo = await echoHere(lab)
   for (const ip of await addressesOf(userspace)) expect(await echoed(lab, real, ip, echo, 20, 1_000), `datagrams to ${ip}`).toBe(20)
-})
+}, 300_000)
 
 flow('the way changes under load, from direct to derper and back: no connection is lost, every byte comes', async (world) => {
   const { lab } = world
@@ -114,4 +114,4 @@ flow('the way changes under load, from direct to derper and back: no connection 
   await space.sh('nft delete table inet cut')
   await moving('direct')
   expect(await exchange.finish(lab)).toBe(true)
-})
+}, 300_000)

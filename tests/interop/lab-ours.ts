@@ -326,7 +326,7 @@ export class OurNode {
     await this.#lab.until(`${this.name} is ready`, () => {
       started.mustLive()
       return / is ready: /.test(started.log)
-    })
+    }, 60_000)
   }
 
   async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {

@@ -17,9 +17,9 @@ const [verb, host, port, ...rest] = process.argv.slice(2)
 const family = host.includes(':') ? 'udp6' : 'udp4'
 const pattern = (bytes) => Buffer.alloc(bytes, 'meshwright traffic ')
 if (verb === 'serve') {
-  const udp = dgram.createSocket('udp6')
+  const udp = dgram.createSocket(family)
   udp.on('message', (bytes, from) => udp.send(bytes, from.port, from.address))
-  udp.bind(Number(port), '::', () => http.createServer((request, response) => {
+  udp.bind(Number(port), host, () => http.createServer((request, response) => {
     const [, what, count] = request.url.split('/')
     if (what === 'bytes') return response.end(pattern(Number(count)))
     const hash = createHash('sha256')
@@ -63,9 +63,12 @@ function program(lab: Lab): string {
   return file
 }
 
-/** Starts HTTP and a UDP echo on one port of all addresses of a namespace. */
-export async function serveIn(lab: Lab, space: string, port: number): Promise<LabProcess> {
-  const started = lab.start(`traffic in ${space}`, 'ip', ['netns', 'exec', space, process.execPath, program(lab), 'serve', '::', String(port)])
+/**
+ * Starts HTTP and a UDP echo on one port of a namespace.
+ * @param address of the echo; from all addresses, it would answer from the one that is nearest to who asks
+ */
+export async function serveIn(lab: Lab, space: string, port: number, address: string = '::'): Promise<LabProcess> {
+  const started = lab.start(`traffic in ${space}`, 'ip', ['netns', 'exec', space, process.execPath, program(lab), 'serve', address, String(port)])
   await lab.until(`traffic is served in ${space}`, () => started.log.includes('listening'))
   return started
 }
