@@ -5,11 +5,16 @@ import { parseArgs } from 'node:util'
 import { bundlePrograms, OurControl, OurNode, OurRelay, type OurPrograms } from '../../tests/interop/lab-ours.ts'
 import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
+import { measureGoodput } from './goodput.ts'
 
-const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay] [--json]
+const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay]
+       npm run bench:userspace -- --goodput [--rounds N]
 
 Bytes through two nodes in userspace mode, from SOCKS5 port to SOCKS5 port: two of ours, and two real tailscaled, in turns.
 Needs tailscaled in MESHWRIGHT_INTEROP_BIN; without it only ours is measured, and no ratio is given.
+
+With --goodput: the stack alone on a line that loses packets, beside gVisor's (set up as tailscaled sets it up) and the kernel's on lines
+that lose the same. Needs tcp-peer in MESHWRIGHT_INTEROP_BIN, and root.
 `
 const LATENCY_SAMPLES = 200
 
@@ -141,12 +146,17 @@ async function theirs(lab: Lab, bin: string, url: string, key: string, relay: bo
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: { type: 'boolean', default: false }, json: { type: 'boolean', default: false }, help: { type: 'boolean', short: 'h' } } })
+  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: { type: 'boolean', default: false }, goodput: { type: 'boolean', default: false }, help: { type: 'boolean', short: 'h' } } })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
   const say = (line: string): void => void process.stderr.write(`${line}\n`)
+  const machine = `${os.cpus()[0]?.model ?? '?'} x ${os.cpus().length}, Node ${process.version}`
+  if (values.goodput) {
+    process.stdout.write(`${JSON.stringify({ machine, figures: await measureGoodput(Number(values.rounds), say) }, null, 2)}\n`)
+    return 0
+  }
   const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
   const lab = new Lab()
   const source = await startSource()
@@ -173,7 +183,6 @@ async function main(): Promise<number> {
     const of = (name: string, what: keyof Round): number => median(pairs.find((pair) => pair.name === name)?.rounds.map((round) => round[what]) ?? [])
     const figure = (name: string, what: keyof Round, must: number, aim: number | undefined): object => ({ name, ratio: of('ours', what) / of('tailscaled', what), ours: of('ours', what), baseline: of('tailscaled', what), must, ...(aim !== undefined && { aim }), rounds: Number(values.rounds) })
     const figures = [figure('userspace-throughput', 'megabitsPerSecond', 0.2, 0.5), figure('userspace-latency-p50', 'latencyMs', 1.3, undefined), { name: 'userspace-cpu', ratio: of('ours', 'cpuSecondsPerGigabit') / of('tailscaled', 'cpuSecondsPerGigabit') }]
-    const machine = `${os.cpus()[0]?.model ?? '?'} x ${os.cpus().length}, Node ${process.version}`
     process.stdout.write(`${JSON.stringify({ machine, path: values.relay ? 'relay' : 'direct', figures }, null, 2)}\n`)
     return 0
   } finally {

@@ -39,7 +39,7 @@ type options struct {
 // command is what to do with one connection, or with each that a listener accepts. Both directions are used at once.
 type command struct {
 	ID      int     `json:"id"`
-	Op      string  `json:"op"` // listen, connect
+	Op      string  `json:"op"` // listen, connect, resume
 	Port    int     `json:"port"`
 	To      string  `json:"to"`
 	From    int     `json:"from"`
@@ -51,10 +51,11 @@ type command struct {
 	Echo bool `json:"echo"`
 	// Hold: never FIN by itself, only once the other side has.
 	Hold bool `json:"hold"`
-	// Wait so long before the first read.
-	PauseMs int `json:"pauseMs"`
+	// Read nothing before a command of this number says resume.
+	Paused bool `json:"paused"`
 	// Reset after so many bytes have come.
 	ResetAfter int64 `json:"resetAfter"`
+	resumed    chan struct{}
 }
 
 type event struct {
@@ -67,8 +68,17 @@ type event struct {
 	Ms float64 `json:"ms"`
 }
 
+// resumed holds a channel for each command that began paused; commands come one after the other.
+var resumed = map[int]chan struct{}{}
+
 func run(l *link, h host, c command) {
+	if c.Paused {
+		c.resumed = make(chan struct{})
+		resumed[c.ID] = c.resumed
+	}
 	switch c.Op {
+	case "resume":
+		close(resumed[c.ID])
 	case "listen":
 		err := h.listen(c.Port, c.Options, func(conn conn) { go work(l, c, conn, time.Now()) })
 		l.tell(event{ID: c.ID, Event: "listening", Error: text(err)})
@@ -110,7 +120,9 @@ func work(l *link, c command, conn conn, begun time.Time) {
 	} else {
 		go func() { written <- write(c, conn) }()
 	}
-	time.Sleep(time.Duration(c.PauseMs) * time.Millisecond)
+	if c.Paused {
+		<-c.resumed
+	}
 	result := event{ID: c.ID, Event: "done"}
 	hash := sha256.New()
 	buffer := make([]byte, 1<<16)
