@@ -24,9 +24,11 @@ interface Inherited {
 
 interface PendingRule {
   order: number
-  readonly rule: FilterRule
-  /** Its destinations; `undefined` when it is taken over whole from an earlier state. */
-  readonly entries: NetPortRange[] | undefined
+  readonly list: SourceList
+  readonly protocol: number | undefined
+  /** When it is taken over whole from an earlier state. */
+  readonly whole: FilterRule | undefined
+  readonly entries: NetPortRange[]
 }
 
 /**
@@ -201,7 +203,7 @@ export class FilterCompiler {
         for (const [n, rule] of this.#capabilityRules(compiled, record, selfList).entries())
           capabilities.push({ order: capabilityPlaceOf(index, n), rule })
     }
-    return [...ports.values(), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
+    return [...[...ports.values()].map(settle), ...capabilities].sort((a, b) => a.order - b.order).map(({ rule }) => rule)
   }
 
   #addPorts(
@@ -218,10 +220,10 @@ export class FilterCompiler {
     let pending = rules.get(key)
     if (pending === undefined) {
       const order = Math.min(place, this.#placesOfAll.first(key) ?? place)
-      pending = pendingRule(order, whole.get(key), list, protocol)
+      pending = { order, list, protocol, whole: whole.get(key), entries: [] }
       rules.set(key, pending)
     } else pending.order = Math.min(pending.order, place)
-    if (pending.entries === undefined) return
+    if (pending.whole !== undefined) return
     for (const IP of texts) for (const Ports of ranges) pending.entries.push({ IP, Ports })
   }
 
@@ -285,17 +287,24 @@ export class FilterCompiler {
   }
 }
 
-/** The same rule for other sources; the shape is that of rules made anew. */
+/** The same rule for other sources. */
 function withSources(rule: FilterRule, SrcIPs: readonly string[]): FilterRule {
-  const { DstPorts, IPProto } = rule
-  if (DstPorts === undefined) return { ...rule, SrcIPs }
+  return rule.DstPorts === undefined ? { ...rule, SrcIPs } : portRule(SrcIPs, rule.DstPorts, rule.IPProto)
+}
+
+/** The rule in as little memory as it needs: lists that grew have room to spare, and rules of all nodes share those of protocols. */
+function settle({ order, list, protocol, whole, entries }: PendingRule): { readonly order: number; readonly rule: FilterRule } {
+  return { order, rule: whole ?? portRule(list.texts, entries.slice(), protocol === undefined ? undefined : protocolList(protocol)) }
+}
+
+function portRule(SrcIPs: readonly string[], DstPorts: readonly NetPortRange[], IPProto: readonly number[] | undefined): FilterRule {
   return IPProto === undefined ? { SrcIPs, DstPorts } : { SrcIPs, DstPorts, IPProto }
 }
 
-function pendingRule(order: number, whole: FilterRule | undefined, { texts }: SourceList, protocol: number | undefined): PendingRule {
-  if (whole !== undefined) return { order, rule: whole, entries: undefined }
-  const entries: NetPortRange[] = []
-  return { order, rule: { SrcIPs: texts, DstPorts: entries, ...(protocol === undefined ? {} : { IPProto: [protocol] }) }, entries }
+const PROTOCOL_LISTS: (readonly number[])[] = []
+
+function protocolList(protocol: number): readonly number[] {
+  return (PROTOCOL_LISTS[protocol] ??= [protocol])
 }
 
 /** Own addresses within the destinations, and literals that overlap subnet routes; nothing twice. */
