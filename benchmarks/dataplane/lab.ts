@@ -14,7 +14,9 @@ const UAPI_FOLDER = '/var/run/wireguard'
 const PORT = 5000
 const MTU = 1420
 const START_MS = 15_000
-const COMMAND_MS = 60_000
+const COMMAND_MS = 300_000
+
+let labs = 0
 
 /** A program that makes WireGuard interfaces, with its environment. */
 export interface Opponent {
@@ -47,12 +49,15 @@ export function buildOurs(): { readonly file: string; remove(): void } {
 
 /** Two network namespaces joined by a veth pair: 10.87.0.1 and 10.87.0.2. */
 export class Lab {
-  readonly a: string = `bdA${process.pid}`
-  readonly b: string = `bdB${process.pid}`
+  readonly a: string
+  readonly b: string
   readonly #children: Set<ChildProcess> = new Set()
   #interfaces = 0
 
   constructor() {
+    labs += 1
+    this.a = `bdA${process.pid}x${labs}`
+    this.b = `bdB${process.pid}x${labs}`
     for (const namespace of [this.a, this.b]) {
       execFileSync('ip', ['netns', 'add', namespace])
       execFileSync('ip', ['-n', namespace, 'link', 'set', 'lo', 'up'])
@@ -67,7 +72,7 @@ export class Lab {
   /** Starts an interface in a namespace and gives it a key. */
   async start(namespace: string, { file, args, env }: Opponent, port: number, address: string): Promise<End> {
     this.#interfaces += 1
-    const interfaceName = `bd${process.pid}x${this.#interfaces}`.slice(-15)
+    const interfaceName = `b${process.pid}x${labs}x${this.#interfaces}`.slice(-15)
     const child = spawn('ip', ['netns', 'exec', namespace, file, ...args, interfaceName], { stdio: 'ignore', env: { ...process.env, WG_PROCESS_FOREGROUND: '1', ...env } })
     this.#children.add(child)
     const socket = path.join(UAPI_FOLDER, `${interfaceName}.sock`)
@@ -91,9 +96,9 @@ export class Lab {
   }
 
   /** Two ends that know each other: 10.88.0.1 and 10.88.0.2; returns when packets pass. */
-  async pair(opponent: Opponent): Promise<readonly [End, End]> {
+  async pair(opponent: Opponent, other: Opponent = opponent): Promise<readonly [End, End]> {
     const a = await this.start(this.a, opponent, PORT, '10.88.0.1/24')
-    const b = await this.start(this.b, opponent, PORT, '10.88.0.2/24')
+    const b = await this.start(this.b, other, PORT, '10.88.0.2/24')
     await this.know(a, b, '10.88.0.2/32', { host: 2, port: PORT })
     await this.know(b, a, '10.88.0.1/32', { host: 1, port: PORT })
     await this.reach('10.88.0.2')
@@ -138,6 +143,13 @@ export class Lab {
   /** Starts a program in B that runs until it is stopped. */
   background(file: string, ...args: readonly string[]): ChildProcess {
     const child = spawn('ip', ['netns', 'exec', this.b, file, ...args], { stdio: ['ignore', 'pipe', 'ignore'] })
+    this.#children.add(child)
+    return child
+  }
+
+  /** The same, with a pipe to its standard input. */
+  talking(file: string, ...args: readonly string[]): ChildProcess {
+    const child = spawn('ip', ['netns', 'exec', this.b, file, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#children.add(child)
     return child
   }

@@ -1,0 +1,59 @@
+import { createHash } from 'node:crypto'
+
+/** Bytes that a transfer sends: no two kilobytes are alike. */
+export const TRANSFER_SCRIPT = `
+import net from 'node:net'
+import { createHash } from 'node:crypto'
+const [mode, host, port, megabytes] = JSON.parse(process.argv[1])
+const block = (i) => { const b = Buffer.alloc(1 << 20); for (let at = 0; at < b.length; at += 4) b.writeUInt32LE(Math.imul(i * 262144 + at, 2654435761) >>> 0, at); return b }
+const talk = (socket) => {
+  const hash = createHash('sha256')
+  let bytes = 0, next = 0
+  socket.on('data', (chunk) => { hash.update(chunk); bytes += chunk.length })
+  socket.on('end', () => console.log(JSON.stringify({ bytes, sha256: hash.digest('hex') })))
+  socket.on('close', () => process.exit(0))
+  socket.on('error', (error) => { console.log(JSON.stringify({ bytes, sha256: error.code })); process.exit(0) })
+  const more = () => { while (next < megabytes) if (!socket.write(block(next++))) return socket.once('drain', more); socket.end() }
+  more()
+}
+if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
+else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('"ready"'))
+`
+
+/** Datagrams that name themselves in every word, a window of them under way: counts what arrived, whole and changed. */
+export const DATAGRAM_SCRIPT = `
+import dgram from 'node:dgram'
+const [mode, host, port, count, bytes] = JSON.parse(process.argv[1])
+const socket = dgram.createSocket({ type: host.includes(':') ? 'udp6' : 'udp4', recvBufferSize: 4 << 20 })
+const put = (b, i) => { for (let at = 0; at < b.length; at += 4) b.writeUInt32LE((i ^ Math.imul(at, 2654435761)) >>> 0, at); return b }
+const good = (b) => { const i = b.readUInt32LE(0); for (let at = 4; at < b.length; at += 4) if (b.readUInt32LE(at) !== ((i ^ Math.imul(at, 2654435761)) >>> 0)) return false; return b.length === bytes }
+if (mode === 'receive') {
+  let whole = 0, changed = 0
+  socket.on('message', (b, from) => {
+    if (b.length === 4) { socket.send(JSON.stringify({ whole, changed }), from.port, from.address); return }
+    if (good(b)) whole += 1; else changed += 1
+  })
+  socket.bind(port, host, () => console.log('"ready"'))
+} else {
+  let got
+  socket.on('message', (b) => { got = JSON.parse(b.toString()) })
+  const asked = async () => { got = undefined; for (let i = 0; i < 200 && !got; i++) { socket.send(Buffer.from('ask!'), port, host); await new Promise((r) => setTimeout(r, i < 20 ? 1 : 50)) } return got }
+  for (let sent = 0; sent < count; ) {
+    for (let i = 0; i < 256 && sent < count; i++) socket.send(put(Buffer.alloc(bytes), sent++), port, host)
+    await asked()
+  }
+  console.log(JSON.stringify(await asked()))
+  process.exit(0)
+}
+`
+
+/** The hash of what a transfer of so many megabytes sends. */
+export function transferHash(megabytes: number): string {
+  const hash = createHash('sha256')
+  for (let i = 0; i < megabytes; i += 1) {
+    const block = Buffer.alloc(1 << 20)
+    for (let at = 0; at < block.length; at += 4) block.writeUInt32LE(Math.imul(i * 262_144 + at, 2_654_435_761) >>> 0, at)
+    hash.update(block)
+  }
+  return hash.digest('hex')
+}

@@ -1,0 +1,149 @@
+import { type ChildProcess, spawnSync } from 'node:child_process'
+import path from 'node:path'
+import readline from 'node:readline'
+import { formatHex } from '@meshwright/core'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { systemRandom } from '@meshwright/runtime-node'
+import { buildSync } from 'esbuild'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { buildOurs, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
+import type { DataPlaneAnswer, DataPlaneCommand } from './dataplane-child.ts'
+import { DATAGRAM_SCRIPT, TRANSFER_SCRIPT, transferHash } from './dataplane-ends.ts'
+import { WIREGUARD_GO, whyNoNamespaces } from './wireguard-programs.ts'
+
+// The lanes of the data plane between two kernels, each against itself and against wireguard-go: bytes arrive as they were sent.
+const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
+/** 1 for the amounts of a release: 200 MB and 10^6 datagrams each way on every lane. */
+const FULL = process.env['DATAPLANE_FULL'] === '1'
+const missing = whyNoNamespaces() ?? (spawnSync('ping', ['-V']).status === 0 ? undefined : 'ping is not installed')
+const PORT = 7000
+
+let ours: ReturnType<typeof buildOurs> | undefined
+beforeAll(() => {
+  if (missing === undefined) ours = buildOurs()
+})
+afterAll(() => ours?.remove())
+
+function flow(title: string, skip: string | undefined, run: (lab: Lab, file: string) => Promise<void>): void {
+  test(title, { timeout: FULL ? 600_000 : 180_000 }, async (context) => {
+    if (skip !== undefined && !REQUIRED) return context.skip(skip)
+    if (skip !== undefined || ours === undefined) throw new Error(skip ?? 'not built')
+    const lab = new Lab()
+    try {
+      await run(lab, ours.file)
+    } finally {
+      await lab.close()
+    }
+  })
+}
+
+/** The next lines that a program prints, as JSON. */
+function answers(child: ChildProcess): () => Promise<unknown> {
+  if (child.stdout === null) throw new Error('no output')
+  const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  return async () => {
+    const { value, done } = await lines.next()
+    if (done === true) throw new Error('the program has ended')
+    return JSON.parse(value)
+  }
+}
+
+async function transfer(lab: Lab, address: string, megabytes: number): Promise<readonly unknown[]> {
+  const server = lab.background(process.execPath, '--input-type=module', '-e', TRANSFER_SCRIPT, JSON.stringify(['listen', address, PORT, megabytes]))
+  const theirs = answers(server)
+  await theirs()
+  const own = JSON.parse(await lab.inA(process.execPath, '--input-type=module', '-e', TRANSFER_SCRIPT, JSON.stringify(['connect', address, PORT, megabytes])))
+  const result = [own, await theirs()]
+  await lab.stop(server)
+  return result
+}
+
+async function datagrams(lab: Lab, address: string, count: number, bytes: number): Promise<{ readonly whole: number; readonly changed: number }> {
+  const receiver = lab.background(process.execPath, '--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(['receive', address, PORT, count, bytes]))
+  await answers(receiver)()
+  const got: { readonly whole: number; readonly changed: number } = JSON.parse(await lab.inA(process.execPath, '--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(['send', address, PORT, count, bytes])))
+  await lab.stop(receiver)
+  return got
+}
+
+const lane = (file: string, env: Readonly<Record<string, string>>): Opponent => ({ name: 'ours', file: process.execPath, args: [file, '-f'], env: { LOG_LEVEL: 'silent', ...env } })
+const go = (): Opponent => ({ name: 'go', file: WIREGUARD_GO.file ?? 'wireguard', args: ['-f'], env: { LOG_LEVEL: 'silent' } })
+
+const LANES: readonly (readonly [string, Readonly<Record<string, string>>, number])[] = [
+  ['all offloads', { MESHWRIGHT_DATAPLANE: 'offload' }, 200],
+  ['all offloads, WASM alone', { MESHWRIGHT_DATAPLANE: 'offload', MESHWRIGHT_CRYPTO: 'wasm' }, 50],
+  ['no offloads', { MESHWRIGHT_DATAPLANE: 'noffload' }, 20],
+  ['the event loop', { MESHWRIGHT_DATAPLANE: 'portable' }, 10],
+]
+
+for (const [name, env, quick] of LANES) {
+  const megabytes = FULL ? 200 : quick
+  flow(`${megabytes} MB each way and datagrams arrive intact: ${name}`, missing, async (lab, file) => {
+    await lab.pair(lane(file, env))
+    const whole = { bytes: megabytes << 20, sha256: transferHash(megabytes) }
+    expect(await transfer(lab, '10.88.0.2', megabytes)).toEqual([whole, whole])
+    const count = FULL ? 1_000_000 : 20_000
+    for (const bytes of [1200, 64]) {
+      const got = await datagrams(lab, '10.88.0.2', count / 2, bytes)
+      expect(got.changed).toBe(0)
+      expect(got.whole).toBeGreaterThan(0.9 * (count / 2))
+    }
+  })
+}
+
+flow('our rows and those of wireguard-go: 50 MB each way', missing ?? WIREGUARD_GO.missing, async (lab, file) => {
+  await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }), go())
+  const whole = { bytes: 50 << 20, sha256: transferHash(50) }
+  expect(await transfer(lab, '10.88.0.2', 50)).toEqual([whole, whole])
+  expect((await datagrams(lab, '10.88.0.2', 5_000, 1200)).changed).toBe(0)
+})
+
+flow('a tunnel of 9000 and one of 576 bytes; what is too long comes in fragments', missing, async (lab, file) => {
+  const ends = await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }))
+  for (const mtu of [9000, 576]) {
+    for (const { namespace, interfaceName } of ends) expect(spawnSync('ip', ['-n', namespace, 'link', 'set', interfaceName, 'mtu', String(mtu)]).status).toBe(0)
+    expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+    for (const size of [mtu - 28, 20_000]) expect(await lab.inA('ping', '-c', '3', '-i', '0.2', '-W', '10', '-s', String(size), '10.88.0.2')).toContain('3 received')
+    // Too long to be sent whole: the kernel says so by itself.
+    expect(await lab.inA('sh', '-c', `ping -c 1 -W 2 -M do -s ${mtu} 10.88.0.2 2>&1 || true`)).toMatch(/message too long|Frag needed/i)
+  }
+})
+
+flow('a worker that dies is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
+  const child = path.join(path.dirname(file), 'dataplane-child.mjs')
+  buildSync({
+    entryPoints: [path.join(import.meta.dirname, 'dataplane-child.ts')], outfile: child, bundle: true, platform: 'node', format: 'esm', target: 'node20',
+    conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi'], logLevel: 'error',
+    banner: { js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url)" },
+  })
+  const a = await lab.start(lab.a, lane(file, {}), 5000, '10.88.0.1/24')
+  const key = NodePrivateKey.generate(systemRandom)
+  const b = lab.talking(process.execPath, child, 'dying')
+  const next = answers(b)
+  const ask = async (command: DataPlaneCommand): Promise<DataPlaneAnswer> => {
+    b.stdin?.write(`${JSON.stringify(command)}\n`)
+    return (await next()) as DataPlaneAnswer // what the child writes
+  }
+  expect(await next()).toBe('ready')
+  await ask({
+    op: 'set',
+    lines: [`private_key=${formatHex(key.secretBytes)}`, 'listen_port=5000', `public_key=${formatHex(a.key.publicKey().bytes)}`, 'endpoint=10.87.0.1:5000', 'allowed_ip=10.88.0.1/32'],
+  })
+  spawnSync('ip', ['-n', lab.b, 'addr', 'add', '10.88.0.2/24', 'dev', 'dying'])
+  spawnSync('ip', ['-n', lab.b, 'link', 'set', 'dying', 'mtu', '1420', 'up'])
+  await lab.know(a, { ...a, key }, '10.88.0.2/32', { host: 2, port: 5000 })
+  await lab.reach('10.88.0.2')
+  for (let death = 1; death <= 2; death += 1) {
+    await ask({ op: 'fail' })
+    let status = await ask({ op: 'status' })
+    // Nobody sends anything: the handshake is the new worker's own.
+    for (let i = 0; i < 200 && (status.restarts < death || status.established.length === 0); i += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 50))
+      status = await ask({ op: 'status' })
+    }
+    expect(status).toMatchObject({ restarts: death, established: [formatHex(a.key.publicKey().bytes)] })
+    expect(status.log.at(-1)).toContain('started again')
+    await lab.reach('10.88.0.2')
+  }
+  b.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
+})
