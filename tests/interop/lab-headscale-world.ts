@@ -33,7 +33,7 @@ export interface HeadscaleWorldOptions extends Omit<RealHeadscaleOptions, 'dns'>
 }
 
 /** Everybody may talk with everybody. */
-export const HEADSCALE_OPEN: unknown = { tagOwners: { 'tag:srv': ['alice@'] }, acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] }
+export const HEADSCALE_OPEN: Readonly<Record<string, unknown>> = { tagOwners: { 'tag:srv': ['alice@'] }, acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] }
 
 /** A real headscale with a real derper, users alice and bob, one release of tailscaled, and nodes of ours as guests. */
 export class HeadscaleWorld {

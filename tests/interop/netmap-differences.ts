@@ -15,7 +15,7 @@ const EMPTY: ReadonlySet<unknown> = new Set([null, '', '0001-01-01T00:00:00Z'])
 
 /**
  * Every member of `debug netmap` that is not compared, with the reason. All else must be equal by value: every node (peers, and each observer's own
- * node with the entry that the other has of it), the filter in both forms with the observer's own addresses called `own`, DNS, relay map, users,
+ * node with the entry that the other has of it), the filter in both forms with the observer's own addresses called `own` as destinations, DNS, relay map, users,
  * SSH policy, capabilities.
  */
 export const DIFFERENCES: readonly Difference[] = [
@@ -35,6 +35,8 @@ export const DIFFERENCES: readonly Difference[] = [
   { at: 'Nodes/own/CapMap/**', why: 'what the server grants to a node is told to that node alone' },
 ]
 
+const SOURCES: ReadonlySet<string> = new Set(['Srcs', 'SrcIPs'])
+
 /** The table of docs/netmap-differences.md. */
 export function differencesTable(): string {
   const rows = DIFFERENCES.map(({ at, releases, why }) => `| \`${at}\` | ${releases ?? 'all'} | ${why} |`)
@@ -42,7 +44,7 @@ export function differencesTable(): string {
 }
 
 /**
- * Compares what two nodes that see each other know of their network: lines `PATH: ours ..., theirs ...`, none when they agree.
+ * Compares what two nodes of one network know of it: lines `PATH: ours ..., theirs ...`, none when they agree.
  * @param ours the map of our node @param theirs the map of the real one
  */
 export function netmapDifferences(ours: Netmap, theirs: Netmap): readonly string[] {
@@ -50,7 +52,8 @@ export function netmapDifferences(ours: Netmap, theirs: Netmap): readonly string
     { kind: 'own', names: [ownName(ours), ownName(theirs)] },
     { kind: 'expired', names: list(theirs['Peers']).map(record).filter(isExpired).map((node) => String(node['Name'])) },
   ]
-  const [mine, real] = [leaves(common(ours)), leaves(common(theirs))]
+  const meet = knows(ours, ownName(theirs)) || knows(theirs, ownName(ours))
+  const [mine, real] = [leaves(common(ours, meet)), leaves(common(theirs, meet))]
   const lines: string[] = []
   for (const path of [...new Set([...mine.keys(), ...real.keys()])].sort()) {
     const [a, b] = [mine.get(path), real.get(path)]
@@ -81,24 +84,28 @@ function ownName(map: Netmap): string {
   return String(record(map['SelfNode'])['Name'])
 }
 
-/** The map with one list of nodes by name, oneself among them where the other has an entry for it, and a filter that names oneself `own`. */
-function common(map: Netmap): Netmap {
+function knows(map: Netmap, name: string): boolean {
+  return list(map['Peers']).some((peer) => record(peer)['Name'] === name)
+}
+
+/** The map with one list of nodes by name, oneself among them where the two know each other, and a filter that names oneself `own`. */
+function common(map: Netmap, withOwn: boolean): Netmap {
   const { SelfNode, Peers, PacketFilter, PacketFilterRules, AllCaps, ...rest } = map
   const own = record(SelfNode)
-  const nodes = [own, ...list(Peers).map(record)]
+  const nodes = [...(withOwn ? [own] : []), ...list(Peers).map(record)]
   const addresses = list(own['Addresses']).map(String)
   // The oldest release lists capabilities in no order.
   return { ...rest, AllCaps: list(AllCaps).map(String).sort(), PacketFilter: renamed(PacketFilter, addresses), PacketFilterRules: renamed(PacketFilterRules, addresses), Nodes: Object.fromEntries(nodes.map((node) => [String(node['Name']), node])) }
 }
 
-// Own addresses stand alone, or as prefixes of one address.
+// Where rules lead to, own addresses stand alone or as prefixes of one address. Where they come from they are those of one node among others.
 function renamed(value: unknown, addresses: readonly string[]): unknown {
   if (typeof value === 'string') {
     const at = addresses.findIndex((prefix) => prefix === value || prefix.replace(/\/\d+$/, '') === value)
     return at < 0 ? value : `own ${at}`
   }
   if (Array.isArray(value)) return value.map((each) => renamed(each, addresses))
-  if (typeof value === 'object' && value !== null) return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, renamed(each, addresses)]))
+  if (typeof value === 'object' && value !== null) return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, SOURCES.has(name) ? each : renamed(each, addresses)]))
   return value
 }
 

@@ -1,0 +1,185 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { writeRealRelayMap } from './lab-headscale.ts'
+import { HEADSCALE_OPEN, headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
+import type { OurNode } from './lab-ours.ts'
+import type { Tailscaled } from './lab-tailscaled.ts'
+import { differencesTable, type Netmap, netmapDifferences } from './netmap-differences.ts'
+
+// After every change that headscale can make, our node knows what a real client beside it knows. Both are alice's; what changes is a third node.
+const ROOT = path.resolve(import.meta.dirname, '../..')
+const RECORDS = 'extra-records.json'
+const LAN = '10.55.0.0/24'
+/** headscale numbers users as they are created. */
+const BOB = 2
+/** How long both may take to hear of a change, and to settle on the same. */
+const SETTLE_MS = 60_000
+
+const worlds = new HeadscaleWorlds({
+  relayMapEvery: '3s',
+  dns: (lab) => {
+    writeFileSync(lab.at(RECORDS), '[]')
+    return Promise.resolve(`dns: {magic_dns: true, base_domain: lab.test, override_local_dns: false, nameservers: {global: []}, extra_records_path: ${lab.at(RECORDS)}}`)
+  },
+})
+const flow = headscaleFlows('map', worlds)
+
+interface Watch {
+  readonly ours: OurNode
+  readonly real: Tailscaled
+}
+
+async function watchers(world: HeadscaleWorld): Promise<Watch> {
+  const [ours, real] = await Promise.all([world.ours(), world.real('real')])
+  return { ours, real }
+}
+
+/** Waits until the real client shows a change, and our map then equals its map by value. */
+async function same(world: HeadscaleWorld, change: string, seen: (theirs: Netmap) => boolean): Promise<void> {
+  const { ours, real } = await watchers(world)
+  await world.lab.until(`the real client shows: ${change}`, async () => seen(await real.netmap()), SETTLE_MS)
+  await world.lab.until(
+    `the maps are equal after: ${change}`,
+    async () => {
+      const theirs = await real.netmap()
+      const differences = netmapDifferences(await ours.netmap(), theirs)
+      if (differences.length > 0) throw new Error(differences.join('\n'))
+      return seen(theirs)
+    },
+    SETTLE_MS,
+  )
+}
+
+type Node = Readonly<Record<string, unknown>>
+
+function peers(map: Netmap): readonly Node[] {
+  return (map['Peers'] ?? []) as readonly Node[] // a list by definition, `null` when there are none
+}
+
+function peer(map: Netmap, name: string): Node | undefined {
+  return peers(map).find((each) => each['Name'] === `${name}.lab.test.`)
+}
+
+/** The third node, which changes. */
+function third(world: HeadscaleWorld): Promise<Tailscaled> {
+  return world.real('third', 'bob')
+}
+
+async function headscaleNodes(world: HeadscaleWorld, verb: string, name: string, ...flags: readonly string[]): Promise<void> {
+  await world.headscale.cli('nodes', verb, '-i', await world.headscale.nodeId(name), ...flags)
+}
+
+test('docs/netmap-differences.md holds the table of all differences [headscale]', () => {
+  expect(readFileSync(path.join(ROOT, 'docs/netmap-differences.md'), 'utf8')).toContain(differencesTable())
+})
+
+flow('a node is added', async (world) => {
+  await watchers(world)
+  await same(world, 'the two alone', (map) => peer(map, 'ours')?.['HomeDERP'] === 901)
+  await Promise.all([third(world), world.real('sleeper')])
+  await same(world, 'two more', (map) => peer(map, 'third')?.['HomeDERP'] === 901 && peer(map, 'sleeper')?.['HomeDERP'] === 901)
+  // headscale waits 10 s before it says so: the flow below looks.
+  await (await world.real('sleeper')).stop('SIGKILL')
+})
+
+flow('a node is renamed', async (world) => {
+  await third(world)
+  await headscaleNodes(world, 'rename', 'third', 'another')
+  await same(world, 'the new name', (map) => peer(map, 'another') !== undefined && peer(map, 'third') === undefined)
+  await headscaleNodes(world, 'rename', 'another', 'third')
+  await same(world, 'the old name', (map) => peer(map, 'third') !== undefined)
+})
+
+flow('a route is approved and withdrawn', async (world) => {
+  const node = await third(world)
+  await node.cli('set', `--advertise-routes=${LAN}`)
+  const routes = (map: Netmap): string => JSON.stringify([peer(map, 'third')?.['AllowedIPs'], peer(map, 'third')?.['PrimaryRoutes']])
+  await world.lab.until('the route is offered', async () => JSON.stringify(await world.headscale.cli('nodes', 'list-routes', '-o', 'json')).includes(LAN))
+  await headscaleNodes(world, 'approve-routes', 'third', '-r', LAN)
+  await same(world, 'the route', (map) => routes(map).includes(LAN))
+  await headscaleNodes(world, 'approve-routes', 'third', '-r', '')
+  await same(world, 'no route', (map) => !routes(map).includes(LAN))
+  await headscaleNodes(world, 'approve-routes', 'third', '-r', LAN)
+  await same(world, 'the route again', (map) => routes(map).includes(LAN))
+  await node.cli('set', '--advertise-routes=')
+  await same(world, 'the route withdrawn by its node', (map) => !routes(map).includes(LAN))
+})
+
+flow('a node goes offline, and comes back with another disco key and endpoints', async (world) => {
+  const [{ real }, sleeper] = [await watchers(world), await world.real('sleeper')]
+  await same(world, 'it is offline', (map) => peer(map, 'sleeper')?.['Online'] === false)
+  const before = peer(await real.netmap(), 'sleeper')
+  await sleeper.start()
+  await same(world, 'it is back', (map) => {
+    const node = peer(map, 'sleeper')
+    return node?.['Online'] === true && node['DiscoKey'] !== before?.['DiscoKey'] && JSON.stringify(node['Endpoints']) !== JSON.stringify(before?.['Endpoints'])
+  })
+})
+
+// headscale 0.29.3 has no command for it: the machine logs in as the other user, and is another node from then on.
+flow('a node moves to another user', async (world) => {
+  const sleeper = await world.real('sleeper')
+  const ofBob = (map: Netmap): boolean => peers(map).some((node) => node['User'] === BOB && String(node['Name']).startsWith('sleeper'))
+  await sleeper.up(world.headscale.url, await world.reusable('bob'), '--force-reauth')
+  await same(world, 'the other user', ofBob)
+  for (const node of await world.headscale.nodes()) if (node.given_name.startsWith('sleeper')) await world.headscale.cli('nodes', 'delete', '-i', String(node.id), '--force')
+  await same(world, 'it is gone', (map) => !peers(map).some((node) => String(node['Name']).startsWith('sleeper')))
+  await sleeper.stop()
+})
+
+flow('policies', async (world) => {
+  await third(world)
+  const filter = (map: Netmap): string => JSON.stringify(map['PacketFilterRules'] ?? [])
+  const set = async (what: string, policy: unknown, seen: (map: Netmap) => boolean): Promise<void> => {
+    world.headscale.setPolicy(policy)
+    await same(world, what, seen)
+  }
+  await set('ports of alice', { acls: [{ action: 'accept', src: ['*'], dst: ['alice@:80,443,1000-2000'] }] }, (map) => filter(map).includes('1000'))
+  await set('protocols', { acls: [{ action: 'accept', proto: 'udp', src: ['bob@'], dst: ['alice@:53'] }, { action: 'accept', src: ['alice@'], dst: ['*:*'] }] }, (map) => filter(map).includes('[17]'))
+  await set('nobody may anything', { acls: [] }, (map) => peers(map).length === 0)
+  await set('only oneself', { acls: [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self:*'] }] }, (map) => peers(map).length === 1)
+  await set('grants with capabilities', { grants: [{ src: ['*'], dst: ['*'], ip: ['*'] }, { src: ['bob@'], dst: ['alice@'], app: { 'example.com/cap/painter': [{ colours: ['red'] }] } }] }, (map) => filter(map).includes('painter'))
+  // These rules stay: headscale says nothing when they go, and who polls anew then has none, while others keep them.
+  const ssh = [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot', 'root'] }]
+  await set('everything, and SSH', { ...HEADSCALE_OPEN, ssh }, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
+}, 240_000)
+
+flow('a node is tagged', async (world) => {
+  await third(world)
+  await headscaleNodes(world, 'tag', 'third', '-t', 'tag:srv')
+  await same(world, 'the tag', (map) => JSON.stringify(peer(map, 'third')?.['Tags']) === '["tag:srv"]')
+})
+
+flow('a node is expired and logs in anew under another key', async (world) => {
+  const node = await third(world)
+  const before = peer(await (await world.real('real')).netmap(), 'third')?.['Key']
+  await headscaleNodes(world, 'expire', 'third')
+  await same(world, 'the expiry', (map) => peer(map, 'third')?.['Expired'] === true)
+  await node.up(world.headscale.url, await world.key(undefined, '--reusable', '--tags', 'tag:srv'), '--force-reauth') // reusable: a real node may ask twice
+  await same(world, 'a new key', (map) => peer(map, 'third')?.['Expired'] !== true && peer(map, 'third')?.['Key'] !== before)
+})
+
+flow('DNS records', async (world) => {
+  await third(world)
+  writeFileSync(world.lab.at(RECORDS), JSON.stringify([{ name: 'printer.lab.test', type: 'A', value: '100.64.0.250' }]))
+  await same(world, 'a record', (map) => JSON.stringify(map['DNS']).includes('printer'))
+  writeFileSync(world.lab.at(RECORDS), '[]')
+  await same(world, 'no record', (map) => !JSON.stringify(map['DNS']).includes('printer'))
+})
+
+flow('the relay map', async (world) => {
+  await third(world)
+  const { region } = world.base.relay
+  writeRealRelayMap(world.relayMap, [region, { regionid: 950, regioncode: 'more', regionname: 'More', nodes: [{ name: '950a', regionid: 950, hostname: 'nowhere.invalid', ipv4: '192.0.2.250', ipv6: 'none', derpport: 3443, stunonly: true }] }])
+  await same(world, 'a region', (map) => JSON.stringify(map['DERPMap']).includes('nowhere.invalid'))
+  writeRealRelayMap(world.relayMap, [region])
+  await same(world, 'no region', (map) => !JSON.stringify(map['DERPMap']).includes('nowhere.invalid'))
+})
+
+flow('a node is removed', async (world) => {
+  const node = await third(world)
+  await headscaleNodes(world, 'delete', 'third', '--force')
+  await same(world, 'it is gone', (map) => peer(map, 'third') === undefined)
+  await node.stop()
+})
