@@ -153,6 +153,30 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       expect(parts(mine.out)).toEqual(parts(theirs.out))
     })
 
+    // Our own command line beside the real one, on the same socket: the words of the grammar, and how each ends.
+    test.each(['status', 'ip', 'ip -4', 'ip nobody.invalid', 'netcheck', 'debug prefs', 'debug netmap', 'debug derp-map', 'debug', 'dns', 'dns status', 'dns status --all', 'dns status --json', 'dns query peer.lab.test', 'dns query --json peer.lab.test', 'exit-node', 'exit-node list', 'exit-node suggest', 'metrics', 'metrics print', 'whois 100.99.9.9', 'ping --c 1 --tsmp peer', 'ping --c 1 100.99.9.9', 'nc peer 1', 'version', 'status --json', 'login --help', 'up --help', 'down --help', 'logout --help', 'set --help', 'nc --help', 'netcheck --help', 'whois --help'])(
+      'meshwright %s [tailscale@1.102.5]: ends as the real command line does, and says the same where the words are the same',
+      async (line) => {
+        const words = line.split(' ')
+        const [theirs, mine] = await Promise.all([onOurs(...words), ours.run(words)])
+        expect(mine.status, `${mine.err}${mine.out}`).toBe(theirs.status)
+        const same = /^(ip|debug prefs|debug derp-map|metrics|exit-node suggest)\b/.test(line) && theirs.status === 0
+        const settled = (text: string): string => text.replace(/^(tailscaled_(in|out)bound|meshwright_)\S* .*$/gm, '$1')
+        if (same) expect(settled(mine.out)).toBe(settled(theirs.out))
+      },
+    )
+
+    test('meshwright path [tailscale@1.102.5]: the whole story of a pair with a real peer, for people and as JSON', async () => {
+      await lab.until('the path is direct', async () => / via (?!DERP)/.test((await ours.run(['ping', 'peer'])).out))
+      const told = await ours.run(['path', 'peer'])
+      expect(told).toMatchObject({ status: 0, err: '' })
+      expect(told.out).toMatch(/^peer \(100\.64\.0\.\d+\) is reached directly at \S+:\d+, [\d.]+ ms\n {2}for [^\n]+, because [^\n]+\n/)
+      expect(told.out).toMatch(/^ {2}\* \S+ +[\d.]+ ms; \d+ probes?, [1-9]\d* answered, \d+ not; .*sees us as .*\(from .*map/m)
+      const story = JSON.parse((await ours.run(['path', '--json', 'peer'])).out) as Readonly<Record<string, unknown>> // its own form
+      expect(story).toMatchObject({ peer: 'peer', path: 'direct', endpoint: expect.stringMatching(/:\d+$/) as string, relay: { region: 900, code: 'ours' }, because: { text: expect.any(String) as string } })
+      expect((await ours.run(['path', 'nobody'])).status).toBe(1)
+    })
+
     test('version --daemon [tailscale@1.102.5]', async () => {
       const result = await onOurs('version', '--daemon')
       expect([result.status, result.err, /^Daemon: (.*)$/m.exec(result.out)?.[1]]).toEqual([0, '', expect.stringContaining('meshwright') as string])

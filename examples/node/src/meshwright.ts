@@ -1,4 +1,5 @@
 import { CommandError, DaemonClient } from './cli/client.ts'
+import type { Command } from './cli/command.ts'
 import { COMMANDS } from './cli/commands.ts'
 import { describeFlags, FlagError, type FlagSpec, nearest, parseFlags } from './go-flags.ts'
 import { defaultSocket } from './socket-path.ts'
@@ -25,20 +26,22 @@ async function main(words: readonly string[]): Promise<number> {
   const global = parseFlags(words, GLOBAL_FLAGS)
   const [name, ...rest] = global.args
   if (name === undefined || name === 'help') {
-    const about = name === 'help' ? COMMANDS[rest[0] ?? ''] : undefined
-    process.stdout.write(about === undefined ? usage() : commandUsage(about.usage, about.summary, about.flags))
+    const about = name === 'help' ? commandOf(rest)?.command : undefined
+    process.stdout.write(about === undefined ? usage() : commandUsage(about))
     return name === undefined ? 2 : 0
   }
-  const command = COMMANDS[name]
-  if (command === undefined) throw new FlagError(`unknown command: ${name}${nearest(name, Object.keys(COMMANDS))}`)
+  const found = commandOf(global.args)
+  if (found === undefined) throw new FlagError(`unknown command: ${name}${nearest(name, Object.keys(COMMANDS))}`)
+  const { command } = found
   let flags
   try {
-    flags = parseFlags(rest, { ...command.flags, ...GLOBAL_FLAGS })
+    flags = parseFlags(found.rest, { ...command.flags, ...GLOBAL_FLAGS })
   } catch (error) {
     if (!(error instanceof FlagError) || error.message !== 'help') throw error
-    process.stdout.write(commandUsage(command.usage, command.summary, command.flags))
+    process.stdout.write(commandUsage(command))
     return 0
   }
+  if (command.subcommands !== undefined && flags.args.length > 0) throw new FlagError(`unknown subcommand: ${name} ${flags.args[0] ?? ''}${nearest(flags.args[0] ?? '', Object.keys(command.subcommands))}`)
   const socket = String(flags.values['socket'] ?? global.values['socket'] ?? defaultSocket())
   return command.run(new DaemonClient(socket), flags, {
     out: (text) => void process.stdout.write(text),
@@ -46,8 +49,18 @@ async function main(words: readonly string[]): Promise<number> {
   })
 }
 
-function commandUsage(line: string, summary: string, flags: Readonly<Record<string, FlagSpec>>): string {
-  return `usage: ${line}\n\n${summary}.\n${Object.keys(flags).length === 0 ? '' : `\nFLAGS\n${describeFlags(flags)}`}`
+/** The command that words begin with, subcommands included, and what stands behind its name. */
+function commandOf(words: readonly string[]): { readonly command: Command; readonly rest: readonly string[] } | undefined {
+  const [name = '', ...rest] = words
+  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  const [verb = '', ...more] = rest
+  const below = command?.subcommands !== undefined && Object.hasOwn(command.subcommands, verb) ? command.subcommands[verb] : undefined
+  return below !== undefined ? { command: below, rest: more } : command && { command, rest }
+}
+
+function commandUsage({ usage: line, summary, flags, subcommands = {} }: Command): string {
+  const verbs = Object.entries(subcommands).map(([name, each]) => `  ${name.padEnd(10)} ${each.summary}\n`)
+  return `usage: ${line}\n\n${summary}.\n${verbs.length === 0 ? '' : `\nSUBCOMMANDS\n${verbs.join('')}`}${Object.keys(flags).length === 0 ? '' : `\nFLAGS\n${describeFlags(flags)}`}`
 }
 
 main(process.argv.slice(2)).then(

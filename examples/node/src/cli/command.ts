@@ -13,6 +13,8 @@ export interface Command {
   /** One line for the list of commands. */
   readonly summary: string
   readonly flags: Readonly<Record<string, FlagSpec>>
+  /** Verbs of its own: `dns status`. Then `run` is what happens without one. */
+  readonly subcommands?: Readonly<Record<string, Command>>
   /** Does it; gives the exit status. */
   run(daemon: DaemonClient, flags: ParsedFlags, output: CommandOutput): Promise<number>
 }

@@ -3,6 +3,9 @@ import { FlagError } from '../go-flags.ts'
 import { SHORT_VERSION, VERSION } from '../version.ts'
 import { CommandError } from './client.ts'
 import { type Command, numberFlag } from './command.ts'
+import { debug, exitNode, metrics } from './diagnose.ts'
+import { dns } from './dns.ts'
+import { netcheck } from './netcheck.ts'
 import { findPeer, object, status } from './status.ts'
 import { login, prefsFromFlags, up } from './up.ts'
 
@@ -183,22 +186,16 @@ const path: Command = {
     const wanted = flags.args[0]
     if (wanted === undefined || flags.args.length > 1) throw new FlagError('usage: path HOST-OR-IP')
     const peer = findPeer(await daemon.call('GET', 'status'), wanted)
+    if (peer.self) {
+      output.out(flags.values['json'] === true ? `${JSON.stringify({ peer: peer.name, addresses: [peer.ip], path: 'self' }, null, 2)}\n` : `${peer.name} (${peer.ip}) is this node\n`)
+      return 0
+    }
     const told = await daemon.call('GET', `meshwright/path?peer=${encodeURIComponent(peer.ip)}`)
     const lines = Array.isArray(told['Lines']) ? told['Lines'].map(String) : []
-    output.out(flags.values['json'] === true ? `${JSON.stringify({ peer: peer.name, ip: peer.ip, lines }, null, 2)}\n` : `${lines.join('\n')}\n`)
-    return 0
-  },
-}
-
-const metrics: Command = {
-  usage: 'meshwright metrics',
-  summary: 'Print counters as Prometheus text',
-  flags: {},
-  async run(daemon, _flags, output) {
-    output.out(await daemon.text('metrics'))
+    output.out(flags.values['json'] === true ? `${JSON.stringify(told['Story'], null, 2)}\n` : `${lines.join('\n')}\n`)
     return 0
   },
 }
 
 /** All verbs, in the order of the help. */
-export const COMMANDS: Readonly<Record<string, Command>> = { up, down, set, login, logout, status, ping, path, ip, whois, nc, metrics, version }
+export const COMMANDS: Readonly<Record<string, Command>> = { up, down, set, login, logout, status, ping, path, ip, whois, netcheck, dns, 'exit-node': exitNode, nc, metrics, debug, version }

@@ -59,10 +59,11 @@ function row(peer: Json, users: Json, self: boolean): string[] {
   const name = String(peer['DNSName'] ?? '').split('.')[0] || String(peer['HostName'] ?? '')
   const tagged = Array.isArray(peer['Tags']) && peer['Tags'].length > 0
   const login = String(object(users[String(peer['UserID'])])['LoginName'] ?? '')
-  return [addresses[0] ?? '', name, tagged ? 'tagged-devices' : `${login.split('@')[0] ?? ''}@`, String(peer['OS'] ?? ''), self ? '-' : activity(peer)]
+  return [addresses[0] ?? '', name, tagged ? 'tagged-devices' : login.includes('@') ? `${login.split('@')[0] ?? ''}@` : login, String(peer['OS'] ?? ''), self ? '-' : activity(peer)]
 }
 
-function activity(peer: Json): string {
+/** What goes on with a peer, in a word or two. */
+export function activity(peer: Json): string {
   const parts: string[] = []
   const bytes = Number(peer['TxBytes'] ?? 0) + Number(peer['RxBytes'] ?? 0)
   if (peer['Expired'] === true) parts.push('expired')

@@ -74,10 +74,10 @@ export interface PathExplanation extends PathFacts {
 
 const TEXTS: Readonly<Record<WhyNotDirect, string>> = {
   'udp-unavailable': 'This host cannot send UDP, so packets go through the relay. Open outgoing UDP to go direct.',
-  'no-disco-key': 'The peer has announced no disco key, so its endpoints cannot be probed.',
-  idle: 'Nothing was sent to the peer in the last 45 seconds, so no direct path is looked for.',
-  'no-endpoints': 'No endpoint of the peer is known yet: neither the map nor the peer itself has named one.',
-  'all-endpoints-refused': 'Every endpoint of the peer is one that is never used (see the refusals).',
+  'no-disco-key': 'The peer has announced no disco key, so its endpoints cannot be probed: it has not been online since it joined, or its program does not look for direct paths.',
+  idle: 'Nothing was sent to the peer in the last 45 seconds, so no direct path is looked for. Send something, a ping will do, and it is.',
+  'no-endpoints': 'No endpoint of the peer is known yet: neither the map nor the peer itself has named one. The peer names them when it can send UDP and reaches the control server.',
+  'all-endpoints-refused': 'Every endpoint of the peer is one that is never used (see the refusals). An address of the peer that this node can reach would make it direct.',
   probing: 'Endpoints of the peer are being probed now.',
   'no-answer':
     'No endpoint of the peer answers: a firewall blocks UDP, or both sides are behind NATs that change the port for each destination. A port mapping, IPv6 or a static endpoint on either side would make it direct.',
