@@ -4,6 +4,7 @@ import https from 'node:https'
 import { isIP, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { MachinePrivateKey, NodePrivateKey } from '@meshwright/crypto'
+import type { DERPMap } from '@meshwright/control-protocol'
 import type { AdminProblem } from '@meshwright/control-server'
 import { type Instant, instant } from '@meshwright/core'
 import { DerpServer } from '@meshwright/derp'
@@ -35,12 +36,19 @@ export interface RunningServer {
   stop(): Promise<void>
 }
 
+/** The numbers of regions with relays whose certificates the map pins. */
+function pinnedRegions(map: DERPMap): readonly string[] {
+  return Object.entries(map.Regions ?? {}).flatMap(([id, region]) => ((region.Nodes ?? []).some((node) => node.CertName?.startsWith('sha256-raw:') === true) ? [id] : []))
+}
+
 /** Starts everything that the configuration asks for. @throws Failure when something of it cannot be had, and then nothing is left running */
 export async function startServer(configFile: string, options: { readonly allowLoopbackEndpoints: boolean }): Promise<RunningServer> {
   const settings = loadSettings(configFile)
   const log = makeLog(settings.log.level, settings.log.format)
   const derpMap = buildRelayMap(settings)
   if (Object.keys(derpMap.Regions ?? {}).length === 0) log.warn('the relay map is empty: clients stay in the state "Starting"; set derp.paths or derp.server.enabled')
+  const pinned = pinnedRegions(derpMap)
+  if (pinned.length > 0) log.warn('clients before 1.82 know no certificate pins: they are told not to check the certificates of pinned relays', { regions: pinned.join() })
   const machineKey = MachinePrivateKey.parse(readOrMakeKeyFile(settings.noiseKeyPath, 'noise.private_key_path', () => MachinePrivateKey.generate(systemRandom).formatSecret()))
   if (machineKey === undefined) throw new Failure(`${settings.noiseKeyPath} does not hold a key`, { status: 2 })
   const closers: (() => void | Promise<void>)[] = []
