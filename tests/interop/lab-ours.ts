@@ -9,7 +9,7 @@ import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult,
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const REGION = 900
-const COMMAND_MS = 25_000
+const COMMAND_MS = 60_000
 
 /** Our programs, each as one file made from the sources as they are. */
 export interface OurPrograms {
@@ -348,7 +348,7 @@ export class OurNode {
   }
 
   async up(server: string, key?: string, ...more: readonly string[]): Promise<void> {
-    await this.cli('up', '--login-server', server, '--hostname', this.name, '--timeout', '25s', ...(key === undefined ? [] : ['--auth-key', key]), ...more)
+    await this.cli('up', '--login-server', server, '--hostname', this.name, '--timeout', '50s', ...(key === undefined ? [] : ['--auth-key', key]), ...more)
   }
 
   async status(): Promise<OurStatus> {

@@ -12,6 +12,8 @@ const TAIL_LINES = 25
 const TERM_GRACE_MS = 3_000
 /** For what takes a moment: nothing is asserted by it, and a busy computer takes its time. */
 const WAIT_MS = 45_000
+/** For commands that nobody gave a limit. */
+const COMMAND_MS = 60_000
 
 /** How a program is started. */
 export interface ProcessOptions {
@@ -171,7 +173,7 @@ export function startInside(lab: Lab, name: string, netns: string, command: read
 /** Runs a program to its end. */
 export function runProgram(file: string, args: readonly string[], options: ProcessOptions & { readonly timeoutMs?: number } = {}): Promise<RunResult> {
   const begun = performance.now()
-  const limitMs = options.timeoutMs ?? 30_000
+  const limitMs = options.timeoutMs ?? COMMAND_MS
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: cleanEnvironment(options.env) })
     const timer = setTimeout(() => child.kill('SIGKILL'), limitMs)

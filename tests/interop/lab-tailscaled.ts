@@ -141,7 +141,7 @@ export class Tailscaled {
   upArguments(server: string, more: readonly string[] = []): readonly string[] {
     // Never by accident: a daemon without a namespace of its own would write to the resolv.conf of this computer.
     const dns = more.some((flag) => flag.startsWith('--accept-dns')) ? [] : ['--accept-dns=false']
-    return ['up', '--login-server', server, '--hostname', this.name, '--timeout', '25s', ...dns, ...more]
+    return ['up', '--login-server', server, '--hostname', this.name, '--timeout', '50s', ...dns, ...more]
   }
 
   /** Logs in; ends when the node runs. */

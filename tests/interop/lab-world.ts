@@ -181,6 +181,10 @@ export class Worlds {
   of(version: string): Promise<World> {
     const made = this.#worlds.get(version) ?? this.#base(version).then((base) => World.start(version, base, this.#options))
     this.#worlds.set(version, made)
+    // What could not be made is made anew for the next flow: one slow moment is not the failure of all.
+    made.catch(() => {
+      this.#worlds.delete(version)
+    })
     return made
   }
 
@@ -217,7 +221,7 @@ export type VersionFlow<T> = (flow: string, body: (given: T) => Promise<void>, t
  */
 export function versionFlows<T>(group: string, of: (version: string) => Promise<T>, stop: () => Promise<void>, more: readonly string[] = []): VersionFlow<T> {
   afterAll(stop)
-  return (flow, body, timeoutMs = 120_000) => {
+  return (flow, body, timeoutMs = 240_000) => {
     describe(group, () => {
       for (const version of TAILSCALE_VERSIONS) {
         const reason = whyNot([`tailscaled@${version}`, `tailscale@${version}`, ...more])
