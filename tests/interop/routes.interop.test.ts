@@ -172,3 +172,31 @@ flow('an exit node carries what goes elsewhere, and only while it is chosen', as
   await answeredBy(world, site, 'nobody', FELT_MS, INTERNET)
   await answeredBy(world, site, 'first')
 })
+
+flow('TUN: the kernel of a client takes approved routes, 4via6 and the exit node, only as long as it accepts them', async (world) => {
+  const site = await siteOf(world)
+  const space = await Space.make(world.lab, 'client-tun', { url: world.control.url })
+  const node = await world.join('client-tun', 'alice', { netns: space.name }, '--netfilter-mode=off', '--accept-routes')
+  const ip = await node.ip()
+  // Names of URLs in brackets are IPv6; a program of the kernel's that knows nothing of the mesh.
+  const script = "require('http').get(process.argv[1], { timeout: 2000 }, (answer) => answer.pipe(process.stdout)).on('error', () => process.exit(1)).on('timeout', () => process.exit(1))"
+  const fetched = async (url: string): Promise<string> => (await node.inside(process.execPath, ['-e', script, url])).out
+  await world.lab.until('the routed page opens', async () => (await fetched(`http://${HOST}/`)) === `first to ${ip}`)
+  await world.lab.until('the page opens by 4via6', async () => (await fetched(`http://[${HOST_VIA_SIX}]/`)).startsWith('first to '))
+  expect(await fetched(`http://${INTERNET}/`)).not.toMatch(/^internet/)
+  const exit = await site.first.ip()
+  await world.lab.until('it may choose the exit node', async () => (await node.run(['set', `--exit-node=${exit}`])).status === 0)
+  await world.lab.until('what goes elsewhere goes by the exit node', async () => (await fetched(`http://${INTERNET}/`)) === `internet to ${ip}`)
+  expect((await node.status()).BackendState).toBe('Running')
+  await node.cli('set', '--exit-node=')
+  await world.lab.until('the exit node is left', async () => !(await fetched(`http://${INTERNET}/`)).startsWith('internet'))
+  await node.cli('set', '--accept-routes=false')
+  await world.lab.until('the route is left', async () => !(await fetched(`http://${HOST}/`)).startsWith('first'))
+  await node.stop()
+})
+
+flow('status shows no warning when all is quiet', async (world) => {
+  const { client, first } = await siteOf(world)
+  // The second router is told by its own program that there are routes of others, which it does not take.
+  for (const node of [client, first]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
+})

@@ -120,7 +120,9 @@ flow('a user is removed', async (world) => {
   await world.lab.until('our node sees it go', async () => (await ours.peer('of-carol')) === undefined)
   expect(await world.reaches(node, await ours.ip(), world.web, 1_500)).toBe(false)
   const again = await node.run(node.upArguments(world.control.url, ['--authkey', key, '--force-reauth']), 40_000)
-  expect([again.status === 0, again.err]).toEqual([false, expect.stringMatching(/auth.?key/i)])
+  // 1.84 and 1.88 may take for success that they were running a moment ago.
+  if (again.status !== 0) expect(again.err).toMatch(/auth.?key/i)
+  await world.lab.until('it is out', async () => (await node.status()).BackendState !== 'Running')
   expect(await world.control.node('of-carol')).toBeUndefined()
   await node.stop()
 })
@@ -158,4 +160,11 @@ flow('the control server is killed and started again while transfers go on', asy
   await world.lab.until('it hears of the newcomer', async () => (await node.peer('late')) !== undefined)
   expect(await world.health(node)).toEqual([])
   await Promise.all([node.stop(), late.stop()])
+})
+
+flow('status shows no warning when all is quiet', async (world) => {
+  const node = await world.join('quiet')
+  await world.expectToWork(node, await world.ours())
+  await world.lab.until('it has nothing to complain of', async () => (await world.health(node)).length === 0)
+  await node.stop()
 })

@@ -148,6 +148,19 @@ tunFlow("TUN: the system's resolver asks 100.100.100.100: full names, short name
   expect(await resolve(node, 'ours')).toBe(ip)
   // A short name that only the second search domain has.
   expect(await resolve(node, 'files')).toBe(CORP['files.corp.example'])
+  // Programs that ask the address itself, by UDP and by TCP.
+  for (const options of ['', 'options use-vc\\n']) {
+    const script = `printf 'nameserver 100.100.100.100\\n${options}' > /etc/asked.conf && mount --bind /etc/asked.conf /etc/resolv.conf && getent ahostsv4 ours.lab.test`
+    expect((await node.inside('unshare', ['-m', 'sh', '-c', script])).out.split(/\s/)[0]).toBe(ip)
+  }
+})
+
+tunFlow("TUN: the system's resolver tells colliding names apart", async (world) => {
+  const [{ node }, first, second] = await Promise.all([withTun(world), world.join('same'), world.daemon('same-two')])
+  await second.cli('up', '--login-server', world.control.url, '--hostname', 'same', '--accept-dns=false', '--timeout', '25s', '--authkey', await world.reusable('bob'))
+  const [one, two] = [await first.ip(), await second.ip()]
+  await world.lab.until('both are resolved', async () => (await resolve(node, 'same')) === one && (await resolve(node, 'same-1')) === two)
+  await Promise.all([first.stop(), second.stop()])
 })
 
 tunFlow('TUN: split DNS, extra records, and all else as before', async (world) => {
@@ -169,3 +182,10 @@ tunFlow('TUN: after `down` the resolver is as it was', async (world) => {
   await node.cli('up', '--login-server', world.control.url, '--hostname', 'tun', '--accept-dns', '--netfilter-mode=off', '--timeout', '25s')
   await world.lab.until('names of the mesh are resolved again', async () => (await resolve(node, 'printer.lab.test')) === PRINTER)
 })
+
+for (const [label, row] of [['', flow], ['TUN: ', tunFlow]] as const) {
+  row(`${label}status shows no warning when all is quiet`, async (world) => {
+    const node = label === '' ? await realOf(world) : (await withTun(world)).node
+    await world.lab.until('it has nothing to complain of', async () => (await world.health(node)).length === 0)
+  })
+}

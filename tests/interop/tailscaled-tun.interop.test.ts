@@ -1,12 +1,14 @@
-import { writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import type { OurNode } from './lab-ours.ts'
 import type { LabProcess } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
-import { webThroughSocks } from './lab-web.ts'
+import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
 import { OPEN_POLICY, type World, worldFlows, Worlds } from './lab-world.ts'
+import { patternBytes } from './wireguard-commands.ts'
 
 // Real nodes with TUN devices, each on a computer of its own as far as the network goes: programs there use plain sockets of the kernel,
 // and a firewall there blocks UDP for real. A node of ours in userspace mode is the third.
@@ -14,17 +16,28 @@ const noSpaces = whyNoSpaces()
 const needs = noSpaces === undefined ? [] : [noSpaces]
 const worlds = new Worlds()
 const login = worldFlows('login', worlds, needs)
+const lifetime = worldFlows('lifetime', worlds, needs)
 const paths = worldFlows('paths', worlds, needs)
 const access = worldFlows('access', worlds, needs)
+const features = worldFlows('features', worlds, spawnSync('sh', ['-c', 'command -v ssh']).status === 0 ? needs : [...needs, 'ssh (openssh-client)'])
+const faults = worldFlows('faults', worlds, needs)
+const BYTES = 100_000_000
+const TRANSFER_MS = 240_000
 const UDP_PORT = 7_000
 const FELT_MS = 2_000
 
 const HELPER = `
+import { createHash } from 'node:crypto'
 import dgram from 'node:dgram'
+import fs from 'node:fs'
 import http from 'node:http'
-const [verb, host, port] = process.argv.slice(2)
+const [verb, host, port, more, name = host] = process.argv.slice(2)
 const socket = () => dgram.createSocket('udp4')
-if (verb === 'get') http.get('http://' + host + ':' + port + '/', { timeout: 5000 }, (answer) => answer.pipe(process.stdout)).on('error', (error) => { console.error(error.message); process.exit(1) })
+const failed = (error) => { console.error(error.message); process.exit(1) }
+if (verb === 'get') http.get({ host, port, path: more ?? '/', headers: { Host: name }, timeout: 3000 }, (answer) => answer.pipe(process.stdout)).on('error', failed).on('timeout', () => failed(new Error('no answer')))
+if (verb === 'hash') http.get({ host, port, path: more }, (answer) => { const hash = createHash('sha256'); answer.on('data', (bytes) => hash.update(bytes)).on('end', () => process.stdout.write(hash.digest('hex'))) }).on('error', failed)
+if (verb === 'post') fs.createReadStream(more).pipe(http.request({ host, port, path: '/hash', method: 'POST' }, (answer) => answer.pipe(process.stdout)).on('error', failed))
+if (verb === 'drip') { let count = 0; http.get({ host, port, path: more }, (answer) => answer.on('data', (bytes) => console.log('got', count += String(bytes).split('\\n').length - 1)).on('end', () => console.log('complete')).on('error', failed)).on('error', failed) }
 if (verb === 'receive') { let count = 0; socket().on('message', () => console.log('got', ++count)).bind(Number(port), host, () => console.log('bound')) }
 if (verb === 'send') { const out = socket(); setInterval(() => out.send('x', Number(port), host, () => undefined), 20) }
 `
@@ -41,6 +54,8 @@ interface Site {
   readonly ours: OurNode
   readonly oursIp: string
   readonly script: string
+  /** A second node of alice's. */
+  c: Promise<Tun> | undefined
 }
 
 const sites = new Map<World, Promise<Site>>()
@@ -61,13 +76,18 @@ async function startSite(world: World): Promise<Site> {
     return { node, space, ip: await node.ip() }
   }
   const [a, b, ours] = await Promise.all([tun('tun-a', first, 'alice'), tun('tun-b', second, 'bob'), world.ours()])
-  return { a, b, ours, oursIp: await ours.ip(), script }
+  return { a, b, ours, oursIp: await ours.ip(), script, c: undefined }
 }
 
-/** The first words of a page, fetched by a program that knows nothing of the mesh. */
-async function page(site: Site, from: Tun, host: string, port: number): Promise<string> {
-  const { status, out, err } = await from.node.inside(process.execPath, [site.script, 'get', host, String(port)])
+/** What is written by a program where a node lives that knows nothing of the mesh. */
+async function program(site: Site, at: Tun, words: readonly string[], timeoutMs?: number): Promise<string> {
+  const { status, out, err } = await at.node.inside(process.execPath, [site.script, ...words], timeoutMs)
   return status === 0 ? out : `nothing: ${err.trim()}`
+}
+
+/** A page, fetched by such a program. */
+function page(site: Site, from: Tun, host: string, port: number): Promise<string> {
+  return program(site, from, ['get', host, String(port)])
 }
 
 async function works(world: World, site: Site, limitMs?: number): Promise<void> {
@@ -87,6 +107,74 @@ login('TUN: auth key; plain programs reach each other by TCP, over real devices 
   }
   await works(world, site)
   for (const { node } of [site.a, site.b]) expect(await world.health(node)).toEqual([])
+})
+
+const UP = ['--accept-dns=false', '--netfilter-mode=off', '--timeout', '25s'] as const
+
+/** The second node of alice's, once it is wanted. */
+function thirdOf(world: World, site: Site): Promise<Tun> {
+  site.c ??= (async () => {
+    const space = await Space.make(world.lab, 'tun-c', { url: world.control.url })
+    const node = await world.join('tun-c', 'alice', { netns: space.name }, '--netfilter-mode=off')
+    return { node, space, ip: await node.ip() }
+  })()
+  return site.c
+}
+
+/** Whether the device has this address and no other of the mesh, and programs get through with it. */
+async function livesAt(world: World, site: Site, { node, space }: Tun, ip: string): Promise<void> {
+  await world.lab.until(`the device has ${ip}`, async () => {
+    const told = await space.ip('-4', 'addr', 'show', 'dev', 'tailscale0')
+    return told.includes(`inet ${ip}/32`) && told.match(/inet 100\./g)?.length === 1
+  })
+  await world.lab.until('a program gets through', async () => (await page(site, { node, space, ip }, site.oursIp, world.web)) === 'hello', 40_000)
+}
+
+login('TUN: restart, --force-reauth, another profile and back, logout: the device has the address of the moment', async (world) => {
+  const site = await siteOf(world)
+  const c = await thirdOf(world, site)
+  await livesAt(world, site, c, c.ip)
+  await c.node.stop('SIGKILL')
+  await c.node.start()
+  await livesAt(world, site, c, c.ip)
+  const key = await world.reusable('alice')
+  await c.node.up(world.control.url, key, '--netfilter-mode=off', '--force-reauth')
+  await livesAt(world, site, c, c.ip)
+  await c.node.cli('login', '--login-server', world.control.url, '--hostname', 'tun-c', ...UP, '--authkey', await world.reusable('bob'))
+  const asBob = await c.node.ip()
+  expect(asBob).not.toBe(c.ip)
+  await livesAt(world, site, c, asBob)
+  const profiles = (await c.node.cli('switch', '--list')).trim().split('\n').slice(1).map((line) => line.trim().split(/\s+/))
+  await c.node.cli('switch', profiles.find((words) => words.some((word) => word.startsWith('alice')))?.[0] ?? '')
+  await livesAt(world, site, c, c.ip)
+  await c.node.cli('logout')
+  await world.lab.until('the device has no address', async () => !(await c.space.sh('ip -4 addr show dev tailscale0 || true')).includes('inet 100.'))
+  // 1.80 may hold settings of its own making after a logout, and then asks for this.
+  await c.node.up(world.control.url, key, '--netfilter-mode=off', '--reset')
+  await livesAt(world, site, c, c.ip)
+  expect(await world.health(c.node)).toEqual([])
+})
+
+lifetime('TUN: plain programs are cut off when the key ends, go on when it is extended, and are cut off when the node is deleted', async (world) => {
+  const site = await siteOf(world)
+  const c = await thirdOf(world, site)
+  const { id } = await world.listed('tun-c')
+  const cutOff = async (): Promise<void> => {
+    // What is no address of the mesh goes to the network of this computer: somebody there may answer.
+    const answer = (): Promise<string> => webThroughSocks(site.ours.socksPort, c.ip, SPACE_WEB_PORT, { timeoutMs: 1_000 }).then(({ body }) => body.toString(), () => '')
+    await world.lab.until('our node no longer reaches it', async () => !(await answer()).startsWith('tun-c to '))
+    expect(await page(site, c, site.oursIp, world.web)).not.toBe('hello')
+  }
+  await livesAt(world, site, c, c.ip)
+  await world.control.cli('nodes', 'expire', '-i', id)
+  await cutOff()
+  await world.control.cli('nodes', 'expire', '-i', id, '--expiry', '1h')
+  await livesAt(world, site, c, c.ip)
+  await world.control.cli('nodes', 'delete', '-i', id, '--force')
+  await cutOff()
+  await c.node.up(world.control.url, await world.reusable('alice'), '--netfilter-mode=off', '--force-reauth')
+  site.c = Promise.resolve({ ...c, ip: await c.node.ip() })
+  await livesAt(world, site, c, await c.node.ip())
 })
 
 const BLOCK = 'nft add table inet block && nft add chain inet block out "{ type filter hook output priority 0; }" && nft add chain inet block in "{ type filter hook input priority 0; }" && nft add rule inet block out oifname != "tailscale0" meta l4proto udp drop && nft add rule inet block in iifname != "tailscale0" meta l4proto udp drop'
@@ -111,25 +199,28 @@ paths('TUN: pings of each kind directly; with UDP blocked by a firewall everythi
     }
     expect(await a.node.cli('ping', '--peerapi', '--c', '1', '--timeout', '8s', b.ip)).toContain('hit peerapi of')
   }
+  const netcheck = async (): Promise<{ readonly UDP: boolean; readonly GlobalV4?: string; readonly RegionLatency?: Readonly<Record<string, number>> | null }> =>
+    JSON.parse((await a.node.inside('env', [`SSL_CERT_FILE=${world.base.trust.SSL_CERT_FILE}`, a.node.program, `--socket=${a.node.socket}`, 'netcheck', '--format=json'])).out) as { UDP: boolean } // the program's own words
   await works(world, site)
-  for (const to of [b.ip, oursIp]) await way(world, a.node, to, DIRECT, 20_000)
+  for (const to of [b.ip, oursIp]) await way(world, a.node, to, DIRECT, 40_000)
   await kinds()
+  const open = await netcheck()
+  expect([open.UDP, (await a.space.ip('-4', 'addr')).includes(`inet ${open.GlobalV4?.split(':')[0] ?? '?'}/`), Object.keys(open.RegionLatency ?? {})]).toEqual([true, true, ['900']])
   await a.space.sh(BLOCK)
   try {
-    for (const to of [b.ip, oursIp]) await way(world, a.node, to, BY_RELAY, 20_000)
+    for (const to of [b.ip, oursIp]) await way(world, a.node, to, BY_RELAY, 40_000)
     await works(world, site)
     await kinds()
-    const report = JSON.parse((await a.node.inside('env', [`SSL_CERT_FILE=${world.base.trust.SSL_CERT_FILE}`, a.node.program, `--socket=${a.node.socket}`, 'netcheck', '--format=json'])).out) as { UDP: boolean }
-    expect(report.UDP).toBe(false)
+    expect((await netcheck()).UDP).toBe(false)
   } finally {
     await a.space.sh('nft delete table inet block')
   }
   for (const to of [b.ip, oursIp]) await way(world, a.node, to, DIRECT, 40_000)
   await works(world, site)
-}, 180_000)
+}, 400_000)
 
 function received(receiver: LabProcess): number {
-  return Number(/got (\d+)\s*$/.exec(receiver.log)?.[1] ?? 0)
+  return Number(/got (\d+)\s*(?:complete\s*)?$/.exec(receiver.log)?.[1] ?? 0)
 }
 
 access('TUN: a stream of datagrams stops when its port is taken away, while another goes on; both go on once it is back', async (world) => {
@@ -154,4 +245,92 @@ access('TUN: a stream of datagrams stops when its port is taken away, while anot
   await world.lab.until('it flows again', () => (counts()[0] ?? 0) > first + 10, FELT_MS)
   await world.control.setPolicy(OPEN_POLICY)
   for (const each of [...senders, ...receivers]) await each.stop('SIGKILL')
+})
+
+paths('TUN: HTTP, 100 MB each way, directly and by relay with UDP blocked', async (world) => {
+  const site = await siteOf(world)
+  const { a, ours, oursIp } = site
+  const file = world.lab.at('upload.bin')
+  writeFileSync(file, patternBytes(BYTES))
+  const transfers = async (): Promise<void> => {
+    expect(await program(site, a, ['hash', oursIp, String(world.web), `/bytes/${BYTES}`], TRANSFER_MS)).toBe(patternHash(BYTES))
+    expect(await program(site, a, ['post', oursIp, String(world.web), file], TRANSFER_MS)).toBe(patternHash(BYTES))
+  }
+  const bytes = async (): Promise<readonly [number, number]> => {
+    const { DirectBytesIn, DirectBytesOut, RelayBytesIn, RelayBytesOut } = (await ours.status()).Meshwright
+    return [DirectBytesIn + DirectBytesOut, RelayBytesIn + RelayBytesOut]
+  }
+  await way(world, a.node, oursIp, DIRECT, 40_000)
+  const before = await bytes()
+  await transfers()
+  const direct = await bytes()
+  expect(direct[0] - before[0]).toBeGreaterThan(2 * BYTES)
+  await a.space.sh(BLOCK)
+  try {
+    await way(world, a.node, oursIp, BY_RELAY, 40_000)
+    await world.lab.until('pages come by relay', async () => (await page(site, a, oursIp, world.web)) === 'hello')
+    await transfers()
+    expect((await bytes())[1] - direct[1]).toBeGreaterThan(2 * BYTES)
+  } finally {
+    await a.space.sh('nft delete table inet block')
+  }
+  await way(world, a.node, oursIp, DIRECT, 40_000)
+}, 900_000)
+
+features('TUN: SSH by the usual client, Taildrop, serve and nc', async (world) => {
+  const site = await siteOf(world)
+  const [{ node: from }, c] = [site.a, await thirdOf(world, site)]
+  const to = c.node
+  await to.cli('set', '--ssh')
+  await world.control.setPolicy({ ...(OPEN_POLICY as object), ssh: [{ action: 'accept', src: ['alice@'], dst: ['autogroup:self'], users: ['root'] }] })
+  const options = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'BatchMode=yes', 'IdentityAgent=none', 'GlobalKnownHostsFile=/dev/null', 'ConnectTimeout=5']
+  const ssh = (): Promise<{ readonly status: number; readonly out: string }> => from.inside('ssh', ['-F', 'none', ...options.flatMap((option) => ['-o', option]), `root@${c.ip}`, 'echo $((6 * 7)); exit 3'])
+  await world.lab.until('a session is let in', async () => {
+    const { status, out } = await ssh()
+    return status === 3 && out === '42\n'
+  })
+  await world.control.setPolicy(OPEN_POLICY)
+  await world.lab.until('no session is let in', async () => (await ssh()).status === 255)
+
+  const [file, inbox] = [world.lab.at('picture.bin'), world.lab.at('inbox')]
+  writeFileSync(file, patternBytes(1_000_000))
+  mkdirSync(inbox)
+  await world.lab.until('it is a target', async () => (await from.cli('file', 'cp', '--targets')).includes('tun-c'))
+  await from.cli('file', 'cp', file, 'tun-c:')
+  await to.cli('file', 'get', inbox)
+  expect(readdirSync(inbox)).toEqual(['picture.bin'])
+  expect(sha256(readFileSync(`${inbox}/picture.bin`))).toBe(patternHash(1_000_000))
+
+  await to.cli('serve', '--bg', '--http=8080', `http://localhost:${SPACE_WEB_PORT}`)
+  await to.cli('serve', '--bg', '--tcp=9000', `tcp://localhost:${SPACE_WEB_PORT}`)
+  const served = /^tun-c to (127\.0\.0\.1|::1)$/
+  await world.lab.until('the page is served by HTTP', async () => served.test(await program(site, site.a, ['get', c.ip, '8080', '/', 'tun-c.lab.test:8080'])))
+  await world.lab.until('the page is served by TCP', async () => served.test(await program(site, site.a, ['get', c.ip, '9000'])))
+  const { out } = await from.inside('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | "$0" --socket="$1" nc "$2" 9000`, from.program, from.socket, c.ip])
+  expect(out).toMatch(/200 OK[^]*tun-c to /)
+  await to.cli('serve', 'reset')
+})
+
+faults('TUN: control server killed and started again: datagrams and connections of plain programs go on', async (world) => {
+  const site = await siteOf(world)
+  const { a, b, oursIp, script } = site
+  await works(world, site)
+  const start = (at: Tun, ...words: readonly string[]): LabProcess => world.lab.start(`${words[0] ?? ''} at ${at.node.name}`, 'ip', ['netns', 'exec', at.space.name, process.execPath, script, ...words])
+  const receiver = start(b, 'receive', b.ip, String(UDP_PORT + 2))
+  await world.lab.until('the receiver is ready', () => receiver.log.includes('bound'))
+  const [sender, drip] = [start(a, 'send', b.ip, String(UDP_PORT + 2)), start(a, 'drip', oursIp, String(world.web), '/drip/160')]
+  await world.lab.until('both flow', () => received(receiver) > 10 && received(drip) > 5)
+  await world.control.stop('SIGKILL')
+  const [datagrams, lines] = [received(receiver), received(drip)]
+  await pause(1_500)
+  await world.control.start()
+  expect(received(receiver)).toBeGreaterThan(datagrams + 30)
+  expect(received(drip)).toBeGreaterThan(lines + 10)
+  await world.lab.until('all are online again', async () => (await world.control.nodes()).filter((node) => /^tun-[ab]$/.test(node.givenName)).every((node) => node.online), 40_000)
+  await world.lab.until('the connection ends as it should', () => drip.log.includes('complete'))
+  expect(drip.log).toContain('got 160\n')
+  const at = received(receiver)
+  await world.lab.until('datagrams go on', () => received(receiver) > at + 20)
+  for (const each of [sender, receiver, drip]) await each.stop('SIGKILL')
+  for (const { node } of [a, b]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
 })
