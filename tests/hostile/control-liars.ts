@@ -70,8 +70,8 @@ export const BAD_HANDSHAKES: readonly (readonly [string, string | Buffer])[] = [
 ]
 
 /** Replays a recorded handshake and, behind it, the recorded records. Gives what the server wrote behind its 101, and whether it closed. */
-export async function replay(port: number, records: readonly Uint8Array[]): Promise<{ readonly bytes: number; readonly closed: boolean }> {
-  const { received, closed } = await talk(port, [upgradeHead(initiation()), ...records.map((record) => () => record)], 2_000)
+export async function replay(port: number, records: readonly Uint8Array[], listenMs: number = 2_000): Promise<{ readonly bytes: number; readonly closed: boolean }> {
+  const { received, closed } = await talk(port, [upgradeHead(initiation()), ...records.map((record) => () => record)], listenMs)
   return { bytes: afterHead(received).length, closed }
 }
 

@@ -87,6 +87,11 @@ export class Crowd {
     }
   }
 
+  /** All that are still open say something more. */
+  say(more: Uint8Array | string): void {
+    for (const socket of this.#sockets) if (!socket.destroyed) socket.write(more)
+  }
+
   close(): void {
     for (const socket of this.#sockets.splice(0)) socket.destroy()
   }

@@ -99,6 +99,30 @@ export class LightClient {
     await this.update()
   }
 
+  /** Opens so many polls, some at once, as no decent client does; gives what each was answered with. */
+  async polls(count: number): Promise<number[]> {
+    const connection = this.#connection
+    if (connection === undefined) throw new Error('not connected')
+    const statuses: number[] = []
+    const one = (): Promise<void> =>
+      new Promise((resolve) => {
+        const body: MapRequest = { Version: VERSION, KeepAlive: true, Stream: true, NodeKey: this.#nodeKey, DiscoKey: this.#discoKey, Hostinfo: this.#hostinfo() }
+        const over = (): void => resolve()
+        const cancel = connection.request(post('/machine/map', body), {
+          response: (status) => {
+            statuses.push(status)
+            cancel()
+            resolve()
+          },
+          chunk: () => undefined,
+          end: over,
+          failed: over,
+        })
+      })
+    for (let left = count; left > 0; left -= 50) await Promise.all(Array.from({ length: Math.min(50, left) }, one))
+    return statuses
+  }
+
   /** Tells of itself, with other endpoints if some are given. */
   async update(endpoints: readonly string[] = this.#endpoints): Promise<void> {
     this.#endpoints = endpoints

@@ -1,6 +1,6 @@
 import type { ControlFigures } from './control.ts'
 import type { FloodFigures } from './flood.ts'
-import type { LiarFigures } from './liars.ts'
+import type { LiarReport } from './liars.ts'
 
 /** One line of the table: a figure, what it must be, and what is aimed at. */
 export interface Row {
@@ -76,18 +76,20 @@ export function formatFlood(all: readonly FloodFigures[]): string {
 /** How many times as long honest requests may take beside liars, at p99. */
 export const RATIO_MUST = 2
 
-/** What honest clients felt of liars. */
-export function formatLiars(figures: LiarFigures): string {
+/** What honest clients felt of liars, a line for each kind. */
+export function formatLiars(report: LiarReport): string {
   const ms = (value: number): string => `${(value * 1000).toFixed(1)} ms`
   const lines = [
-    ['honest requests', 'alone', 'among liars', 'must'],
-    ['p50', ms(figures.quietP50), ms(figures.attackedP50), ''],
-    ['p99', ms(figures.quietP99), ms(figures.attackedP99), `${RATIO_MUST} times`],
-    ['p99 among liars to p99 alone', '', figures.ratio.toFixed(2), String(RATIO_MUST)],
-    ['failed', '', String(figures.failed), '0'],
-    ['memory added', '', `${figures.grownMegabytes.toFixed(0)} MB`, `${figures.growthMustMegabytes} MB`],
+    ['liars', 'p50 alone', 'among', 'p99 alone', 'among', 'times', 'failed'],
+    ...report.kinds.map((each) => [each.kind, ms(each.quietP50), ms(each.attackedP50), ms(each.quietP99), ms(each.attackedP99), each.ratio.toFixed(2), String(each.failed)]),
   ]
-  return `liars at the control server, ${figures.halfOpen} connections half open\n${columns(lines)}\n`
+  const held = `memory added by all of them: ${report.grownMegabytes.toFixed(0)} MB (must ${report.growthMustMegabytes} MB)`
+  return `honest requests alone and among liars at the control server, ${report.halfOpen} connections half open (must: p99 at most ${RATIO_MUST} times, none failed)\n${columns(lines)}\n  ${held}\n`
+}
+
+/** Whether honest clients keep working beside every kind of liars. */
+export function liarsHeld(report: LiarReport): boolean {
+  return report.kinds.every((each) => each.failed === 0 && each.ratio <= RATIO_MUST) && report.grownMegabytes <= report.growthMustMegabytes
 }
 
 /** Whether ours reaches what it must. */

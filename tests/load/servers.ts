@@ -1,5 +1,7 @@
 import { execFile } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import https from 'node:https'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -58,14 +60,15 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
  * Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs.
  * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there.
  */
-export async function startServer(kind: ServerKind, policy: LoadPolicy, options: { readonly noiseKey?: string } = {}): Promise<LoadServer> {
+export async function startServer(kind: ServerKind, policy: LoadPolicy, options: { readonly noiseKey?: string; readonly tls?: { readonly cert: string; readonly key: string } } = {}): Promise<LoadServer> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-load-'))
   const at = (name: string): string => JSON.stringify(path.join(folder, name))
   const [port, metrics] = [await freePort(), await freePort()]
-  const url = `http://127.0.0.1:${port}`
+  const url = `${options.tls === undefined ? 'http' : 'https'}://127.0.0.1:${port}`
   const config = path.join(folder, 'config.yaml')
   writeFileSync(path.join(folder, 'policy.hujson'), policy.text)
   if (options.noiseKey !== undefined) writeFileSync(path.join(folder, 'noise.key'), options.noiseKey, { mode: 0o600 })
+  if (options.tls !== undefined) for (const [name, pem] of Object.entries(options.tls)) writeFileSync(path.join(folder, `${name}.pem`), pem, { mode: 0o600 })
   // Clients must be told of a relay; nobody connects to it.
   const node = { name: '900a', regionid: 900, hostname: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', stunport: -1, derpport: 1 }
   writeFileSync(path.join(folder, 'derp.yaml'), `regions:\n  900: ${JSON.stringify({ regionid: 900, regioncode: 'none', regionname: 'None', nodes: [node] })}\n`)
@@ -83,6 +86,7 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
     'unix_socket_permission: "0700"',
     'logtail: {enabled: false}',
     `policy: {mode: file, path: ${at('policy.hujson')}}`,
+    ...(options.tls === undefined ? [] : [`tls_cert_path: ${at('cert.pem')}`, `tls_key_path: ${at('key.pem')}`]),
     ...(kind === 'headscale' ? [`metrics_listen_addr: 127.0.0.1:${metrics}`] : []),
   ]
   writeFileSync(config, `${lines.join('\n')}\n`)
@@ -98,7 +102,7 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   }
   const cli = async (...words: readonly string[]): Promise<string> => (await run(file, [...before, '-c', config, ...words], { timeout: READY_MS })).stdout
   try {
-    await ready(server, url)
+    await ready(server, url, options.tls?.cert)
     const keys: string[] = []
     for (let user = 0; user < policy.users; user += 1) {
       const { id } = JSON.parse(await cli('users', 'create', `u${user}`, '-o', 'json')) as { readonly id: string | number }
@@ -112,14 +116,18 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   }
 }
 
-async function ready(server: Measured, url: string): Promise<void> {
+async function ready(server: Measured, url: string, ca: string | undefined): Promise<void> {
   const deadline = performance.now() + READY_MS
   for (;;) {
     if (!server.alive) throw new Error('it ended')
-    const healthy = await fetch(`${url}/health`).then(
-      (answer) => answer.ok,
-      () => false, // not listening yet
-    )
+    const healthy = await new Promise<boolean>((resolve) => {
+      const answered = (answer: http.IncomingMessage): void => {
+        answer.resume()
+        resolve(answer.statusCode === 200)
+      }
+      const request = ca === undefined ? http.get(`${url}/health`, { agent: false }, answered) : https.get(`${url}/health`, { agent: false, ca }, answered)
+      request.once('error', () => resolve(false)) // not listening yet
+    })
     if (healthy) return
     if (performance.now() > deadline) throw new Error('it is not ready in time')
     await pause(50)

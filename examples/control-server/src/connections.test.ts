@@ -84,7 +84,7 @@ interface Site {
   readonly socket: string
   /** A user's auth key. */
   authKey(more?: object): Promise<string>
-  dial(machine?: MachinePrivateKey, options?: { readonly through?: string; readonly webSocket?: boolean; readonly method?: string }): Promise<Wire>
+  dial(machine?: MachinePrivateKey, options?: { readonly through?: string; readonly webSocket?: boolean; readonly method?: string; readonly forwardedFor?: string }): Promise<Wire>
 }
 
 async function site(lines = ''): Promise<Site> {
@@ -119,9 +119,9 @@ ${lines}`,
       const { preAuthKey } = await ask(socket, { command: 'createAuthKey', userId: 1, ...more })
       return (preAuthKey as { key: string }).key
     },
-    async dial(machine = MachinePrivateKey.generate(systemRandom), { through = url, webSocket = false, method = 'POST' } = {}) {
+    async dial(machine = MachinePrivateKey.generate(systemRandom), { through = url, webSocket = false, method = 'POST', forwardedFor } = {}) {
       const channel = new NoiseInitiator({ provider: nodeCryptoProvider, random: systemRandom, machineKey: machine, serverKey, version: CAPABILITY_VERSION })
-      const raw = webSocket ? await dialWebSocket(through, channel.initiation) : await dialUpgrade(through, channel.initiation, method)
+      const raw = webSocket ? await dialWebSocket(through, channel.initiation) : await dialUpgrade(through, channel.initiation, method, forwardedFor)
       const stream = new NoiseStream(raw, channel)
       const established = new Promise((resolve, reject) => stream.once('established', resolve).once('error', reject))
       stream.begin(new Uint8Array(0))
@@ -134,8 +134,8 @@ ${lines}`,
   }
 }
 
-async function dialUpgrade(url: string, initiation: Uint8Array, method: string): Promise<Duplex> {
-  const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(initiation) }
+async function dialUpgrade(url: string, initiation: Uint8Array, method: string, forwardedFor: string | undefined): Promise<Duplex> {
+  const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(initiation), ...(forwardedFor !== undefined && { 'X-Forwarded-For': forwardedFor }) }
   return new Promise((resolve, reject) => {
     const request = http.request(new URL('/ts2021', url), { method, headers, agent: false })
     request.once('error', reject)
@@ -295,6 +295,30 @@ describe('limits', () => {
     expect(answers.filter(({ status }) => status === 200)).toHaveLength(64)
     for (const { status, headers, text } of answers.filter((answer) => answer.status !== 200)) expect([status, headers['retry-after'], text]).toEqual([429, '30', 'too many logins wait for approval: try again later'])
   })
+
+  test('1,024 logins wait at most: while all are held the next hears 429, and one that nobody holds any more gives way', async () => {
+    const here = await site('trusted_proxies: [127.0.0.1/32]\n')
+    const held: http2.ClientHttp2Stream[] = []
+    for (let client = 0; client < 16; client += 1) {
+      const wire = await here.dial(undefined, { forwardedFor: `198.51.100.${client}` })
+      const keys = Array.from({ length: 64 }, freshKey)
+      const answers = await Promise.all(keys.map((nodeKey) => wire.ask('POST', '/machine/register', registration(nodeKey))))
+      for (const [i, { status, text }] of answers.entries()) {
+        expect(status).toBe(200)
+        const { AuthURL } = JSON.parse(text) as { readonly AuthURL: string }
+        held.push(wire.request('POST', '/machine/register', registration(keys[i] ?? '', undefined, { Followup: AuthURL })))
+      }
+      // That the server has taken them: a later request of the connection is answered.
+      expect((await wire.ask('GET', '/machine/whoami')).status).toBe(200)
+    }
+    const late = await here.dial(undefined, { forwardedFor: '203.0.113.1' })
+    const knock = (): Promise<Answer> => late.ask('POST', '/machine/register', registration(freshKey()))
+    await expect.poll(async () => (await knock()).status).toBe(429)
+    const refused = await knock()
+    expect([refused.status, refused.headers['retry-after'], refused.text]).toEqual([429, '30', 'too many logins wait for approval: try again later'])
+    held[0]?.close(http2.constants.NGHTTP2_CANCEL)
+    await expect.poll(async () => (await knock()).status).toBe(200)
+  }, 60_000)
 
   test('key texts and numbers are checked before anything is looked up', async () => {
     const here = await site()

@@ -16,6 +16,9 @@ const COMMA = 0x2c
 const OPEN_ARRAY = 0x5b
 const OPEN_OBJECT = 0x7b
 
+/** Longer integers come rounded, as native parsing gives them: none of 64 bits is as long, and reading a million digits exactly takes a second. */
+const MAX_INTEGER_CHARACTERS = 40
+
 // Native parsing rounds integers beyond 2^53. Such documents are rare: this finds them, and no string that looks alike is missed.
 const MAY_HOLD_BIG_INTEGER = /[0-9]{16}/
 
@@ -91,7 +94,7 @@ class ExactReader {
     const start = this.#at
     while (this.#at < this.#text.length && !',]} \t\n\r'.includes(this.#text.charAt(this.#at))) this.#at += 1
     const token = this.#text.slice(start, this.#at)
-    if (/^-?[0-9]{16,}$/.test(token) && !Number.isSafeInteger(Number(token))) return BigInt(token)
+    if (token.length <= MAX_INTEGER_CHARACTERS && /^-?[0-9]{16,}$/.test(token) && !Number.isSafeInteger(Number(token))) return BigInt(token)
     return JSON.parse(token)
   }
 

@@ -159,3 +159,9 @@ test('a document of more items than any map has is refused before it becomes obj
   expect(parseJson(items(1_000))).toHaveLength(501)
   expect(parseJson(items(6_000_002))).toBeUndefined()
 })
+
+test('an integer of a million digits costs nothing: it comes rounded, as native parsing gives it', () => {
+  const value = parseJson(`[${'9'.repeat(1_000_000)}]`)
+  expect(Array.isArray(value) && value[0] === Number.POSITIVE_INFINITY).toBe(true)
+  expect(parseJson('{"ID":9223372036854775807}')).toEqual({ ID: 9_223_372_036_854_775_807n })
+})

@@ -36,6 +36,8 @@ export interface AcceptedControl {
 const DEFAULT_MAX_STREAMS = 100
 const PING_EVERY_MS = 30_000
 const WINDOW_BYTES = 1_048_576
+const MAX_HEADER_FIELDS = 64
+const MAX_INVALID_FRAMES = 16
 
 /**
  * Answers the upgrade request of a client (`POST` or `GET /ts2021`, event `upgrade` of an HTTP server) and gives HTTP/2 inside the Noise
@@ -72,6 +74,8 @@ export async function acceptControl(request: IncomingMessage, socket: Duplex, he
     stream.begin(webSocket ? new Uint8Array(0) : head)
   })
   const session = http2.performServerHandshake(stream, {
+    maxHeaderListPairs: MAX_HEADER_FIELDS,
+    maxSessionInvalidFrames: MAX_INVALID_FRAMES,
     settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS, initialWindowSize: WINDOW_BYTES },
   })
   session.on('error', () => session.destroy())

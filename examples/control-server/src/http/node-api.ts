@@ -14,9 +14,9 @@ const MAX_READING_BYTES = 64 * MAX_BODY_BYTES
 /** Requests of one connection: far more than any client has to ask. */
 const REQUESTS_AT_ONCE = 1_000
 const REQUESTS_PER_SECOND = 200
-/** HTTP/2 pings and settings of one connection: clients ask for a sign of life every few seconds. */
-const SIGNALS_AT_ONCE = 100
-const SIGNALS_PER_SECOND = 10
+/** HTTP/2 pings, settings and requests taken back, of one connection: clients do each every few seconds at most. */
+const SIGNALS_AT_ONCE = 200
+const SIGNALS_PER_SECOND = 20
 /** An answer that nobody reads holds memory: so long it may. */
 const UNREAD_MS = 60_000
 const BUSY_SECONDS = 5
@@ -76,11 +76,16 @@ export class NodeApi {
       clearTimeout(idle)
       stream.once('close', () => {
         open -= 1
+        if (stream.rstCode !== http2.constants.NGHTTP2_NO_ERROR) signalled()
         if (open === 0 && !session.destroyed) idle = setTimeout(() => session.close(), IDLE_MS).unref()
       })
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
       look()
-      if (!requests.allows(performance.now())) return send(stream, 429, 'too many requests: try again later\n', BUSY_SECONDS)
+      if (!requests.allows(performance.now())) {
+        send(stream, 429, 'too many requests: try again later\n', BUSY_SECONDS)
+        stream.close(http2.constants.NGHTTP2_NO_ERROR) // its body is not waited for
+        return
+      }
       void this.#route({ stream, machineKey, source, reading }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()

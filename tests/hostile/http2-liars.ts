@@ -1,0 +1,161 @@
+import http from 'node:http'
+import type { Duplex } from 'node:stream'
+import { CAPABILITY_VERSION, formatHandshakeHeader, NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseInitiator } from '@meshwright/control-protocol'
+import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
+import { fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
+import { NoiseStream } from '../../packages/runtime-node/src/control-dial.ts'
+import { LIAR_ADDRESS } from './wire.ts'
+
+// Liars that shake hands well and then speak HTTP/2 (RFC 9113) as no client does: frame by frame, written by hand.
+
+const DATA = 0
+const HEADERS = 1
+const PRIORITY = 2
+const RST_STREAM = 3
+const SETTINGS = 4
+const PING = 6
+const WINDOW_UPDATE = 8
+const CONTINUATION = 9
+const END_STREAM = 1
+const END_HEADERS = 4
+
+/** A frame: length (3 bytes), type, flags, stream (4 bytes), payload. */
+export function frame(type: number, flags: number, stream: number, payload: Uint8Array = new Uint8Array(0)): Buffer {
+  const head = Buffer.alloc(9)
+  head.writeUIntBE(payload.length, 0, 3)
+  head[3] = type
+  head[4] = flags
+  head.writeUInt32BE(stream, 5)
+  return Buffer.concat([head, payload])
+}
+
+/** The head of a request in HPACK without any dynamic entry. */
+function requestHead(target: string, method: 'GET' | 'POST' = 'POST'): Buffer {
+  const literal = (nameIndex: number, value: string): Buffer => Buffer.concat([Buffer.from([nameIndex, value.length]), Buffer.from(value)])
+  return Buffer.concat([Buffer.from([method === 'GET' ? 0x82 : 0x83, 0x87]), literal(4, target), literal(1, 'unused')])
+}
+
+/** A channel in which anything may be written. */
+export class RawHttp2 {
+  readonly #stream: NoiseStream
+  #closed = false
+  #received = 0
+
+  constructor(stream: NoiseStream) {
+    this.#stream = stream
+    stream.on('error', () => stream.destroy())
+    stream.once('close', () => (this.#closed = true))
+    stream.on('data', (bytes: Buffer) => (this.#received += bytes.length))
+    stream.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(SETTINGS, 0, 0)]))
+  }
+
+  /** The other side has ended it. */
+  get closed(): boolean {
+    return this.#closed
+  }
+
+  get receivedBytes(): number {
+    return this.#received
+  }
+
+  /** Reads nothing more that comes. */
+  stopReading(): void {
+    this.#stream.pause()
+  }
+
+  /** Writes as fast as it is taken, or until it is closed. */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (this.#closed || this.#stream.destroyed) return
+    if (this.#stream.write(bytes)) return
+    await new Promise<void>((resolve) => {
+      const go = (): void => {
+        this.#stream.off('drain', go).off('close', go)
+        resolve()
+      }
+      this.#stream.on('drain', go).on('close', go)
+    })
+  }
+
+  close(): void {
+    this.#stream.destroy()
+  }
+}
+
+/** Shakes hands, and gives what no HTTP/2 library gives. */
+export async function rawHttp2(url: string, serverKey: MachinePublicKey, machineKey: MachinePrivateKey = MachinePrivateKey.generate(systemRandom)): Promise<RawHttp2> {
+  const channel = new NoiseInitiator({ provider: fastCryptoProvider(), random: systemRandom, machineKey, serverKey, version: CAPABILITY_VERSION })
+  const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(channel.initiation) }
+  const raw = await new Promise<Duplex>((resolve, reject) => {
+    const request = http.request(new URL('/ts2021', url), { method: 'POST', headers, agent: false, localAddress: LIAR_ADDRESS })
+    request.once('error', reject)
+    request.once('response', (response) => reject(new Error(`status ${String(response.statusCode)}`)))
+    request.once('upgrade', (_response, socket, head) => {
+      if (head.length > 0) socket.unshift(head)
+      resolve(socket)
+    })
+    request.end()
+  })
+  const stream = new NoiseStream(raw, channel)
+  const established = new Promise((resolve, reject) => stream.once('established', resolve).once('error', reject).once('close', () => reject(new Error('closed'))))
+  stream.begin(new Uint8Array(0))
+  await established
+  return new RawHttp2(stream)
+}
+
+type Flood = (raw: RawHttp2, frames: number) => Promise<void>
+
+/** So many frames as fit in 64 kB or so are written at once. */
+async function pour(raw: RawHttp2, frames: number, make: (i: number) => Buffer, begin: Buffer = Buffer.alloc(0)): Promise<void> {
+  await raw.write(begin)
+  for (let i = 0; i < frames && !raw.closed; ) {
+    const parts: Buffer[] = []
+    for (let bytes = 0; bytes < 65_536 && i < frames; i += 1) {
+      const one = make(i)
+      bytes += one.length
+      parts.push(one)
+    }
+    await raw.write(Buffer.concat(parts))
+    await new Promise((resolve) => setImmediate(resolve)) // what came back is read in between
+  }
+}
+
+const stream = (i: number): number => 2 * i + 1
+
+/** Floods by name; those that must end the connection are marked. */
+export const FLOODS: readonly (readonly [name: string, ends: boolean, flood: Flood])[] = [
+  ['rapid reset: requests taken back at once', true, (raw, frames) => pour(raw, frames, (i) => Buffer.concat([frame(HEADERS, END_HEADERS, stream(i), requestHead('/machine/map')), frame(RST_STREAM, 0, stream(i), Buffer.from([0, 0, 0, 8]))]))],
+  ['more streams than are allowed', false, (raw, frames) => pour(raw, Math.min(frames, 5_000), (i) => frame(HEADERS, END_HEADERS, stream(i), requestHead('/machine/register')))],
+  ['pings', true, (raw, frames) => pour(raw, frames, (i) => frame(PING, 0, 0, Buffer.from(i.toString(16).padStart(16, '0'), 'hex')))],
+  ['pings whose answers nobody reads', true, (raw, frames) => (raw.stopReading(), pour(raw, frames, () => frame(PING, 0, 0, Buffer.alloc(8))))],
+  ['settings', true, (raw, frames) => pour(raw, frames, () => frame(SETTINGS, 0, 0, Buffer.from([0, 4, 0, 1, 0, 0])))],
+  ['header blocks without end (CONTINUATION)', true, (raw, frames) => pour(raw, frames, () => frame(CONTINUATION, 0, 1, Buffer.alloc(4_000, 0x82)), frame(HEADERS, END_STREAM, 1, requestHead('/')))],
+  ['empty continuations', true, (raw, frames) => pour(raw, frames, () => frame(CONTINUATION, 0, 1), frame(HEADERS, END_STREAM, 1, requestHead('/')))],
+  [
+    'a header entry of 4 kB, named thousands of times (HPACK bomb)',
+    false,
+    (raw, frames) => {
+      // One literal with indexing (index 62 from then on), then blocks of nothing but that index.
+      const entry = Buffer.concat([Buffer.from([0x40, 1, 0x78, 0x7f, 0xa1, 0x1e]), Buffer.alloc(4_000, 0x61)])
+      const bomb = Buffer.alloc(12_000, 0xbe)
+      return pour(raw, Math.min(frames, 500), (i) => frame(HEADERS, END_HEADERS | END_STREAM, stream(i + 1), Buffer.concat([requestHead('/machine/whoami', 'GET'), bomb])), frame(HEADERS, END_HEADERS | END_STREAM, 1, Buffer.concat([requestHead('/machine/whoami', 'GET'), entry])))
+    },
+  ],
+  ['thousands of header fields', false, (raw, frames) => pour(raw, Math.min(frames, 200), (i) => frame(HEADERS, END_HEADERS | END_STREAM, stream(i), Buffer.concat([requestHead('/machine/whoami', 'GET'), ...Array.from({ length: 3_000 }, () => Buffer.from([0x00, 1, 0x78, 1, 0x79]))])))],
+  ['empty data frames', false, (raw, frames) => pour(raw, frames, () => frame(DATA, 0, 1), frame(HEADERS, END_HEADERS, 1, requestHead('/machine/map')))],
+  ['window updates', false, (raw, frames) => pour(raw, frames, () => frame(WINDOW_UPDATE, 0, 0, Buffer.from([0, 0, 0, 1])))],
+  ['a window beyond 2^31', true, (raw) => pour(raw, 3, () => frame(WINDOW_UPDATE, 0, 0, Buffer.from([0x7f, 0xff, 0xff, 0xff])))],
+  ['priorities', false, (raw, frames) => pour(raw, frames, (i) => frame(PRIORITY, 0, stream(i), Buffer.from([0, 0, 0, 0, 16])))],
+  ['frames of unknown types', false, (raw, frames) => pour(raw, frames, () => frame(0x7a, 0xff, 3, Buffer.alloc(100)))],
+  ['a frame longer than allowed', true, (raw) => pour(raw, 1, () => frame(DATA, 0, 1, Buffer.alloc(1_000_000)))],
+  ['data for a stream that was never opened', true, (raw) => pour(raw, 10, () => frame(DATA, 0, 99, Buffer.alloc(100)))],
+  ['bytes that are no HTTP/2', true, (raw) => pour(raw, 10, () => Buffer.alloc(10_000, 0xff))],
+  [
+    'a hundred bodies of nearly 1 MiB that do not end',
+    false,
+    async (raw) => {
+      await raw.write(Buffer.concat(Array.from({ length: 100 }, (_, i) => frame(HEADERS, END_HEADERS, stream(i), requestHead('/machine/register')))))
+      // The windows of a connection that is answered stay open: what is read is counted, and what is not is not sent.
+      await pour(raw, 100 * 60, (i) => frame(DATA, 0, stream(Math.floor(i / 60)), Buffer.alloc(16_000, 0x20)))
+    },
+  ],
+]
