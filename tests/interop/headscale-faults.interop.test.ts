@@ -31,6 +31,7 @@ function once(world: HeadscaleWorld, name: string, make: () => Promise<OurNode>)
   const key = `${world.version} ${name}`
   const node = nodes.get(key) ?? make()
   nodes.set(key, node)
+  node.catch(() => nodes.delete(key)) // the next flow tries again
   return node
 }
 
