@@ -121,6 +121,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(shown).toMatch(/mtu 1280 .*[\s\S]*inet6 fd7a:115c:a1e0::/)
     expect(await mesh('-4')).toMatch(/100\.100\.100\.100 dev mw0/)
     expect(JSON.parse(await tailscale('ours', 'status', '--json'))).toMatchObject({ TUN: true, BackendState: 'Running' })
+    expect(JSON.parse(await there(process.execPath, programs.cli, '--socket', socket, 'status', '--json'))).toMatchObject({ Meshwright: { DataPlane: { Lane: 'worker', Restarts: 0 } } })
   })
 
   test('a program of this computer reaches the peer by TCP [tailscaled@1.102.5]', async () => {

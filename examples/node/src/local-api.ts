@@ -127,7 +127,7 @@ async function reading(call: Call): Promise<boolean> {
     case 'GET status':
     case 'POST status':
       await node.refresh()
-      send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined, node.networkMap()))
+      send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined, node.networkMap(), await node.dataPlane()))
       return true
     case 'GET prefs':
       send(currentPrefs(node))
@@ -147,7 +147,7 @@ async function reading(call: Call): Promise<boolean> {
     case 'GET metrics':
     case 'GET usermetrics':
       await node.refresh()
-      call.text(renderMetrics(node.status(), node.prefs()))
+      call.text(renderMetrics(node.status(), node.prefs(), await node.dataPlane()))
       return true
     case 'GET derpmap':
       send(node.networkMap() === undefined ? null : derpMapJson(needMap(node).relays))

@@ -1,11 +1,12 @@
 import { formatPrefix } from '@meshwright/ip'
 import type { MeshStatus, Prefs } from '@meshwright/mesh'
+import type { DataPlaneReport } from '@meshwright/runtime-node'
 
 /**
  * A node's counters as Prometheus text. `tailscaled_*` names stand where the meaning is the same
  * (tailscale/tailscale:wgengine/magicsock, ipn/ipnlocal); what is counted otherwise has a `meshwright_*` name.
  */
-export function renderMetrics(status: MeshStatus, prefs: Prefs): string {
+export function renderMetrics(status: MeshStatus, prefs: Prefs, plane: DataPlaneReport): string {
   const lines: string[] = []
   const metric = (name: string, type: 'counter' | 'gauge', help: string, values: readonly (readonly [string, number])[]): void => {
     lines.push(`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`)
@@ -26,6 +27,10 @@ export function renderMetrics(status: MeshStatus, prefs: Prefs): string {
   const ofPeers = (count: (peer: MeshStatus['peers'][number]) => number): readonly (readonly [string, number])[] => status.peers.map((peer) => [`{peer="${escape(peer.name.split('.')[0] ?? '')}"}`, count(peer)])
   metric('meshwright_peer_received_bytes_total', 'counter', 'Bytes received from a peer inside its sessions', ofPeers((peer) => peer.rxBytes))
   metric('meshwright_peer_sent_bytes_total', 'counter', 'Bytes sent to a peer inside its sessions', ofPeers((peer) => peer.txBytes))
+  metric('meshwright_dataplane_lane', 'gauge', 'Who carries packets: a thread of its own (worker), the event loop (portable), the TCP/IP stack of the node (userspace)', [[`{lane="${plane.lane}"}`, 1]])
+  metric('meshwright_dataplane_restarts_total', 'counter', 'How often the thread of the data plane died and was started again', [['', plane.restarts ?? 0]])
+  metric('meshwright_dataplane_offload', 'gauge', 'Offloads of the data plane that are in use', Object.entries(plane.offloads ?? {}).map(([name, on]) => [`{offload="${escape(name)}"}`, on ? 1 : 0] as const))
+  metric('meshwright_dataplane_total', 'counter', 'What the data plane has done, by kind', Object.entries(plane.counters ?? {}).map(([kind, count]) => [`{kind="${escape(kind)}"}`, count] as const))
   return `${lines.join('\n')}\n`
 }
 

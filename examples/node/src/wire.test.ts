@@ -110,7 +110,10 @@ test('a ping tells its way in seconds, or why there is no answer', () => {
 })
 
 test('every metric has its type and help, and names of peers cannot break a line', () => {
-  const text = renderMetrics({ ...status, peers: [{ ...peer, name: 'a"b\\c\nd.mesh.example' }] }, { ...DEFAULT_PREFS, advertiseRoutes: [must(parsePrefix('10.0.0.0/8'))] })
+  const text = renderMetrics({ ...status, peers: [{ ...peer, name: 'a"b\\c\nd.mesh.example' }] }, { ...DEFAULT_PREFS, advertiseRoutes: [must(parsePrefix('10.0.0.0/8'))] }, { lane: 'worker', restarts: 2, offloads: { tso: true, gro: false } })
+  expect(text).toContain('meshwright_dataplane_lane{lane="worker"} 1\n')
+  expect(text).toContain('meshwright_dataplane_offload{offload="gro"} 0\n')
+  expect(text).toContain('meshwright_dataplane_restarts_total 2\n')
   const lines = text.trimEnd().split('\n')
   for (const line of lines) expect(line).toMatch(/^(# (TYPE|HELP) [a-z_]+ \S.*|[a-z_]+(\{[a-z]+="([^"\\\n]|\\.)*"\})? \d+)$/)
   expect(lines).toContain('tailscaled_advertised_routes 1')

@@ -3,6 +3,7 @@ import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
 import type { NetworkMap } from '@meshwright/control-client'
 import { formatEndpoint, formatIp, formatPrefix } from '@meshwright/ip'
 import type { MeshState, MeshStatus, PeerStatus, PingResult, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
+import type { DataPlaneReport } from '@meshwright/runtime-node'
 import { type JsonObject, nodeJson, ZERO_TIME } from './netmap-json.ts'
 import { VERSION } from './version.ts'
 
@@ -26,7 +27,7 @@ export function stateNumber(state: MeshState): number {
 }
 
 /** A status as tailscaled's LocalAPI gives it (tailscale/tailscale:ipn/ipnstate/ipnstate.go). */
-export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: boolean = false, map?: NetworkMap): JsonObject {
+export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: boolean = false, map?: NetworkMap, plane?: DataPlaneReport): JsonObject {
   return {
     Version: VERSION,
     TUN: tun,
@@ -54,6 +55,7 @@ export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: b
       DirectBytesIn: status.directBytesIn,
       DirectBytesOut: status.directBytesOut,
       Drops: status.drops,
+      ...(plane && { DataPlane: dataPlaneJson(plane) }),
     },
   }
 }
@@ -183,4 +185,8 @@ function taggedUser(status: MeshStatus): JsonObject {
 
 function time(ms: number | undefined): string {
   return ms === undefined || ms <= 0 ? ZERO_TIME : new Date(ms).toISOString().replace('.000Z', 'Z')
+}
+
+function dataPlaneJson(plane: DataPlaneReport): JsonObject {
+  return { Lane: plane.lane, Reason: plane.reason ?? '', Offloads: plane.offloads ?? {}, Counters: plane.counters ?? {}, Restarts: plane.restarts ?? 0 }
 }
