@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -169,7 +169,13 @@ export class Lab {
 
   async close(): Promise<void> {
     await this.stop(...this.#children)
-    for (const namespace of [this.a, this.b]) execFileSync('ip', ['netns', 'del', namespace])
+    this.abandon()
+  }
+
+  /** Takes all away at once: for a program that is being ended. */
+  abandon(): void {
+    for (const child of this.#children) child.kill('SIGKILL')
+    for (const namespace of [this.a, this.b]) spawnSync('ip', ['netns', 'del', namespace])
   }
 }
 

@@ -26,6 +26,7 @@ const BASELINES = path.resolve(import.meta.dirname, '../baselines/dataplane.json
 const TOLERANCE = 0.75
 const REPEATS = 2
 const STAR_PEERS = 16
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 
 /** A figure, as it is printed. */
 interface Figure {
@@ -135,6 +136,12 @@ async function measureTunnels(go: string, { rounds, short, only, say }: Settings
     ...[{ ...baseline, name: 'go1', env: { GOMAXPROCS: '1' } }, node('wasm', { MESHWRIGHT_CRYPTO: 'wasm' }), node('portable', { MESHWRIGHT_DATAPLANE: 'portable' })].filter(({ name }) => only.includes(name)),
   ]
   const lab = new Lab()
+  const abandon = (): void => {
+    lab.abandon()
+    ours.remove()
+    process.exit(1)
+  }
+  for (const signal of SIGNALS) process.once(signal, abandon)
   try {
     const samples = new Map<string, Sample[]>(opponents.map(({ name }) => [name, []]))
     for (let round = 0; round < rounds; round += 1) {
@@ -150,6 +157,7 @@ async function measureTunnels(go: string, { rounds, short, only, say }: Settings
     }
     return compare(samples)
   } finally {
+    for (const signal of SIGNALS) process.off(signal, abandon)
     await lab.close()
     ours.remove()
   }
