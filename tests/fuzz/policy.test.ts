@@ -3,12 +3,12 @@ import { parseHuJson } from '@meshwright/policy/hujson'
 import { expect, test } from 'vitest'
 import { fuzzDecoder, fuzzRule } from './fuzz-decoder.ts'
 import { hostilePolicies, hostileTexts, readHostile } from './policy-hostile.ts'
+import { lawfulPolicies } from './policy-laws.ts'
 import { mutatedPolicies, unreadableStatements } from './policy-mutations.ts'
 import { updatedPolicies } from './policy-updates.ts'
+import { asWritten } from './policy-written.ts'
 import { collect } from './targets.ts'
 
-/** Enough for every day. */
-const FEW = 2_000
 
 const POLICY = `{
   // Who is who.
@@ -46,10 +46,11 @@ fuzzDecoder('a policy', [bytes(POLICY)], (input) => {
 })
 
 // What `npm run fuzz` does by the hundred thousand.
-for (const target of [mutatedPolicies, unreadableStatements, updatedPolicies]) {
+const EVERY_DAY = [[mutatedPolicies, 2_000], [unreadableStatements, 2_000], [updatedPolicies, 400], [asWritten, 150], [lawfulPolicies, 200]] as const
+for (const [target, inputs] of EVERY_DAY) {
   if (!collect(target)) {
-    test(`${target.name}: ${FEW} inputs`, () => {
-      target.run(FEW, 1, () => undefined)
+    test(`${target.name}: ${inputs} inputs`, () => {
+      target.run(inputs, 1, () => undefined)
     })
   }
 }

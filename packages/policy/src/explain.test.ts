@@ -1,4 +1,4 @@
-import { parseIp, parsePrefix } from '@meshwright/ip'
+import { type Ip, parseIp, parsePrefix } from '@meshwright/ip'
 import { expect, test } from 'vitest'
 import { compilePolicy, type CompiledPolicy, explainAccess, type Explanation, parsePolicy, untestedStatements } from './index.ts'
 
@@ -91,4 +91,24 @@ test('statements that no test exercises are listed, ssh entries too', () => {
   expect(found).toEqual([['grants', 1, false], ['grants', 2, false], ['grants', 3, false], ['grants', 4, true]])
   const without = untestedStatements(compile(TEXT.replace('"check": ["deploy"]', '"deny": ["root"]')))
   expect(without.map(({ section }) => section)).toEqual(['grants', 'grants', 'grants', 'grants', 'ssh'])
+})
+
+test('who is told of one destination of a statement does not let in what only another one names', () => {
+  const address = (text: string): Ip => {
+    const ip = parseIp(text)
+    if (ip === undefined) throw new Error(text)
+    return ip
+  }
+  const none = { advertisedRoutes: [], approvedRoutes: [], created: 0 }
+  const served = ['10.0.0.0/16', '0.0.0.0/0'].flatMap((text) => parsePrefix(text) ?? [])
+  const router = { id: 1, name: 'router', tags: ['tag:r'], addresses: [address('100.64.0.1')], created: 0, advertisedRoutes: served, approvedRoutes: served }
+  const client = { id: 2, name: 'client', tags: ['tag:c'], addresses: [address('100.64.0.2')], ...none }
+  const { policy } = parsePolicy(`{"tagOwners": {"tag:r": [], "tag:c": []}, "ipsets": {"ipset:a": ["10.0.0.0/8", "8.8.4.4"]},
+    "acls": [{"action": "accept", "src": ["tag:c"], "dst": ["8.8.8.8:443", "10.0.0.0/8:443", "ipset:a:22"]}]}`)
+  if (policy === undefined) throw new Error('refused')
+  const compiled = compilePolicy(policy, { users: [], nodes: [router, client], domains: [] })
+  const isAllowed = (to: string, port: number): boolean =>
+    explainAccess(compiled, { source: address('100.64.0.2'), destination: address(to), protocol: 6, port }).allowed
+  expect(compiled.filterFor(1).flatMap(({ DstPorts = [] }) => DstPorts.map(({ IP, Ports }) => `${IP}:${Ports.First}`))).toEqual(['10.0.0.0/8:443', '10.0.0.0/8:22'])
+  expect([isAllowed('10.0.0.7', 443), isAllowed('10.0.0.7', 22), isAllowed('8.8.8.8', 443), isAllowed('8.8.4.4', 22)]).toEqual([true, true, false, false])
 })

@@ -148,7 +148,7 @@ function contributionOf(
     destinations: involved(statement.destinations, connection, false),
     via: statement.via.map(({ alias }) => alias.text),
     postures: posturesMet(engine, statement.srcPosture, connection.source),
-    receivers: candidates.filter((record) => receives(compiled, engine, record)).map(({ node }) => node),
+    receivers: candidates.filter((record) => receives(compiled, engine, record, connection)).map(({ node }) => node),
   }
 }
 

@@ -7,9 +7,9 @@ import type { NodeRecord } from './inventory.ts'
 import type { LocatedAlias, Statement } from './policy.ts'
 import { assertionHolds, formatAssertion } from './posture.ts'
 import { protocolName } from './protocol-name.ts'
-import { allowingTarget, type Connection, DEFAULT_PROTOCOLS } from './reach.ts'
+import { allowingTarget, allowingTargets, type Connection, DEFAULT_PROTOCOLS } from './reach.ts'
 import { INTERNET, type Resolved } from './resolve.ts'
-import type { CompiledStatement, Target } from './statements.ts'
+import { type CompiledStatement, isTold, type Target } from './statements.ts'
 
 /** What a statement lacks to allow a connection. */
 export type Lack = 'source' | 'posture' | 'destination' | 'protocol' | 'port' | 'receiver'
@@ -45,7 +45,7 @@ export function nearMissOf(
   if (reached.length === 0) found.push(['destination', `${labelOf(engine, connection.destination)} is not ${anyOf(statement.destinations)}`])
   if (found.length === 0 && allowingTarget(engine, compiled, connection) === undefined)
     found.push(['port', `${connection.port}: it allows ${portsOf(statement, reached, connection.protocol)}`])
-  if (found.length === 0 && !candidates.some((record) => receives(compiled, engine, record))) found.push(['receiver', missingReceiver(statement)])
+  if (found.length === 0 && !candidates.some((record) => receives(compiled, engine, record, connection))) found.push(['receiver', missingReceiver(statement)])
   if (found.length === 0) return undefined
   return {
     kind: statement.kind,
@@ -57,9 +57,15 @@ export function nearMissOf(
   }
 }
 
-/** Whether a node is given the rules of a statement. */
-export function receives(compiled: CompiledStatement, engine: Engine, record: NodeRecord): boolean {
-  return compiled.receivers.has(record.slot) || (compiled.self !== undefined && engine.inventory.ownerOf(record.node) !== undefined)
+/** Whether a node is given a rule of the statement that lets the connection in. */
+export function receives(compiled: CompiledStatement, engine: Engine, record: NodeRecord, connection: Connection): boolean {
+  const { statement, receivers, self } = compiled
+  const via = statement.via.length > 0
+  return allowingTargets(engine, compiled, connection).some((target) =>
+    target === self
+      ? !via && engine.inventory.ownerOf(record.node) !== undefined
+      : receivers.has(record.slot) && isTold(target, record, via, connection.destination),
+  )
 }
 
 /** Whether the destination of a connection is part of what a name stands for. */

@@ -84,7 +84,7 @@ function readHosts(decoder: Decoder, item: Item | undefined): Policy['hosts'] {
     const alias = parseAlias(name)
     if (name.includes('@')) decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${quoteText(name)}]: host names cannot contain '@'`)
     // A name that means something else by itself, or has white space around it, would never be looked up here.
-    else if (alias.kind !== 'host' || alias.name !== name || name === '')
+    else if (alias.kind !== 'host' || alias.name !== name)
       decoder.reporter.report(nameAt, 'POLICY_HOST', `hosts[${quoteText(name)}]: invalid hostname`)
     else if (prefix === undefined)
       decoder.reporter.report(text.at, 'POLICY_HOST', `hosts[${quoteText(name)}]: ${quoteText(text.value)}: invalid address`)

@@ -17,13 +17,17 @@ export interface Connection {
 
 /** The target of a statement that allows a connection, judged by the whole tailnet's rules; `undefined` when none does. */
 export function allowingTarget(engine: Engine, compiled: CompiledStatement, connection: Connection): Target | undefined {
+  return allowingTargets(engine, compiled, connection)[0]
+}
+
+/** All targets of a statement that allow a connection. */
+export function allowingTargets(engine: Engine, compiled: CompiledStatement, connection: Connection): readonly Target[] {
   const { sources, self, targets, statement } = compiled
-  const i = statement.protocols.findIndex((protocol) =>
+  const named = statement.protocols.some((protocol) =>
     protocol === undefined ? DEFAULT_PROTOCOLS.includes(connection.protocol) : protocol === connection.protocol,
   )
-  if (i < 0 || !sources.set(engine.inventory).contains(connection.source)) return undefined
-  const fits = (target: Target): boolean => portFits(target, compiled, connection) && holds(engine, target, connection)
-  return targets.find(fits) ?? (self !== undefined && fits(self) ? self : undefined)
+  if (!named || !sources.set(engine.inventory).contains(connection.source)) return []
+  return (self === undefined ? targets : [...targets, self]).filter((target) => portFits(target, compiled, connection) && holds(engine, target, connection))
 }
 
 function portFits(target: Target, { statement }: CompiledStatement, { protocol, port }: Connection): boolean {

@@ -1,4 +1,4 @@
-import { formatIpRange, formatPrefix, IpSet, type IpRange } from '@meshwright/ip'
+import { formatIpRange, formatPrefix, type Ip, IpSet, type IpRange, prefixContains } from '@meshwright/ip'
 import type { PortRange } from '@meshwright/packet-filter'
 import { BitSet } from './bits.ts'
 import type { SourceList } from './interned-lists.ts'
@@ -151,6 +151,16 @@ export function textsFor(target: Target, record: NodeRecord, via: boolean): read
 export function isServedBy(target: Target, router: NodeRecord): boolean {
   if (target.resolved.kind === 'internet') return router.exitRoutes.length > 0
   return target.resolved.kind === 'addresses' && router.subnetSet.overlaps(target.resolved.set)
+}
+
+/** Whether what a node is told of a destination holds an address that the destination holds. */
+export function isTold(target: Target, record: NodeRecord, via: boolean, ip: Ip): boolean {
+  const { resolved } = target
+  if (resolved.kind !== 'addresses') return textsFor(target, record, via).length > 0
+  if (via) return resolved.set.prefixes().some((prefix) => prefixContains(prefix, ip) && record.subnetSet.overlaps(prefix))
+  // Of an ipset a node is told some ranges, of other names all or nothing.
+  const parts = target.literals.length > 0 ? [resolved.set] : resolved.set.ranges().map((range) => IpSet.of(range))
+  return parts.some((part) => part.contains(ip) && isConcerned(part, record))
 }
 
 /** True when a literal has an address of the node or overlaps one of its subnet routes. */

@@ -124,7 +124,8 @@ export class Visibility {
     const steered: { sources: BitSet; router: NodeRecord }[] = []
     for (const { statement, sources, targets, receivers } of this.#statements) {
       if (statement.protocols.length === 0 && statement.app.length === 0) continue
-      const overlapping = targets.filter((target) => overlaps(target, route))
+      // Over a router lead only destinations that it serves as such; everything is none of them.
+      const overlapping = targets.filter((target) => (statement.via.length === 0 || target.resolved.kind !== 'any') && overlaps(target, route))
       if (statement.via.length === 0) {
         if (overlapping.length > 0) reaching.or(sources.nodes)
         if (sources.wildcard || sources.dangerAll || (!sources.literals.isEmpty && sources.literals.overlaps(route.set)))
