@@ -191,7 +191,7 @@ export class Worlds {
   /** Ends every program of every world. */
   async stop(): Promise<void> {
     await Promise.allSettled([...this.#worlds.values()])
-    for (const base of this.#bases.values()) await base.then(({ lab }) => lab.stop())
+    for (const base of await Promise.allSettled(this.#bases.values())) if (base.status === 'fulfilled') await base.value.lab.stop()
   }
 }
 
@@ -203,7 +203,12 @@ async function startBase(codes: readonly string[], preferFirst: boolean): Promis
   writeFileSync(certificate.cert, cert)
   writeFileSync(certificate.key, key)
   const relays = codes.map((code, i) => new OurRelay(lab, programs, { region: 900 + i, code, certificate }))
-  for (const relay of relays) await relay.start(address)
+  try {
+    for (const relay of relays) await relay.start(address)
+  } catch (error) {
+    await lab.stop() // nobody else knows of it
+    throw error
+  }
   const relayMap = lab.at('relays.yaml')
   // Real clients change their home only where the new one is 10 ms nearer.
   writeRelayMap(relayMap, relays, preferFirst ? Object.fromEntries(relays.slice(1).map((_, i) => [String(901 + i), 1_000])) : undefined)
