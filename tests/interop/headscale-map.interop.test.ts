@@ -10,6 +10,8 @@ import { differencesTable, type Netmap, netmapDifferences } from './netmap-diffe
 // After every change that headscale can make, our node knows what a real client beside it knows. Both are alice's; what changes is a third node.
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const RECORDS = 'extra-records.json'
+/** For flows that start programs or wait often, on a busy computer. */
+const SLOW_MS = 240_000
 const LAN = '10.55.0.0/24'
 /** headscale numbers users as they are created. */
 const BOB = 2
@@ -81,7 +83,7 @@ flow('a node is added', async (world) => {
   await same(world, 'two more', (map) => peer(map, 'third')?.['HomeDERP'] === 901 && peer(map, 'sleeper')?.['HomeDERP'] === 901)
   // headscale waits 10 s before it says so: the flow below looks.
   await (await world.real('sleeper')).stop('SIGKILL')
-})
+}, SLOW_MS)
 
 flow('a node is renamed', async (world) => {
   await third(world)
@@ -143,7 +145,7 @@ flow('policies', async (world) => {
   // These rules stay: headscale says nothing when they go, and who polls anew then has none, while others keep them.
   const ssh = [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot', 'root'] }]
   await set('everything, and SSH', { ...HEADSCALE_OPEN, ssh }, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
-}, 240_000)
+}, SLOW_MS)
 
 flow('a node is tagged', async (world) => {
   await third(world)

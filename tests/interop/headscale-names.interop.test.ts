@@ -13,6 +13,8 @@ import { webThroughSocks } from './lab-web.ts'
 const CORP = { 'files.corp.example': '192.0.2.10' }
 const OUTSIDE = { 'www.outside.example': '192.0.2.80' }
 const RECORDS = 'extra-records.json'
+/** For flows that start programs, on a busy computer. */
+const SLOW_MS = 240_000
 const PRINTER = { name: 'printer.lab.test', type: 'A', value: '100.64.0.250' }
 /** Names, and what both nodes must answer: an address, or that there is none. */
 const ASKED: readonly (readonly [string, RegExp])[] = [
@@ -69,7 +71,7 @@ flow('userspace: dial and ping by name, full and short, whatever the case', asyn
   expect(await ours.cli('ping', '--c', '1', '--until-direct=false', '--timeout', '5s', 'real.lab.test')).toContain('pong from real ')
   expect((await ours.cli('ip', '-4', 'real')).trim()).toBe(await real.ip())
   await expect(webThroughSocks(ours.socksPort, 'nobody.lab.test', world.web)).rejects.toThrow()
-})
+}, SLOW_MS)
 
 flow('userspace: a record that headscale adds is dialled by its name, in the domain of the mesh and elsewhere', async (world) => {
   const { ours, real } = await both(world)
@@ -163,7 +165,7 @@ flow('TUN: 100.100.100.100 answers the resolver of the system; resolv.conf is le
   const [atOurs, atReal] = [await ours.ip(), await real.ip()]
   await world.lab.until('the real node is reached by name', async () => (await page(ours, 'tun-real')) === `tun-real to ${atOurs}`)
   await world.lab.until('our node is reached by name', async () => (await page(real, 'tun-ours')) === `tun-ours to ${atReal}`)
-})
+}, SLOW_MS)
 
 access('TUN: denied in by our filter, denied out by that of the peer; replies are allowed', async (world) => {
   const { ours, real } = await tunsOf(world)
