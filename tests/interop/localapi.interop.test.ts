@@ -154,7 +154,7 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
     })
 
     // Our own command line beside the real one, on the same socket: the words of the grammar, and how each ends.
-    test.each(['status', 'ip', 'ip -4', 'ip nobody.invalid', 'netcheck', 'debug prefs', 'debug netmap', 'debug derp-map', 'debug', 'dns', 'dns status', 'dns status --all', 'dns status --json', 'dns query peer.lab.test', 'dns query --json peer.lab.test', 'exit-node', 'exit-node list', 'exit-node suggest', 'metrics', 'metrics print', 'whois 100.99.9.9', 'ping --c 1 --tsmp peer', 'ping --c 1 100.99.9.9', 'nc peer 1', 'version', 'status --json', 'login --help', 'up --help', 'down --help', 'logout --help', 'set --help', 'nc --help', 'netcheck --help', 'whois --help'])(
+    test.each(['status', 'ip', 'ip -4', 'ip nobody.invalid', 'netcheck', 'debug prefs', 'debug netmap', 'debug derp-map', 'debug', 'dns', 'dns status', 'dns status --all', 'dns status --json', 'dns query peer.lab.test', 'dns query --json peer.lab.test', 'exit-node', 'exit-node list', 'exit-node suggest', 'metrics', 'metrics print', 'whois 100.99.9.9', 'ping --c 1 --tsmp peer', 'ping --c 1 100.99.9.9', 'nc peer 1', 'set --exit-node=nobody', 'version', 'status --json', 'login --help', 'up --help', 'down --help', 'logout --help', 'set --help', 'nc --help', 'netcheck --help', 'whois --help'])(
       'meshwright %s [tailscale@1.102.5]: ends as the real command line does, and says the same where the words are the same',
       async (line) => {
         const words = line.split(' ')

@@ -6,6 +6,7 @@ import { type Command, numberFlag } from './command.ts'
 import { debug, exitNode, metrics } from './diagnose.ts'
 import { dns } from './dns.ts'
 import { netcheck } from './netcheck.ts'
+import { chosenExitNode } from './exit-choice.ts'
 import { findPeer, object, status } from './status.ts'
 import { login, prefsFromFlags, up } from './up.ts'
 
@@ -43,6 +44,7 @@ const set: Command = {
   flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => SETTINGS.includes(name))),
   async run(daemon, flags) {
     const change = prefsFromFlags(flags.values, false, await daemon.call('GET', 'prefs'))
+    if (typeof change['ExitNodeID'] === 'string') change['ExitNodeID'] = await chosenExitNode(daemon, change['ExitNodeID'])
     if (Object.keys(change).length === 0) throw new FlagError('nothing to set: name at least one flag')
     await daemon.call('PATCH', 'prefs', change)
     return 0

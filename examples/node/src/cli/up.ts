@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { formatPrefix, isExitRoute, parsePrefix } from '@meshwright/ip'
 import { FlagError } from '../go-flags.ts'
 import { CommandError, type DaemonClient, type Json } from './client.ts'
+import { chosenExitNode } from './exit-choice.ts'
 import { type Command, list, numberFlag, textFlag } from './command.ts'
 
 const STATE_NEEDS_MACHINE_AUTH = 3
@@ -42,6 +43,7 @@ export const up: Command = {
     const abort = timeoutMs === 0 ? undefined : AbortSignal.timeout(timeoutMs)
     const before = await daemon.call('GET', 'prefs')
     const change = prefsFromFlags(flags.values, flags.values['reset'] === true, before)
+    if (typeof change['ExitNodeID'] === 'string') change['ExitNodeID'] = await chosenExitNode(daemon, change['ExitNodeID'])
     const controlUrl = server?.replace(/\/$/, '') ?? String(before['ControlURL'] ?? '')
     if (controlUrl === '') throw new CommandError('no control server is known yet: name it with --login-server=https://control.example', 2)
     const status = await daemon.call('GET', 'status?peers=false')
