@@ -28,7 +28,7 @@ export const lawfulPolicies: FuzzTarget = {
       const now = MOMENTS[random.below(MOMENTS.length)]
       const probes = probesFor(random, tailnet)
       try {
-        const [before, after] = [compile(policy, tailnet), compile(other, law === 'names' ? renamed(tailnet) : tailnet)]
+        const [before, after] = [compile(policy, tailnet), compile(other, law === 'names' ? renamedTailnet(tailnet) : tailnet)]
         const [was, is] = [verdicts(before, probes, now), verdicts(after, probes, now)]
         for (const [i, allowed] of was.entries()) {
           if (allowed && is[i] !== true && law !== 'fewer') throw new Error(`${law}: ${text(probes[i])} is no longer allowed`)
@@ -65,7 +65,7 @@ function otherPolicy(random: SeededRandom, law: (typeof LAWS)[number], policy: P
       return { ...policy, grants: [...grants, ...asGrants.flatMap(grantsFor)], acls: asAcl }
     }
     case 'names':
-      return renamed(policy)
+      return renamedPolicy(policy)
   }
 }
 
@@ -83,14 +83,18 @@ function grantsFor({ src, dst, proto, srcPosture }: PolicyJson): readonly Policy
   })
 }
 
-function renamed<T>(value: T): T {
-  let json = JSON.stringify(value, (_key, each: unknown) => (each instanceof Map ? { $map: [...each] } : each))
-  for (const [name, other] of Object.entries(NAMES)) json = json.replaceAll(name, other)
-  if (!json.includes('"nodes"')) return JSON.parse(json) as T
-  // Addresses are not plain data; only users and tags have names.
-  const names = JSON.parse(json) as TailnetView
-  const view = value as unknown as TailnetView
-  return { ...view, users: names.users, nodes: view.nodes.map((node, i) => ({ ...node, tags: names.nodes[i]?.tags ?? [] })) } as unknown as T
+function renamedText(value: unknown): string {
+  return Object.entries(NAMES).reduce((json, [name, other]) => json.replaceAll(name, other), JSON.stringify(value))
+}
+
+function renamedPolicy(policy: PolicyJson): PolicyJson {
+  return JSON.parse(renamedText(policy)) as PolicyJson
+}
+
+/** Only users and tags have names. */
+function renamedTailnet({ users, nodes, ...rest }: TailnetView): TailnetView {
+  const tags = JSON.parse(renamedText(nodes.map((node) => node.tags))) as readonly string[][]
+  return { ...rest, users: JSON.parse(renamedText(users)) as TailnetView['users'], nodes: nodes.map((node, i) => ({ ...node, tags: tags[i] ?? [] })) }
 }
 
 function mixed<T>(random: SeededRandom, items: readonly T[]): T[] {
