@@ -1,19 +1,19 @@
 import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { buildSync } from 'esbuild'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { parsePrefix } from '@meshwright/ip'
 import { systemRandom } from '@meshwright/runtime-node'
-import { formatUapiSet, type UapiChange } from '@meshwright/wireguard/text'
+import { formatUapiSet, UAPI_GET, type UapiChange } from '@meshwright/wireguard/text'
 
 const run = promisify(execFile)
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const UAPI_FOLDER = '/var/run/wireguard'
 const PORT = 5000
 const MTU = 1420
-const START_MS = 15_000
+const START_MS = 30_000
 const COMMAND_MS = 300_000
 
 let labs = 0
@@ -76,7 +76,8 @@ export class Lab {
     const child = spawn('ip', ['netns', 'exec', namespace, file, ...args, interfaceName], { stdio: 'ignore', env: { ...process.env, WG_PROCESS_FOREGROUND: '1', ...env } })
     this.#children.add(child)
     const socket = path.join(UAPI_FOLDER, `${interfaceName}.sock`)
-    for (let waited = 0; !existsSync(socket); waited += 20) {
+    // The file is there a moment before somebody listens.
+    for (let waited = 0; !(await uapi(socket, UAPI_GET).then(() => true, () => false)); waited += 20) {
       if (waited > START_MS || child.exitCode !== null) throw new Error(`${file} does not start`)
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
