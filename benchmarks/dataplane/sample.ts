@@ -15,6 +15,7 @@ export interface Sample {
 
 /** What is measured beside the quick ones. */
 export interface SampleOptions {
+  /** Whole: iperf3 takes a fraction for "without end". */
   readonly seconds: number
   readonly clean: boolean
   /** Peers of a hub, and who they are. */
@@ -27,7 +28,7 @@ const CLEAN_BYTES = 1200
 const UDP_RATE = '4G'
 const MAX_LOSS_PERCENT = 1
 const CLEAN_STEPS = 6
-const CLEAN_SECONDS = 1.5
+const CLEAN_SECONDS = 2
 const FLOWS_PER_PEER = 4
 
 interface IperfReport {
@@ -42,7 +43,7 @@ export async function sample(lab: Lab, opponent: Opponent, options: SampleOption
   const ends = await lab.pair(opponent)
   const children = ends.map(({ child }) => child)
   try {
-    await iperf(lab, ['-t', '0.5']) // warm
+    await iperf(lab, ['-t', '1']) // warm
     const before = cpuSeconds(children)
     const tcp = await iperf(lab, ['-t', String(options.seconds)])
     const spent = cpuSeconds(children) - before
