@@ -68,6 +68,12 @@ export interface TunDevice {
   close(): Promise<void>
 }
 
+/** @throws TUN_NAME_INVALID for what the kernel takes as no interface's name, or would cut short */
+export function checkInterfaceName(name: string): void {
+  if (/^[^\s/]{1,15}$/.test(name) && Buffer.byteLength(name) < IFNAMSIZ) return
+  throw new TunError('TUN_NAME_INVALID', `not an interface name: ${JSON.stringify(name)}`, { remedy: 'use 1 to 15 bytes without spaces and slashes' })
+}
+
 /** The functions of libc that are needed, as koffi declares them. */
 interface LibC {
   open(path: string, flags: number): number
@@ -89,11 +95,7 @@ interface LibC {
  */
 export async function openTun(options: TunOptions): Promise<TunDevice> {
   const name = options.name ?? 'mesh%d'
-  if (!/^[^\s/]{1,15}$/.test(name) || Buffer.byteLength(name) >= IFNAMSIZ) {
-    throw new TunError('TUN_NAME_INVALID', `not an interface name: ${JSON.stringify(name)}`, {
-      remedy: 'use 1 to 15 bytes without spaces and slashes',
-    })
-  }
+  checkInterfaceName(name)
   if (process.platform !== 'linux') {
     throw new TunError('TUN_UNSUPPORTED', `TUN devices are supported on Linux, not on ${process.platform}`, {
       remedy: 'use userspace networking',

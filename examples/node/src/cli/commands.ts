@@ -43,9 +43,9 @@ const set: Command = {
   summary: 'Change settings',
   flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => SETTINGS.includes(name))),
   async run(daemon, flags) {
+    if (Object.keys(prefsFromFlags(flags.values, false, {})).length === 0) throw new FlagError('nothing to set: name at least one flag')
     const change = prefsFromFlags(flags.values, false, await daemon.call('GET', 'prefs'))
     if (typeof change['ExitNodeID'] === 'string') change['ExitNodeID'] = await chosenExitNode(daemon, change['ExitNodeID'])
-    if (Object.keys(change).length === 0) throw new FlagError('nothing to set: name at least one flag')
     await daemon.call('PATCH', 'prefs', change)
     return 0
   },

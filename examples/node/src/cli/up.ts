@@ -41,6 +41,7 @@ export const up: Command = {
     const authKey = readAuthKey(textFlag(flags, 'auth-key'))
     const timeoutMs = numberFlag(flags, 'timeout', 0)
     const abort = timeoutMs === 0 ? undefined : AbortSignal.timeout(timeoutMs)
+    prefsFromFlags(flags.values, flags.values['reset'] === true, {}) // what is wrong with them is told before anybody is asked
     const before = await daemon.call('GET', 'prefs')
     const change = prefsFromFlags(flags.values, flags.values['reset'] === true, before)
     if (typeof change['ExitNodeID'] === 'string') change['ExitNodeID'] = await chosenExitNode(daemon, change['ExitNodeID'])

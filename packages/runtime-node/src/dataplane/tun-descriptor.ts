@@ -1,4 +1,4 @@
-import { TunError } from '../tun-linux.ts'
+import { checkInterfaceName, TunError } from '../tun-linux.ts'
 import type { KernelBorder } from './kernel-border.ts'
 import {
   AF_NETLINK, EBADFD, EINVAL, ENOENT, EPERM, F_GETFL, F_SETFL, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, IFLA_GSO_MAX_SIZE, IFNAMSIZ, IFREQ_BYTES, IFREQ_UNION_AT, MAX_UDP_PAYLOAD_BYTES,
@@ -38,6 +38,7 @@ export interface TunDescriptorOptions {
 
 /** Makes an interface, with the offloads that are wanted and that the kernel has. @throws TunError */
 export function openTunDescriptor(border: KernelBorder, scratch: Scratch, options: TunDescriptorOptions): TunDescriptor {
+  checkInterfaceName(options.name)
   putText(scratch, '/dev/net/tun')
   const fd = border.open(scratch.at, O_RDWR | O_NONBLOCK | O_CLOEXEC)
   if (fd < 0) throw failure(-fd, 'open /dev/net/tun')
