@@ -86,6 +86,9 @@ flow('TUN devices on both sides: kernel ICMP, UDP and HTTP both ways by IPv4 and
   for (const ip of await addressesOf(userspace)) expect(await echoed(lab, real, ip, echo, 20, 1_000), `datagrams to ${ip}`).toBe(20)
 }, 300_000)
 
+// Some dozens of segments: 1.80.3 has sent 84 kB in the first minute after a change, and gone on at full speed later.
+const MOVING_BYTES = 20_000
+
 flow('the way changes under load, from direct to derper and back: no connection is lost, every byte comes', async (world) => {
   const { lab } = world
   const space = await Space.make(lab, 'changing', { url: world.headscale.url })
@@ -104,9 +107,9 @@ flow('the way changes under load, from direct to derper and back: no connection 
     await lab.until(`both directions go ${what}`, async () => {
       exchange.check()
       const moved = { [what]: (await sent())[what] - before[what], here: exchange.near.gotBytes - near, there: exchange.far.gotBytes - far }
-      if (Object.values(moved).every((bytes) => bytes > 100_000)) return true
+      if (Object.values(moved).every((bytes) => bytes > MOVING_BYTES)) return true
       throw new Error(`bytes so far: ${JSON.stringify(moved)}`)
-    }, 60_000)
+    }, 90_000)
   }
   await moving('direct')
   await cutUdp(space)

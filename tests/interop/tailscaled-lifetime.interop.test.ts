@@ -122,7 +122,8 @@ flow('a user is removed', async (world) => {
   const again = await node.run(node.upArguments(world.control.url, ['--authkey', key, '--force-reauth']), 40_000)
   // 1.84 and 1.88 may take for success that they were running a moment ago.
   if (again.status !== 0) expect(again.err).toMatch(/auth.?key/i)
-  await world.lab.until('it is out', async () => (await node.status()).BackendState !== 'Running')
+  // A refused login leaves its own state as it was; what counts is that nobody knows it.
+  expect(await world.reaches(node, await ours.ip(), world.web, 1_500)).toBe(false)
   expect(await world.control.node('of-carol')).toBeUndefined()
   await node.stop()
 })
