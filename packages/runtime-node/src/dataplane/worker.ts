@@ -5,12 +5,11 @@ import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { formatEndpoint } from '@meshwright/ip'
 import { formatUapi, parseUapi, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { suspendAwareClock } from '../clock.ts'
-import { chooseCryptoProvider } from '../fast-crypto.ts'
-import { findKoffi } from '../koffi-functions.ts'
 import { linuxBorder } from './kernel-border.ts'
 import { Lane } from './lane.ts'
+import { laneNeeds } from './lane-needs.ts'
 import { LaneLoop } from './lane-loop.ts'
-import { arenaIn, isWasmProvider, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
@@ -28,13 +27,12 @@ export function runDataPlaneWorker(): void {
   const start: unknown = workerData
   if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started as a data plane')
   const post = (message: FromWorker): void => start.port.postMessage(message)
-  const koffi = findKoffi()
-  const provider = chooseCryptoProvider(process.env['MESHWRIGHT_CRYPTO'])
-  if (koffi === undefined || !isWasmProvider(provider)) {
-    post({ type: 'unavailable', reason: koffi === undefined ? 'the optional package koffi is not installed' : `the cryptography ${provider.name} has no memory to share` })
+  const needs = laneNeeds()
+  if ('reason' in needs) {
+    post({ type: 'unavailable', reason: needs.reason })
     return start.port.close()
   }
-  new DataPlaneThread(start, koffi, provider, post).run()
+  new DataPlaneThread(start, needs.koffi, needs.provider, post).run()
 }
 
 class DataPlaneThread {

@@ -3,13 +3,12 @@ import { type Instant, instant } from '@meshwright/core'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { suspendAwareClock } from '../clock.ts'
 import { Lane } from '../dataplane/lane.ts'
-import { arenaIn, isWasmProvider, type LaneContext, type LaneOffloads, noLaneCounters, type SocketPair } from '../dataplane/lane-context.ts'
+import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type SocketPair } from '../dataplane/lane-context.ts'
+import { laneNeeds } from '../dataplane/lane-needs.ts'
 import { LaneLoop } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
 import { openUdpPair } from '../dataplane/udp-pair.ts'
-import { chooseCryptoProvider } from '../fast-crypto.ts'
-import { findKoffi } from '../koffi-functions.ts'
 import { systemRandom } from '../random.ts'
 import { MeshLane } from './mesh-lane.ts'
 import type { FromMeshWorker, ToMeshWorker } from './mesh-messages.ts'
@@ -47,14 +46,12 @@ export function runMeshLaneWorker(): void {
   const start: unknown = workerData
   if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started for a mesh node')
   const post = (message: FromMeshWorker): void => start.port.postMessage(message)
-  const koffi = findKoffi()
-  const provider = chooseCryptoProvider(process.env['MESHWRIGHT_CRYPTO'])
-  const reason = koffi === undefined ? 'the optional package koffi is not installed' : isWasmProvider(provider) ? undefined : `the cryptography ${provider.name} has no memory to share`
-  if (koffi === undefined || !isWasmProvider(provider)) {
-    post({ type: 'unavailable', reason: reason ?? '' })
+  const needs = laneNeeds()
+  if ('reason' in needs) {
+    post({ type: 'unavailable', reason: needs.reason })
     return start.port.close()
   }
-  new MeshLaneThread(start, koffi, provider, post).run()
+  new MeshLaneThread(start, needs.koffi, needs.provider, post).run()
 }
 
 class MeshLaneThread {
