@@ -457,6 +457,20 @@ test('changes of the host are sent one at a time, the newest state only, again a
   expect(bench.open.map((request) => request.id)).toEqual([poll])
 })
 
+test('whether the server knows this node as it is now: from its answer on, until something changes', () => {
+  const bench = new Bench().running()
+  expect(bench.client.isTold).toBe(true)
+  bench.act((now) => bench.client.setEndpoints(now, []))
+  const first = bench.find('lite')
+  bench.act((now) => bench.client.setNetInfo(now, { PreferredDERP: 1 }))
+  bench.answer(first, 200)
+  expect([bench.client.isTold, bench.types()]).toEqual([false, ['request', 'request']]) // it took what was so before
+  bench.answer(bench.find('lite'), 200)
+  expect([bench.client.isTold, bench.types().at(-1)]).toEqual([true, 'told'])
+  bench.act((now) => bench.client.stop())
+  expect(bench.client.isTold).toBe(false)
+})
+
 test('a lite update that is never answered is given up and repeated', () => {
   const bench = new Bench().running()
   bench.act((now) => bench.client.setNetInfo(now, { PreferredDERP: 1 }))

@@ -168,6 +168,11 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     return this.#map !== undefined && !this.#remembered
   }
 
+  /** True when the server has answered that it took what this node says of itself now: host facts, endpoints, disco key, home relay. */
+  get isTold(): boolean {
+    return this.#updates.isDone
+  }
+
   /** The registered node key: the private key of WireGuard and relays; `undefined` before login. */
   get nodeKey(): NodePrivateKey | undefined {
     return this.#nodeKey

@@ -57,6 +57,8 @@ export type ControlClientOutput =
   | { readonly type: 'keyRenewed' }
   /** Whether the map is fresh: true from the first frame of a poll until the poll ends. */
   | { readonly type: 'polling'; readonly up: boolean }
+  /** The server has taken all that this node says of itself: see `ControlClient.isTold`. */
+  | { readonly type: 'told' }
   /** The server wants a ping or a c2n answer: see `PingRequest`, answer with `answerPing`. */
   | { readonly type: 'ping'; readonly request: PingRequest }
   /** Store this before doing anything else. It holds secrets. */

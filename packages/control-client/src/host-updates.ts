@@ -43,6 +43,11 @@ export class HostUpdates {
     return this.#sending !== undefined ? 'sending' : this.#due !== undefined ? 'waiting' : 'idle'
   }
 
+  /** Whether the server has taken everything that is to be told. */
+  get isDone(): boolean {
+    return this.#enabled && this.#sending === undefined && this.#arrived === this.#changed
+  }
+
   get due(): Instant | undefined {
     return this.#due
   }
@@ -84,6 +89,7 @@ export class HostUpdates {
       if (answer.type === 'answer' && answer.status === 200) {
         this.#backoff.reset()
         this.#arrived = generation
+        if (this.isDone) this.#around.outbox.push({ type: 'told' })
         return this.#send(at)
       }
       const waitMs = this.#backoff.nextMs()

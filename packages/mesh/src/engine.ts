@@ -236,6 +236,12 @@ export class Engine implements NodeEngine {
     this.#settle(now)
   }
 
+  /** Performs what its parts owe after a lane has used them directly: sealed, opened, asked for owners and verdicts. */
+  settle(now: Instant): void {
+    this.plane.settle(now)
+    this.#settle(now)
+  }
+
   pollOutput(): EngineOutput | undefined {
     return this.#outbox.poll()
   }

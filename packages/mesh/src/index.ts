@@ -6,6 +6,7 @@ export { DataPlane, type DataPath, type DataPlaneConfig, type DataPlaneDrop, typ
 export { RELAY_IDLE_MS, RELAY_RETRY_MAX_MS, RELAY_RETRY_MIN_MS, RelayLinks, type RelayLinksInput, type RelayLinksOutput, type RelayLinkState } from './relay-links.ts'
 export { acceptedRoutes, applyNetworkMap, type AppliedMap, isExitNode } from './apply-network-map.ts'
 export { decodeTsmp, encodeTsmpPing, encodeTsmpPong, TSMP_PING_BYTES, type TsmpMessage } from './tsmp.ts'
+export type { ReadyStep } from './node-state.ts'
 export { type PathStory, type PathStoryCandidate, tellStory } from './path-story.ts'
 export { DEFAULT_PREFS, type Prefs } from './prefs.ts'
 export type { DropCounters, MeshState, MeshStatus, PeerPath, PeerStatus, PingKind, PingResult, SelfStatus, UserStatus, WhoIs } from './status.ts'

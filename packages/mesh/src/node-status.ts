@@ -1,4 +1,4 @@
-import { type ControlClientState, isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
+import { isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
 import type { UserProfile } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
@@ -121,30 +121,6 @@ function pathOf({ path }: EnginePeer, map: NetworkMap): PeerPath {
   if (path.type === 'direct' || path.type === 'both') return { type: 'direct', endpoint: path.endpoint, latencyMs: path.latencyMs ?? 0 }
   if (path.type === 'relay') return { type: 'relay', region: path.region, regionCode: map.relays.regions.get(path.region)?.code ?? '' }
   return { type: 'none' }
-}
-
-/** Which state a node is in now, given the one it was in (see `MeshNode`). */
-export function nextState(
-  before: MeshState,
-  at: {
-    readonly control: ControlClientState
-    readonly nodeKey: NodePublicKey | undefined
-    readonly wantRunning: boolean
-    readonly expired: boolean
-    readonly map: NetworkMap | undefined
-    readonly home: number
-    readonly homeConnected: boolean
-  },
-): MeshState {
-  if (at.control === 'needsApprovalUrl') return 'needs-login'
-  if (!at.wantRunning) return at.nodeKey === undefined ? 'needs-login' : 'stopped'
-  if (at.expired || at.control === 'needsLogin') return 'needs-login'
-  // After a login with a new key the old map stays in force until one for the new key comes.
-  if (at.map === undefined || at.nodeKey === undefined || !at.map.self.nodeKey.equals(at.nodeKey)) return 'starting'
-  if (!at.map.self.machineAuthorized) return 'needs-machine-auth'
-  // Once running, a relay that is away for a moment does not make the node start again.
-  const relays = [...at.map.relays.regions.values()].some((region) => region.nodes.some((node) => node.stunOnly !== true))
-  return before === 'running' || !relays || (at.home !== 0 && at.homeConnected) ? 'running' : 'starting'
 }
 
 /** Who stands behind an address, and what the policy grants them at this node. */

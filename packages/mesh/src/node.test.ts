@@ -38,6 +38,27 @@ describe('the states of a node, from outside', () => {
     expect([dial.region.id, dial.node.name]).toEqual([1, '1a'])
   })
 
+  test('each step on the way to a node that peers know is named, and the last is the word of the server that it has its facts', () => {
+    const bench = new Bench()
+    expect(bench.node.waitsFor).toBe('up')
+    bench.act((now) => bench.node.up(now, { authKey: 'tskey-1' }))
+    expect(bench.node.waitsFor).toBe('login')
+    bench.registered()
+    expect(bench.node.waitsFor).toBe('map')
+    bench.frame({ Node: bench.self({ MachineAuthorized: false }) })
+    expect(bench.node.waitsFor).toBe('approval')
+    bench.frame({ Node: bench.self() })
+    expect([bench.node.state, bench.node.waitsFor]).toEqual(['running', 'relay']) // no relay to be had, and no endpoint either
+    bench.act((now) => bench.node.handleInput(now, { type: 'localEndpoints', endpoints: [endpoint('192.0.2.1:41641')] }))
+    expect(bench.node.waitsFor).toBe('told')
+    while (bench.has('lite')) bench.answer(bench.find('lite'), 200)
+    expect([bench.node.waitsFor, bench.outputs.at(-1)]).toEqual([undefined, { type: 'changed' }])
+    bench.act((now) => bench.node.handleInput(now, { type: 'localEndpoints', endpoints: [endpoint('192.0.2.9:41641')] }))
+    expect(bench.node.waitsFor).toBe('told')
+    bench.act((now) => bench.node.down(now))
+    expect(bench.node.waitsFor).toBe('up')
+  })
+
   test('a login URL is told, and approval leads on', () => {
     const bench = new Bench()
     bench.act((now) => bench.node.up(now))

@@ -5,7 +5,8 @@ import { type Ip, IpSet } from '@meshwright/ip'
 import { Netstack } from '@meshwright/netstack'
 import { applyNetworkMap, offeredAddresses } from './apply-network-map.ts'
 import { drain } from './drain.ts'
-import { Engine, type EngineOptions } from './engine.ts'
+import { Engine } from './engine.ts'
+import { engineOptions, mtuOf } from './engine-options.ts'
 import { healthLines, relayProblemLine } from './health.ts'
 import { hostFacts } from './host-facts.ts'
 import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
@@ -13,14 +14,14 @@ import { InnerPackets } from './inner-packets.ts'
 import { NodeNames } from './node-names.ts'
 import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
-import { buildStatus, nextState, nodeWithAddress, whoIs } from './node-status.ts'
+import { nextState, type ReadyStep, readyStep, type Standing } from './node-state.ts'
+import { buildStatus, nodeWithAddress, whoIs } from './node-status.ts'
 import { type PathStory, pathStory } from './path-story.ts'
 import { NodePings } from './node-pings.ts'
 import { OwnEndpoints } from './own-endpoints.ts'
 import { DEFAULT_PREFS, type Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PingKind, WhoIs } from './status.ts'
 
-const DEFAULT_MTU = 1280
 /** Peers' keys expire by the wall clock, which people set: it is looked at again at least this often. */
 const MAX_EXPIRY_WAIT_MS = 60_000
 
@@ -70,7 +71,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#names = new NodeNames({ random: config.random, wallClock: config.wallClock })
     this.#home = new HomeRelay({ random: config.random, isActive: (at) => this.#engine?.isActive(at) ?? false })
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
-    this.#stack = new Netstack(config.random, { mtu: config.mtu ?? DEFAULT_MTU, offerUnclaimed: true, promiscuous: true })
+    this.#stack = new Netstack(config.random, { mtu: mtuOf(config), offerUnclaimed: true, promiscuous: true })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
     this.#packets = new InnerPackets({ names: this.#names, pings: this.#pings, engine: () => this.#engine, up })
     this.#control = new ControlClient({
@@ -104,6 +105,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   /** Whether the control server has confirmed the map in this run: false while it is the one of an earlier run. */
   get isMapFresh(): boolean {
     return this.#control.isMapFresh
+  }
+
+  /** What keeps peers from knowing this node as it is now; `undefined`: nothing, they do or are about to hear. */
+  get waitsFor(): ReadyStep | undefined {
+    return readyStep({ ...this.#standing(), isMapFresh: this.isMapFresh, isTold: this.#control.isTold, hasEndpoint: this.#endpoints.hasAny })
   }
 
   /** Begins as the preferences say: takes part, or stays stopped. */
@@ -283,17 +289,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     if (key !== undefined && this.#engine?.privateKey.equals(key) === true) return
     this.#closeEngine(now)
     if (key === undefined) return
-    const options: EngineOptions = {
-      random: this.#config.random,
-      wallClock: this.#config.wallClock,
-      privateKey: key,
-      discoKey: this.#discoKey,
-      mtu: this.#config.mtu ?? DEFAULT_MTU,
-      allowLoopback: this.#config.allowLoopback === true,
-      blockUdp: this.#udpBlocked,
-      nextLink: () => (this.#lastLink += 1),
-      ...(this.#config.provider && { provider: this.#config.provider }), ...(this.#config.stopwatch && { stopwatch: this.#config.stopwatch }),
-    }
+    const options = engineOptions(this.#config, { privateKey: key, discoKey: this.#discoKey, blockUdp: this.#udpBlocked, nextLink: () => (this.#lastLink += 1) })
     this.#engine = this.#config.makeEngine?.(options) ?? new Engine(options)
     this.#engine.setShieldsUp(this.#prefs.shieldsUp)
     // After a new login the network has not changed: what is known of it holds for the new key as well.
@@ -354,7 +350,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       if (drain(this.#pings, (output) => this.#outbox.push(output))) busy = true
       if (drain(this.#home, (output) => this.#fromHome(now, output))) busy = true
     }
-    this.#decide(now)
+    this.#decide()
   }
 
   #fromHome(now: Instant, output: HomeRelayOutput): void {
@@ -445,6 +441,9 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         if (output.up) this.#polls(now)
         this.#outbox.push({ type: 'changed' })
         return
+      case 'told':
+        this.#outbox.push({ type: 'changed' })
+        return
       case 'problem':
         this.#lastError = output.message
         return this.#changed('warn', output.message)
@@ -475,11 +474,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   #relayProblem(): string | undefined {
-    return this.#state === 'running' && this.#engine !== undefined ? relayProblemLine(this.#engine, this.#home.region, this.#map) : undefined
+    return (this.#state === 'running' || this.#state === 'starting') && this.#engine !== undefined ? relayProblemLine(this.#engine, this.#home.region, this.#map) : undefined
   }
 
-  #decide(_now: Instant): void {
-    const next = nextState(this.#state, {
+  #standing(): Standing {
+    return {
       control: this.#control.status().state,
       nodeKey: this.#control.nodeKey?.publicKey(),
       wantRunning: this.#prefs.wantRunning,
@@ -487,7 +486,11 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       map: this.#map,
       home: this.#home.region,
       homeConnected: this.#engine?.isRelayConnected(this.#home.region) === true,
-    })
+    }
+  }
+
+  #decide(): void {
+    const next = nextState(this.#state, this.#standing())
     if (next === this.#state) return
     this.#state = next
     this.#outbox.push({ type: 'state', state: next })

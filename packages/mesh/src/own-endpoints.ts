@@ -9,6 +9,11 @@ export class OwnEndpoints {
   #mapped: readonly Endpoint[] = []
   #told = ''
 
+  /** Whether the last collection had any. */
+  get hasAny(): boolean {
+    return this.#told !== ''
+  }
+
   constructor(allowLoopback: boolean) {
     this.#allowLoopback = allowLoopback
   }
