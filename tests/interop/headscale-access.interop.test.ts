@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
-import { HEADSCALE_OPEN, headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { openDrip, startWeb, webThroughSocks } from './lab-web.ts'
@@ -27,7 +28,7 @@ interface Two {
 /** Both, with everything allowed and working, whatever earlier flows left. */
 async function two(world: HeadscaleWorld): Promise<Two> {
   const [ours, real] = await Promise.all([world.ours(), world.real('real', 'bob')])
-  world.headscale.setPolicy(HEADSCALE_OPEN)
+  world.headscale.setPolicy(OPEN_POLICY)
   await world.expectToWork(ours, real, RESTORED_MS)
   return { ours, real, ip: { ours: await ours.ip(), real: await real.ip() } }
 }

@@ -2,7 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { writeRealRelayMap } from './lab-headscale.ts'
-import { HEADSCALE_OPEN, headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { differencesTable, type Netmap, netmapDifferences } from './netmap-differences.ts'
@@ -144,7 +145,7 @@ flow('policies', async (world) => {
   await set('grants with capabilities', { grants: [{ src: ['*'], dst: ['*'], ip: ['*'] }, { src: ['bob@'], dst: ['alice@'], app: { 'example.com/cap/painter': [{ colours: ['red'] }] } }] }, (map) => filter(map).includes('painter'))
   // These rules stay: headscale says nothing when they go, and who polls anew then has none, while others keep them.
   const ssh = [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot', 'root'] }]
-  await set('everything, and SSH', { ...HEADSCALE_OPEN, ssh }, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
+  await set('everything, and SSH', { ...OPEN_POLICY, ssh }, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
 }, SLOW_MS)
 
 flow('a node is tagged', async (world) => {

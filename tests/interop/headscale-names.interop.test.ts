@@ -2,7 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { expect } from 'vitest'
 import { hostAddress, type LabDns, startDns } from './lab-dns.ts'
 import { programFile } from './lab-flow.ts'
-import { HEADSCALE_OPEN, headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
 import { type Lab, runProgram } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
@@ -179,5 +180,5 @@ access('TUN: denied in by our filter, denied out by that of the peer; replies ar
   world.headscale.setPolicy(only(atReal, atOurs))
   await world.lab.until('the real node is closed', async () => (await page(ours, atReal)) === 'nothing')
   await world.lab.until('ours is open', async () => (await page(real, atOurs)) === `tun-ours to ${atReal}`)
-  world.headscale.setPolicy(HEADSCALE_OPEN)
+  world.headscale.setPolicy(OPEN_POLICY)
 })

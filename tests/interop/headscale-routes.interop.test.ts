@@ -77,7 +77,7 @@ flow('subnet routes of a real router are used when they are accepted, and while 
   const space = await Space.make(world.lab, 'site', { url: world.headscale.url, addresses: [`${SITE_HOST}/32`] })
   const [router, ours] = await Promise.all([
     world.real('router', 'alice', { netns: space.name }, '--netfilter-mode=off', `--advertise-routes=${SITE_LAN}`),
-    world.ours('ours', 'alice', '--accept-routes'),
+    world.ours('ours', 'alice', [], '--accept-routes'),
   ])
   expect(await page(ours, SITE_HOST)).toBe('')
   await approve(world, 'router', SITE_LAN)
@@ -148,7 +148,7 @@ flow('a real exit node carries what goes elsewhere, only while it is chosen', as
   const wire = await space.join(gate.far)
   await space.ip('route', 'add', `${INTERNET}/32`, 'via', wire.there)
   await gate.far.ip('route', 'add', '100.64.0.0/10', 'via', wire.here)
-  const [exit, ours] = await Promise.all([world.real('exit', 'alice', { netns: space.name }, '--netfilter-mode=off', '--advertise-exit-node'), world.ours('ours', 'alice', '--accept-routes')])
+  const [exit, ours] = await Promise.all([world.real('exit', 'alice', { netns: space.name }, '--netfilter-mode=off', '--advertise-exit-node'), world.ours('ours', 'alice', [], '--accept-routes')])
   await approve(world, 'exit', '0.0.0.0/0,::/0')
   const address = await exit.ip()
   await world.lab.until('it may be chosen', async () => (await ours.run(['set', `--exit-node=${address}`])).status === 0)
@@ -159,7 +159,7 @@ flow('a real exit node carries what goes elsewhere, only while it is chosen', as
 })
 
 flow('shields up: nobody gets in, what this node asks for comes, and down again as before', async (world) => {
-  const [ours, client] = await Promise.all([world.ours('ours', 'alice', '--accept-routes'), world.real('client', 'alice', {}, '--accept-routes')])
+  const [ours, client] = await Promise.all([world.ours('ours', 'alice', [], '--accept-routes'), world.real('client', 'alice', {}, '--accept-routes')])
   await world.expectToWork(client, ours)
   await ours.cli('set', '--shields-up')
   const [mine, theirs] = [await ours.ip(), await client.ip()]

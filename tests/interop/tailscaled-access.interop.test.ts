@@ -3,7 +3,8 @@ import { expect } from 'vitest'
 import type { OurNode } from './lab-ours.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { openDrip, opensThroughSocks, startWeb, webThroughSocks } from './lab-web.ts'
-import { OPEN_POLICY, type World, worldFlows, Worlds } from './lab-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { type World, worldFlows, Worlds } from './lab-world.ts'
 
 // What a policy at our control server means to packets of real nodes. Every change is made while all are connected and stay so.
 const worlds = new Worlds({ policy: null })

@@ -6,7 +6,8 @@ import { bundlePrograms, OurControl, OurNode } from './lab-ours.ts'
 import { interfaceAddress, Lab } from './lab-process.ts'
 import { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, startWeb, webThroughSocks } from './lab-web.ts'
-import { OPEN_POLICY, quiet, versionFlows } from './lab-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { quiet, versionFlows } from './lab-world.ts'
 
 // One program for all: the control server with TLS of its own, and the relay and STUN that are embedded in it and let in none but its nodes.
 const BYTES = 5_000_000

@@ -6,7 +6,8 @@ import { freePort, Lab } from './lab-process.ts'
 import { readText, relayRegion, startDerper, startOurs, type StartedRelay, writeMeshKey } from './lab-relay.ts'
 import { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, startWeb, webThroughSocks } from './lab-web.ts'
-import { OPEN_POLICY, quiet, versionFlows } from './lab-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { quiet, versionFlows } from './lab-world.ts'
 
 // Real nodes that have nothing but relays, at relays of every kind: real ones and ours that ask our control server who may come in, one
 // whose certificate the map pins, and one region of both.

@@ -7,7 +7,8 @@ import type { LabProcess } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
-import { OPEN_POLICY, type World, worldFlows, Worlds } from './lab-world.ts'
+import { OPEN_POLICY } from './lab-fleet.ts'
+import { type World, worldFlows, Worlds } from './lab-world.ts'
 import { patternBytes } from './wireguard-commands.ts'
 
 // Real nodes with TUN devices, each on a computer of its own as far as the network goes: programs there use plain sockets of the kernel,
