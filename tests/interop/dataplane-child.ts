@@ -5,7 +5,7 @@ import { type DataPlane, isDataPlaneWorker, parseLaneMode, runDataPlaneWorker, s
 import { parseUapi } from '@meshwright/wireguard/text'
 
 /** What may be asked. */
-export type DataPlaneCommand = { readonly op: 'set'; readonly lines: readonly string[] } | { readonly op: 'fail' } | { readonly op: 'status' } | { readonly op: 'close' }
+export type DataPlaneCommand = { readonly op: 'set'; readonly lines: readonly string[] } | { readonly op: 'fail' | 'hang' } | { readonly op: 'status' } | { readonly op: 'close' }
 
 /** How it is doing. */
 export interface DataPlaneAnswer {
@@ -20,7 +20,7 @@ async function answer(plane: DataPlane, command: DataPlaneCommand): Promise<Data
   if (command.op === 'set') {
     const request = parseUapi(['set=1', ...command.lines])
     if (request.type !== 'set' || request.errno !== 0 || (await plane.apply(request.changes)) !== 0) throw new Error('not set')
-  } else if (command.op === 'fail') plane.failWorker()
+  } else if (command.op === 'fail' || command.op === 'hang') plane.testWorker(command.op)
   const status = command.op === 'status' ? await plane.status().catch(() => undefined) : undefined
   return {
     restarts: status?.restarts ?? -1,
@@ -31,7 +31,7 @@ async function answer(plane: DataPlane, command: DataPlaneCommand): Promise<Data
 
 async function main(name: string): Promise<void> {
   const plane = await startDataPlane({
-    name, mtu: 1420, mode: parseLaneMode('offload'), workerUrl: new URL(import.meta.url),
+    name, mtu: 1420, mode: parseLaneMode('offload'), workerUrl: new URL(import.meta.url), hungMs: 3_000,
     log: (level, line) => void (level === 'error' && log.push(line)), onGone: () => process.exit(0),
   })
   process.stdout.write('"ready"\n')

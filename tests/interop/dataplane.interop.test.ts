@@ -109,7 +109,7 @@ flow('a tunnel of 9000 and one of 576 bytes; what is too long comes in fragments
   }
 })
 
-flow('a worker that dies is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
+flow('a worker that dies or hangs is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
   const child = path.join(path.dirname(file), 'dataplane-child.mjs')
   buildSync({
     entryPoints: [path.join(import.meta.dirname, 'dataplane-child.ts')], outfile: child, bundle: true, platform: 'node', format: 'esm', target: 'node20',
@@ -133,16 +133,17 @@ flow('a worker that dies is started again over the same device and sockets, shak
   spawnSync('ip', ['-n', lab.b, 'link', 'set', 'dying', 'mtu', '1420', 'up'])
   await lab.know(a, { ...a, key }, '10.88.0.2/32', { host: 2, port: 5000 })
   await lab.reach('10.88.0.2')
-  for (let death = 1; death <= 2; death += 1) {
-    await ask({ op: 'fail' })
+  for (const [i, op] of (['fail', 'hang', 'fail'] as const).entries()) {
+    const death = i + 1
+    await ask({ op })
     let status = await ask({ op: 'status' })
     // Nobody sends anything: the handshake is the new worker's own.
-    for (let i = 0; i < 200 && (status.restarts < death || status.established.length === 0); i += 1) {
+    for (let tries = 0; tries < 400 && (status.restarts < death || status.established.length === 0); tries += 1) {
       await new Promise((resolve) => setTimeout(resolve, 50))
       status = await ask({ op: 'status' })
     }
     expect(status).toMatchObject({ restarts: death, established: [formatHex(a.key.publicKey().bytes)] })
-    expect(status.log.at(-1)).toContain('started again')
+    expect(status.log.at(-1)).toContain(op === 'hang' ? 'no sign of life for 3 s): it is started again' : 'asked to fail): it is started again')
     await lab.reach('10.88.0.2')
   }
   b.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)

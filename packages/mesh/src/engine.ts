@@ -1,14 +1,15 @@
-import { assertNever, earlier, type Instant, Outbox, type RandomSource, type RelayMap, type UnixMillis, type WallClock } from '@meshwright/core'
+import { assertNever, DONE, DROPPED, earlier, type Instant, Outbox, type PacketBatch, type RandomSource, type RelayMap, type UnixMillis, type WallClock } from '@meshwright/core'
 import type { CryptoProvider, DiscoPrivateKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip } from '@meshwright/ip'
 import { classifyDatagram, type PathExplanation, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
 import type { PacketFilter } from '@meshwright/packet-filter'
 import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
-import { DataPlane, type DataPlaneOutput } from './dataplane.ts'
+import { DataPlane, type DataPlaneOutput, type DataPath, directPath } from './dataplane.ts'
 import { drain } from './drain.ts'
 import { EarlyHandshakes } from './early-handshakes.ts'
 import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from './node-engine.ts'
 import { RelayLinks, type RelayLinksOutput } from './relay-links.ts'
+import { WaitingRows } from './waiting-rows.ts'
 
 /** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
 const ACTIVE_MS = 45_000
@@ -45,6 +46,8 @@ export class Engine implements NodeEngine {
   #peers: Set<string> = new Set()
   #keys: Map<string, NodePublicKey> = new Map()
   readonly #early: EarlyHandshakes = new EarlyHandshakes()
+  readonly #waiting: WaitingRows
+  #lastFrom: { readonly endpoint: Endpoint; readonly path: DataPath } | undefined
   #blockedDatagrams = 0
 
   constructor(options: EngineOptions) {
@@ -52,6 +55,7 @@ export class Engine implements NodeEngine {
     this.#allowLoopback = options.allowLoopback
     this.#wallClock = options.wallClock
     this.#blockUdp = options.blockUdp
+    this.#waiting = new WaitingRows(options.mtu)
     const provider = options.provider === undefined ? {} : { provider: options.provider }
     this.paths = new PathFinder({
       nodeKey: options.privateKey.publicKey(),
@@ -225,6 +229,60 @@ export class Engine implements NodeEngine {
         break
       default:
         assertNever(input)
+    }
+    this.#settle(now)
+  }
+
+  /** As the input `packet`, for {@link Engine.sealRow}: the bytes must stay as they are until it has taken them. */
+  offer(now: Instant, bytes: Uint8Array): void {
+    const peer = this.plane.ownerOf(now, bytes, 0, bytes.length)
+    if (peer !== undefined) this.#waiting.push(peer, bytes)
+  }
+
+  /**
+   * Seals the next of the packets that were offered and go to one peer into `batch`, side by side; gives where to send its `DONE` slots.
+   * `undefined` when none waits any more: what went by relays, or waits for a session, has been taken care of.
+   */
+  sealRow(now: Instant, batch: PacketBatch): Endpoint | undefined {
+    const alone = (peer: NodePublicKey, packet: Uint8Array): void => this.plane.sendTo(now, peer, packet)
+    let to: Endpoint | undefined
+    while (to === undefined) {
+      const peer = this.#waiting.layOut(batch, alone)
+      if (peer === undefined) break
+      to = this.plane.sealRow(now, peer, batch)
+      if (to === undefined || !this.#blockUdp) continue
+      this.#blockedDatagrams += batch.count
+      to = undefined
+    }
+    this.#settle(now)
+    return to
+  }
+
+  /**
+   * Opens datagrams from one endpoint, in place. Slots that are `DONE` afterwards hold inner packets for this node; all else is done with,
+   * or owed as usual.
+   */
+  open(now: Instant, from: Endpoint, batch: PacketBatch): void {
+    const { count, verdict } = batch
+    if (this.#blockUdp) {
+      this.#blockedDatagrams += count
+      verdict.fill(DROPPED, 0, count)
+      return
+    }
+    for (let slot = 0; slot < count; slot += 1) {
+      const first = (batch.length[slot] ?? 0) < 4 ? 0 : batch.view.getUint32(batch.offset[slot] ?? 0, true)
+      if (first >= 1 && first <= 4) continue // WireGuard's types, with their three zero bytes
+      verdict[slot] = DROPPED
+      this.#datagram(now, batch.source(slot).slice(), from)
+    }
+    if (this.#lastFrom?.endpoint !== from) this.#lastFrom = { endpoint: from, path: directPath(from) }
+    const plan = this.plane.open(now, this.#lastFrom.path, batch)
+    for (let slot = 0; slot < count; slot += 1) {
+      const peer = verdict[slot] === DONE ? plan.peerOf(slot) : undefined
+      const what = peer && this.plane.admits(now, peer, batch.memory, batch.target[slot] ?? 0, batch.targetLength[slot] ?? 0)
+      if (what === 'deliver') continue
+      if (peer !== undefined && what === 'tsmp') this.#outbox.push({ type: 'tsmp', bytes: batch.result(slot).slice(), peer })
+      verdict[slot] = DROPPED
     }
     this.#settle(now)
   }

@@ -216,6 +216,17 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.#due.update(peer)
   }
 
+  /**
+   * Begins a handshake although there is a session, which goes on until the new one takes over. Within 5 seconds of the last handshake
+   * message it waits until they are over.
+   */
+  rekey(now: Instant, publicKey: NodePublicKey): void {
+    const peer = this.#peers.getOrAdmit(now, publicKey)
+    if (peer === undefined) return
+    this.#handshakes.initiate(now, peer, false)
+    this.#due.update(peer)
+  }
+
   /** Sends an empty packet, or begins a handshake when there is no session. */
   sendKeepalive(now: Instant, publicKey: NodePublicKey): void {
     const peer = this.#peers.getOrAdmit(now, publicKey)

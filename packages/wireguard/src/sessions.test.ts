@@ -78,6 +78,27 @@ test('a responder sends nothing on a new session before it is confirmed, and goe
   expect(link.a.delivered.at(-1)?.bytes).toHaveLength(40)
 })
 
+test('a handshake that is asked for makes a new session beside the old one; packets go on all the time', () => {
+  const link = new Link(2)
+  link.establish()
+  const first = link.b.ofType(4).length + link.a.ofType(4).length
+  expect(first).toBeGreaterThan(0)
+  const indexOf = (): Uint8Array | undefined => link.a.ofType(4).at(-1)?.slice(4, 8)
+  link.send(link.a)
+  const before = indexOf()
+  link.run(6_000)
+  link.a.device.rekey(link.now, link.b.id)
+  link.run(50)
+  expect(link.a.ofType(1)).toHaveLength(2)
+  link.send(link.a)
+  link.run(10)
+  expect(indexOf()).not.toEqual(before)
+  // Not at once again: a second one waits until five seconds are over.
+  for (let i = 0; i < 3; i += 1) link.a.device.rekey(link.now, link.b.id)
+  link.run(50)
+  expect(link.a.ofType(1)).toHaveLength(2)
+})
+
 test('without staged packets an empty one confirms the session', () => {
   const link = new Link(2)
   link.a.device.connect(link.now, link.b.id)

@@ -4,6 +4,7 @@ import type { DeviceStatus } from '@meshwright/wireguard'
 import { formatUapiSet, parseUapiAnswer, type ShownDevice, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { ConfigMemory } from './config-memory.ts'
 import type { LaneOffloads, SocketPair } from './lane-context.ts'
+import type { LaneTest } from './lane-loop.ts'
 import { DataPlaneError, type LaneMode } from './lane-mode.ts'
 import { LaneThread, type MainBorder, mainBorder } from './lane-thread.ts'
 import { adoptTunDescriptor, openTunDescriptor, type TunDescriptor } from './tun-descriptor.ts'
@@ -21,6 +22,8 @@ export interface DataPlaneOptions {
   readonly mode: LaneMode
   /** The worker's program. Default: that of this package; bundled programs give their own file (see `runDataPlaneWorker`). */
   readonly workerUrl?: URL
+  /** Without a sign of life for so long, in milliseconds, the worker is ended and started again. Default: 10,000. */
+  readonly hungMs?: number
   readonly log?: (level: 'error' | 'verbose', line: string) => void
   /** A handshake stays without answer, or is given up. */
   readonly onUnanswered?: (peer: NodePublicKey, tried: Endpoint | undefined) => void
@@ -81,7 +84,7 @@ export class DataPlane {
     this.#tun = tun
     this.name = tun.name
     this.#mtu = options.mtu
-    this.#thread = new LaneThread(main, { name: tun.name, workerUrl: options.workerUrl, onMessage: (message) => this.#handle(message), onDeath: (why, again) => this.#died(why, again), onExit: () => this.#unanswered() })
+    this.#thread = new LaneThread(main, { name: tun.name, workerUrl: options.workerUrl, hungMs: options.hungMs, onMessage: (message) => this.#handle(message), onDeath: (why, again) => this.#died(why, again), onExit: () => this.#unanswered() })
   }
 
   /** Internal: starts the first worker. */
@@ -123,15 +126,19 @@ export class DataPlane {
     this.#thread.tell({ type: 'mtu', mtu })
   }
 
-  /** For tests: the worker dies, as an error in it would have it. */
-  failWorker(): void {
-    this.#thread.tell({ type: 'fail' })
+  /**
+   * For tests: the worker dies as an error in it would have it, hangs, collects garbage (with `--expose-gc`), or shakes hands anew with all peers
+   * that have a session.
+   */
+  testWorker(what: LaneTest | 'rekey'): void {
+    this.#thread.tell({ type: 'test', what })
   }
 
   /** Stops; keys are wiped, the interface is gone when this resolves. */
   async close(): Promise<void> {
     if (this.#closing) return
     this.#closing = true
+    this.#thread.expectEnd()
     await this.#ask((id) => ({ type: 'close', id }))
     await this.#thread.close()
     this.#config.wipe()
@@ -196,7 +203,11 @@ export class DataPlane {
     if (!again) return this.#options.onGone?.(`the data plane dies again and again: ${why}`)
     this.#options.log?.('error', `the data plane died (${why}): it is started again, and sessions are made anew`)
     const peers = this.#config.changes().flatMap((change) => (change.type === 'peer' && change.endpoint !== undefined ? [change.publicKey.bytes] : []))
-    this.#startWorker(peers).catch((error: unknown) => this.#options.log?.('error', error instanceof Error ? error.message : 'the data plane does not start again'))
+    this.#startWorker(peers).catch((error: unknown) => {
+      // A worker that dies at its start has died once more, and is told of as such.
+      if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
+      this.#options.onGone?.(error instanceof Error ? error.message : 'the data plane does not start again')
+    })
   }
 
   #ask(make: (id: number) => ToWorker): Promise<Extract<FromWorker, { readonly type: 'answer' }> | undefined> {

@@ -19,13 +19,16 @@ export class LaneLoop {
   readonly #lane: Lane
   readonly #wake: number
   readonly #port: MessagePort
+  readonly #pulse: Int32Array
   readonly #events: LaneLoopEvents
   #ended = false
 
-  constructor(lane: Lane, wake: number, port: MessagePort, events: LaneLoopEvents) {
+  /** @param pulse counts turns, for the thread that watches this one; shared with it */
+  constructor(lane: Lane, wake: number, port: MessagePort, pulse: Int32Array, events: LaneLoopEvents) {
     this.#lane = lane
     this.#wake = wake
     this.#port = port
+    this.#pulse = pulse
     this.#events = events
   }
 
@@ -34,6 +37,7 @@ export class LaneLoop {
     const until = performance.now() + LOOP_MS
     while (!this.#ended && performance.now() < until) {
       const how = this.#lane.turn()
+      Atomics.add(this.#pulse, 0, 1)
       if (how === 'woken') this.#takeMessages()
       else if (how === 'gone') {
         this.#events.onGone(this.#lane.errno)
@@ -54,6 +58,23 @@ export class LaneLoop {
   #takeMessages(): void {
     const { border, map } = this.#lane.context
     border.read(this.#wake, map.scratch, 8)
-    for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) this.#events.onMessage(got.message)
+    for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) {
+      this.#events.onMessage(got.message)
+      Atomics.add(this.#pulse, 0, 1)
+    }
   }
+}
+
+/** What a test may ask a worker for. */
+export type LaneTest = 'fail' | 'hang' | 'collect'
+
+/** For tests: dies, hangs, or collects garbage where Node was started with `--expose-gc`. */
+export function obeyTest(what: LaneTest): void {
+  if (what === 'fail') throw new Error('asked to fail')
+  if (what === 'collect') {
+    const gc: unknown = Reflect.get(globalThis, 'gc')
+    if (typeof gc === 'function') gc()
+    return
+  }
+  for (;;); // ended from outside
 }

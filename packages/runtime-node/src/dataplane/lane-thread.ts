@@ -7,6 +7,12 @@ import type { Scratch } from './udp-pair.ts'
 const MAX_RESTARTS = 5
 const RESTARTS_WITHIN_MS = 60_000
 const SCRATCH_BYTES = 4_096
+/** A worker turns its lane once a second even when there is nothing to do: one that did not for so long does not work any more. */
+export const HUNG_MS = 10_000
+/** Looks at its pulse within that time. Looks are counted, not time: a computer that slept, or was too busy to look, is no reason. */
+const LOOKS = 5
+/** So long an ended worker is waited for; one that is stuck in a system call never ends. */
+const END_MS = 2_000
 
 /** What is used of the language's WebAssembly object: memory that never moves. */
 declare const WebAssembly: { readonly Memory: new (limits: { readonly initial: number; readonly maximum: number }) => { readonly buffer: ArrayBuffer } }
@@ -24,7 +30,9 @@ export interface LaneThreadOptions<From> {
   /** The worker's program. Default: that of this package; bundled programs give their own file. */
   readonly workerUrl?: URL | undefined
   readonly onMessage: (message: From) => void
-  /** The worker ended by itself. With `again` it may be started again; else it has died too often. */
+  /** Without a sign of life for so long the worker is ended, as if it had died. Default: {@link HUNG_MS}. */
+  readonly hungMs?: number | undefined
+  /** The worker ended by itself, or was ended since it hung. With `again` it may be started again; else it has died too often. */
   readonly onDeath: (why: string, again: boolean) => void
   /** The worker is gone, for whatever reason: it answers nothing any more. */
   readonly onExit?: () => void
@@ -44,16 +52,29 @@ export function mainBorder(): MainBorder {
   return { border: linuxBorder(koffi, arena), arena, view: new DataView(arena.buffer), at: 64 }
 }
 
+/** A worker as this thread knows it. */
+interface Running {
+  readonly worker: Worker
+  readonly port: MessagePort
+  /** Counts the turns of its lane. */
+  readonly pulse: Int32Array
+  watch: NodeJS.Timeout | undefined
+  isReady: boolean
+  /** It said that it ends: the device is gone, or it cannot run here. */
+  mayEnd: boolean
+  over: boolean
+}
+
 /**
- * A worker thread that carries a lane: started, spoken to, started again when it dies. It blocks in `poll`, so each message is followed by
- * a write to its wake descriptor. More than five deaths within a minute are too many.
+ * A worker thread that carries a lane: started, spoken to, watched, started again when it dies or hangs. It blocks in `poll`, so each message
+ * is followed by a write to its wake descriptor. More than five deaths within a minute are too many.
  */
 export class LaneThread<To, From extends { readonly type: string }> {
   readonly wake: number
   readonly #main: MainBorder
   readonly #options: LaneThreadOptions<From>
   readonly #deaths: number[] = []
-  #running: { readonly worker: Worker; readonly port: MessagePort } | undefined
+  #running: Running | undefined
   #closing = false
   /** How often it died. */
   restarts = 0
@@ -68,27 +89,35 @@ export class LaneThread<To, From extends { readonly type: string }> {
     return this.#running !== undefined
   }
 
-  /** Starts the worker with this data and a port; resolves when it is ready. @throws DataPlaneError when it cannot run (the promise rejects) */
+  /**
+   * Starts the worker with this data and a port; resolves when it is ready. One that is started again and dies at once has died once more
+   * (`onDeath`).
+   * @throws DataPlaneError when it cannot run (the promise rejects)
+   */
   async start(data: Readonly<Record<string, unknown>>): Promise<void> {
     const { port1, port2 } = new MessageChannel()
-    const worker = new Worker(this.#options.workerUrl ?? defaultWorkerUrl(), { workerData: { ...data, port: port2 }, transferList: [port2], env: SHARE_ENV, name: `meshwright ${this.#options.name}` })
-    const running = { worker, port: port1 }
+    const pulse = new Int32Array(new SharedArrayBuffer(4))
+    const worker = new Worker(this.#options.workerUrl ?? defaultWorkerUrl(), { workerData: { ...data, port: port2, pulse }, transferList: [port2], env: SHARE_ENV, name: `meshwright ${this.#options.name}` })
+    const running: Running = { worker, port: port1, pulse, watch: undefined, isReady: false, mayEnd: false, over: false }
     this.#running = running
     await new Promise<void>((resolve, reject) => {
       port1.on('message', (message: From | Begun) => {
-        if (message.type === 'ready') resolve()
-        else if (message.type === 'unavailable') reject(new DataPlaneError('DATAPLANE_UNAVAILABLE', 'reason' in message ? String(message.reason) : 'the data plane cannot run here'))
+        if (message.type === 'unavailable' || message.type === 'gone' || message.type === 'stopped') running.mayEnd = true
+        if (message.type === 'ready') {
+          running.isReady = true
+          this.#watch(running)
+          resolve()
+        } else if (message.type === 'unavailable') reject(new DataPlaneError('DATAPLANE_UNAVAILABLE', 'reason' in message ? String(message.reason) : 'the data plane cannot run here'))
         else this.#options.onMessage(message as From) // 'ready' and 'unavailable' are the only ones of Begun
       })
       worker.once('error', (error) => {
         reject(new DataPlaneError('DATAPLANE_WORKER', `the data plane ended: ${error.message}`, { cause: error }))
-        this.#died(error.message)
+        this.#over(running, error.message)
       })
       worker.once('exit', () => {
         reject(new DataPlaneError('DATAPLANE_WORKER', 'the data plane ended at its start'))
-        if (this.#running === running) this.#running = undefined
         port1.close()
-        this.#options.onExit?.()
+        this.#over(running, running.mayEnd ? undefined : 'it ended by itself')
       })
     })
   }
@@ -102,16 +131,49 @@ export class LaneThread<To, From extends { readonly type: string }> {
     border.write(this.wake, 0, 8)
   }
 
+  /** From now on the end of the worker is no death: it is going to be asked for. */
+  expectEnd(): void {
+    this.#closing = true
+  }
+
   /** Ends the worker, whatever it does; nothing is told of it. */
   async close(): Promise<void> {
     this.#closing = true
-    await this.#running?.worker.terminate()
+    const running = this.#running
     this.#running = undefined
+    if (running !== undefined) {
+      clearInterval(running.watch)
+      await endOf(running.worker)
+    }
     this.#main.border.close(this.wake)
   }
 
+  #watch(running: Running): void {
+    const hungMs = this.#options.hungMs ?? HUNG_MS
+    let [last, silent] = [Atomics.load(running.pulse, 0), 0]
+    running.watch = setInterval(() => {
+      const turns = Atomics.load(running.pulse, 0)
+      silent = turns === last ? silent + 1 : 0
+      last = turns
+      if (silent < LOOKS) return
+      // Nothing that it would still do can reach the device: it is ended before its next line.
+      void endOf(running.worker)
+      this.#over(running, `no sign of life for ${hungMs / 1000} s`)
+    }, hungMs / LOOKS)
+    running.watch.unref()
+  }
+
+  #over(running: Running, why: string | undefined): void {
+    if (running.over) return
+    running.over = true
+    clearInterval(running.watch)
+    if (this.#running === running) this.#running = undefined
+    this.#options.onExit?.()
+    // Whoever waits for the first start learns of it by that.
+    if (why !== undefined && (running.isReady || this.restarts > 0)) this.#died(why)
+  }
+
   #died(why: string): void {
-    this.#running = undefined
     if (this.#closing) return
     const now = Date.now()
     while (this.#deaths.length > 0 && now - (this.#deaths[0] ?? 0) > RESTARTS_WITHIN_MS) this.#deaths.shift()
@@ -120,6 +182,15 @@ export class LaneThread<To, From extends { readonly type: string }> {
     if (again) this.restarts += 1
     this.#options.onDeath(why, again)
   }
+}
+
+function endOf(worker: Worker): Promise<unknown> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, END_MS)
+    timer.unref()
+  })
+  return Promise.race([worker.terminate(), late]).finally(() => clearTimeout(timer))
 }
 
 /** Beside this file: as source, or as the package was built. */

@@ -2,6 +2,7 @@ import { NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint, parseEndpoint } from '@meshwright/ip'
 import type { DeviceStatus, PeerStatus } from '@meshwright/wireguard'
 import type { LaneCounters, LaneOffloads, SocketPair } from './lane-context.ts'
+import type { LaneTest } from './lane-loop.ts'
 import type { EndpointPath, TunnelDrops } from './tunnel-engine.ts'
 
 /** What a worker is started with. Descriptors belong to the process, so they outlive it. */
@@ -35,8 +36,8 @@ export type ToWorker =
   | { readonly type: 'status'; readonly id: number }
   | { readonly type: 'mtu'; readonly mtu: number }
   | { readonly type: 'close'; readonly id: number }
-  /** For tests: die. */
-  | { readonly type: 'fail' }
+  /** For tests. */
+  | { readonly type: 'test'; readonly what: LaneTest | 'rekey' }
 
 /** From the worker to the main thread. */
 export type FromWorker =
@@ -59,6 +60,8 @@ export interface LaneStatus {
   readonly counters: Readonly<LaneCounters>
   readonly joined: { readonly rows: number; readonly packets: number }
   readonly port: number
+  /** Bytes of heap that the worker's thread uses. */
+  readonly heapBytes: number
 }
 
 /** A status as it travels between threads: keys as bytes, paths as text. */

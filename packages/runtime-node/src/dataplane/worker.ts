@@ -1,3 +1,4 @@
+import { getHeapStatistics } from 'node:v8'
 import { isMainThread, MessagePort, workerData } from 'node:worker_threads'
 import type { Instant } from '@meshwright/core'
 import { NodePublicKey } from '@meshwright/crypto'
@@ -8,7 +9,7 @@ import { suspendAwareClock } from '../clock.ts'
 import { linuxBorder } from './kernel-border.ts'
 import { Lane } from './lane.ts'
 import { laneNeeds } from './lane-needs.ts'
-import { LaneLoop } from './lane-loop.ts'
+import { LaneLoop, obeyTest } from './lane-loop.ts'
 import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
@@ -16,6 +17,8 @@ import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
+
+type Start = WorkerStart & { readonly port: MessagePort; readonly pulse: Int32Array }
 
 /** Whether this thread was started as a data plane. */
 export function isDataPlaneWorker(): boolean {
@@ -36,7 +39,7 @@ export function runDataPlaneWorker(): void {
 }
 
 class DataPlaneThread {
-  readonly #start: WorkerStart & { readonly port: MessagePort }
+  readonly #start: Start
   readonly #post: (message: FromWorker) => void
   readonly #clock: () => Instant = suspendAwareClock()
   readonly #provider: WasmProvider
@@ -48,7 +51,7 @@ class DataPlaneThread {
   /** Whether the port was not asked for by its number. */
   #isAnyPort = false
 
-  constructor(start: WorkerStart & { readonly port: MessagePort }, koffi: unknown, provider: WasmProvider, post: (message: FromWorker) => void) {
+  constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromWorker) => void) {
     this.#start = start
     this.#post = post
     this.#provider = provider
@@ -65,7 +68,7 @@ class DataPlaneThread {
       mtu: start.mtu,
     }
     this.#lane = new Lane(this.#context, start.wake, this.#clock)
-    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, {
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, {
       onMessage: (message) => void (isToWorker(message) && this.#handle(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
     })
@@ -110,8 +113,10 @@ class DataPlaneThread {
         this.#lane.close()
         this.#post({ type: 'answer', id: message.id, errno: 0 })
         return this.#loop.end()
-      case 'fail':
-        throw new Error('asked to fail')
+      case 'test':
+        if (message.what !== 'rekey') return obeyTest(message.what)
+        for (const { publicKey, state } of engine.status(now).peers) if (state === 'established') engine.device.rekey(now, publicKey)
+        return this.#lane.settle(now)
     }
   }
 
@@ -180,7 +185,7 @@ class DataPlaneThread {
 
   #laneStatus(): LaneStatus {
     const { offloads, counters, sockets } = this.#context
-    return { provider: this.#provider.name, offloads: { ...offloads }, counters: { ...counters }, joined: this.#lane.joined, port: sockets?.port ?? 0 }
+    return { provider: this.#provider.name, offloads: { ...offloads }, counters: { ...counters }, joined: this.#lane.joined, port: sockets?.port ?? 0, heapBytes: getHeapStatistics().used_heap_size }
   }
 
   #note(output: TunnelOutput): void {
@@ -210,8 +215,8 @@ class DataPlaneThread {
   }
 }
 
-function isStart(data: unknown): data is WorkerStart & { readonly port: MessagePort } {
-  return typeof data === 'object' && data !== null && 'meshwrightDataPlane' in data && 'port' in data && data.port instanceof MessagePort
+function isStart(data: unknown): data is Start {
+  return typeof data === 'object' && data !== null && 'meshwrightDataPlane' in data && 'port' in data && data.port instanceof MessagePort && 'pulse' in data && data.pulse instanceof Int32Array
 }
 
 function isToWorker(message: unknown): message is ToWorker {

@@ -80,6 +80,8 @@ export class EngineHost {
   settle(now: Instant): void {
     const engine = this.#engine
     if (engine === undefined) return
+    // A lane has sealed and opened past the engine: handshakes begin and are answered now, not when a timer next has something to do.
+    engine.settle(now)
     let owed: EngineOutput[] | undefined = this.#told.length === 0 ? undefined : this.#told.splice(0)
     for (let output = engine.pollOutput(); output !== undefined; output = engine.pollOutput()) {
       if (output.type === 'datagram') this.#doors.send(output.bytes, output.to)

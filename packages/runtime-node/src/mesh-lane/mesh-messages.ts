@@ -1,4 +1,5 @@
 import type { LaneCounters, LaneOffloads, SocketPair } from '../dataplane/lane-context.ts'
+import type { LaneTest } from '../dataplane/lane-loop.ts'
 import type { FromEngine, ToEngine } from './engine-messages.ts'
 
 /** From the node's thread to the worker; each is followed by a write to the wake descriptor. */
@@ -6,14 +7,16 @@ export type ToMeshWorker =
   | ToEngine
   | { readonly type: 'laneStatus' }
   | { readonly type: 'stop' }
-  /** For tests: die. */
-  | { readonly type: 'fail' }
+  /** For tests. */
+  | { readonly type: 'test'; readonly what: LaneTest | 'rekey' }
 
 /** How a lane is doing. */
 export interface MeshLaneStatus {
   readonly offloads: Readonly<LaneOffloads>
   readonly counters: Readonly<LaneCounters>
   readonly joined: { readonly rows: number; readonly packets: number }
+  /** Bytes of heap that the worker's thread uses. */
+  readonly heapBytes: number
 }
 
 /** From the worker. */

@@ -1,7 +1,8 @@
 import type { Endpoint } from '@meshwright/ip'
 import type { EngineOptions } from '@meshwright/mesh'
 import type { LaneOffloads, SocketPair } from '../dataplane/lane-context.ts'
-import type { LaneMode } from '../dataplane/lane-mode.ts'
+import type { LaneTest } from '../dataplane/lane-loop.ts'
+import { DataPlaneError, type LaneMode } from '../dataplane/lane-mode.ts'
 import { LaneThread, type MainBorder, mainBorder } from '../dataplane/lane-thread.ts'
 import { openTunDescriptor, type TunDescriptor } from '../dataplane/tun-descriptor.ts'
 import type { FromMeshWorker, MeshLaneStatus, ToMeshWorker } from './mesh-messages.ts'
@@ -24,6 +25,8 @@ export interface MeshPlaneOptions {
   readonly mark: number
   /** The worker's program, for bundled programs. */
   readonly workerUrl?: URL | undefined
+  /** Without a sign of life for so long, in milliseconds, the worker is ended and started again. Default: 10,000. */
+  readonly hungMs?: number | undefined
   /** An engine owes its node something now. */
   readonly onStirred: () => void
   /** A packet of this computer for the node itself. */
@@ -76,6 +79,7 @@ export class MeshPlane {
     this.#thread = new LaneThread(main, {
       name: tun.name,
       workerUrl: options.workerUrl,
+      hungMs: options.hungMs,
       onMessage: (message) => this.#take(message),
       onDeath: (why, again) => this.#died(why, again),
       onExit: () => this.#unanswered(),
@@ -138,15 +142,19 @@ export class MeshPlane {
     })
   }
 
-  /** For tests: the worker dies, as an error in it would have it. */
-  failWorker(): void {
-    this.#thread.tell({ type: 'fail' })
+  /**
+   * For tests: the worker dies as an error in it would have it, hangs, collects garbage (with `--expose-gc`), or shakes hands anew with all peers
+   * that have a session.
+   */
+  testWorker(what: LaneTest | 'rekey'): void {
+    this.#thread.tell({ type: 'test', what })
   }
 
   /** Stops; the device is gone when this resolves. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    this.#thread.expectEnd()
     if (this.#thread.isRunning) {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, STOP_MS)
@@ -200,7 +208,11 @@ export class MeshPlane {
     this.#options.log('warn', `the data plane died (${why}): it is started again, and sessions are made anew`)
     this.#startWorker().then(
       () => this.#engine?.revive(),
-      (error: unknown) => this.#options.onGone(error instanceof Error ? error.message : 'the data plane does not start again'),
+      (error: unknown) => {
+        // A worker that dies at its start has died once more, and is told of as such.
+        if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
+        this.#options.onGone(error instanceof Error ? error.message : 'the data plane does not start again')
+      },
     )
   }
 

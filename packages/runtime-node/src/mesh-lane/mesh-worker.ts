@@ -1,3 +1,4 @@
+import { getHeapStatistics } from 'node:v8'
 import { isMainThread, MessagePort, workerData } from 'node:worker_threads'
 import { type Instant, instant } from '@meshwright/core'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
@@ -5,7 +6,7 @@ import { suspendAwareClock } from '../clock.ts'
 import { Lane } from '../dataplane/lane.ts'
 import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type SocketPair } from '../dataplane/lane-context.ts'
 import { laneNeeds } from '../dataplane/lane-needs.ts'
-import { LaneLoop } from '../dataplane/lane-loop.ts'
+import { LaneLoop, obeyTest } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
 import { openUdpPair } from '../dataplane/udp-pair.ts'
@@ -34,7 +35,7 @@ export interface MeshWorkerStart {
   readonly timeOrigin: number
 }
 
-type Start = MeshWorkerStart & { readonly port: MessagePort }
+type Start = MeshWorkerStart & { readonly port: MessagePort; readonly pulse: Int32Array }
 
 /** Whether this thread was started to carry a mesh node's packets. */
 export function isMeshLaneWorker(): boolean {
@@ -85,7 +86,7 @@ class MeshLaneThread {
       mtu: start.mtu,
     }
     this.#lane = new Lane(this.#context, start.wake, this.#clock)
-    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, {
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, {
       onMessage: (message) => void (isToWorker(message) && this.#take(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
       onTurn: () => this.#showTraffic(),
@@ -123,14 +124,20 @@ class MeshLaneThread {
         this.#lane.close()
         this.#post({ type: 'stopped' })
         return this.#loop.end()
-      case 'fail':
-        throw new Error('asked to fail')
+      case 'test':
+        return message.what === 'rekey' ? this.#rekey(now) : obeyTest(message.what)
       case 'laneStatus':
-        return this.#post({ type: 'laneStatus', offloads: { ...this.#context.offloads }, counters: { ...this.#context.counters }, joined: this.#lane.joined })
+        return this.#post({ type: 'laneStatus', offloads: { ...this.#context.offloads }, counters: { ...this.#context.counters }, joined: this.#lane.joined, heapBytes: getHeapStatistics().used_heap_size })
       default:
         this.#engine.take(now, message)
         this.#lane.settle(now)
     }
+  }
+
+  #rekey(now: Instant): void {
+    const { engine } = this.#engine.host
+    for (const key of engine?.peerKeys() ?? []) if (engine?.plane.device.peerStatus(now, key)?.state === 'established') engine.plane.device.rekey(now, key)
+    this.#lane.settle(now)
   }
 
   // Also while nobody asks: what hangs on the traffic of a node, such as how often it looks at the network, is decided in its own thread.
@@ -145,7 +152,7 @@ class MeshLaneThread {
 }
 
 function isStart(data: unknown): data is Start {
-  return typeof data === 'object' && data !== null && 'meshwrightMeshLane' in data && 'port' in data && data.port instanceof MessagePort
+  return typeof data === 'object' && data !== null && 'meshwrightMeshLane' in data && 'port' in data && data.port instanceof MessagePort && 'pulse' in data && data.pulse instanceof Int32Array
 }
 
 function isToWorker(message: unknown): message is ToMeshWorker {
