@@ -1,4 +1,4 @@
-import { type Instant, Outbox, type PacketBatch, PENDING, type RandomSource, type WallClock } from '@meshwright/core'
+import { DONE, type Instant, Outbox, type PacketBatch, PENDING, type RandomSource, type WallClock } from '@meshwright/core'
 import { type CryptoProvider, nobleProvider, type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { CryptokeyRouter, type RouteEntry } from '@meshwright/cryptokey-router'
 import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } from '@meshwright/ip'
@@ -124,6 +124,28 @@ export class DataPlane {
     this.noteSent(now, peer, 1)
     this.device.handleInput(now, { type: 'packet', peer, bytes: packet })
     this.#drain(now)
+  }
+
+  /**
+   * Seals a batch of inner packets for one peer in place; gives where its `DONE` slots are to be sent. `undefined` when they need not be: what
+   * goes by a relay is owed as usual, what cannot be sealed yet waits in the device.
+   */
+  sealRow(now: Instant, peer: NodePublicKey, batch: PacketBatch): Endpoint | undefined {
+    this.noteSent(now, peer, batch.count)
+    const sealed = this.device.seal(now, peer, batch)
+    this.#drain(now)
+    if (sealed === 0) return undefined
+    const path = this.#paths.pathFor(now, peer)
+    if (path.type === 'none') this.#drops.set('no-path', (this.#drops.get('no-path') ?? 0) + sealed)
+    let bytes = 0
+    for (let slot = 0; slot < batch.count; slot += 1) {
+      if (batch.verdict[slot] !== DONE) continue
+      bytes += batch.targetLength[slot] ?? 0
+      if (path.type === 'relay' || path.type === 'both') this.#outbox.push({ type: 'relayed', bytes: batch.result(slot).slice(), region: path.region, peer })
+    }
+    if (path.type !== 'direct' && path.type !== 'both') return undefined
+    this.#directOut += bytes
+    return path.endpoint
   }
 
   /** Inner packets are on their way to a peer, also those that its caller seals: counted, and its path is looked after. */
@@ -290,7 +312,8 @@ export class DataPlane {
   }
 }
 
-function directPath(from: Endpoint): DataPath {
+/** The path of a datagram that came by UDP. */
+export function directPath(from: Endpoint): DataPath {
   const cookieBytes = new Uint8Array(from.ip.bytes.length + 2)
   cookieBytes.set(from.ip.bytes)
   cookieBytes[cookieBytes.length - 2] = from.port >> 8

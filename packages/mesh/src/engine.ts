@@ -239,6 +239,11 @@ export class Engine implements NodeEngine {
     if (peer !== undefined) this.#waiting.push(peer, bytes)
   }
 
+  /** Whether packets that were offered wait to be sealed. */
+  get hasWaiting(): boolean {
+    return !this.#waiting.isEmpty
+  }
+
   /**
    * Seals the next of the packets that were offered and go to one peer into `batch`, side by side; gives where to send its `DONE` slots.
    * `undefined` when none waits any more: what went by relays, or waits for a session, has been taken care of.

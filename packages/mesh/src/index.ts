@@ -1,5 +1,6 @@
 export { MeshNode } from './node.ts'
 export type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
+export type { InnerPackets } from './inner-packets.ts'
 export { Engine, type EngineOptions } from './engine.ts'
 export type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from './node-engine.ts'
 export { DataPlane, type DataPath, type DataPlaneConfig, type DataPlaneDrop, type DataPlaneOutput } from './dataplane.ts'

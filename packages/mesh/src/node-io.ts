@@ -32,6 +32,8 @@ export interface MeshNodeConfig {
   readonly version?: string
   /** Inner packets go to a TUN device (`deliver`) instead of to the node's own TCP/IP stack. */
   readonly tun?: boolean
+  /** The driver takes the packets of the node's own stack by `node.packets.nextRow`, and not as `datagram` outputs. */
+  readonly rows?: boolean
   /** MTU of the tunnel (default 1280). */
   readonly mtu?: number
   /** Loopback endpoints count: only where several nodes share one machine on purpose. */

@@ -49,7 +49,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   readonly #names: NodeNames
   readonly #home: HomeRelay
   readonly #endpoints: OwnEndpoints
-  readonly #packets: InnerPackets
+  /** The fast lane: see {@link InnerPackets.receive} and {@link InnerPackets.nextRow}. */
+  readonly packets: InnerPackets
   #engine: NodeEngine | undefined
   #prefs: Prefs
   #map: NetworkMap | undefined
@@ -73,7 +74,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
     this.#stack = new Netstack(config.random, { mtu: mtuOf(config), offerUnclaimed: true, promiscuous: true })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
-    this.#packets = new InnerPackets({ names: this.#names, pings: this.#pings, engine: () => this.#engine, up })
+    this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, settle: (at) => this.#settle(at) })
     this.#control = new ControlClient({
       random: config.random,
       wallClock: config.wallClock,
@@ -168,7 +169,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   /** The port of the PeerAPI, 0 for none: told in TSMP pongs. */
   setPeerApiPort(port: number): void {
-    this.#packets.peerApiPort = port
+    this.packets.peerApiPort = port
   }
 
   /** Calls methods of the node's own TCP/IP stack; what they cause is owed as `flow` outputs and packets. */
@@ -233,7 +234,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#control.handleInput(now, input.input)
         break
       case 'packet':
-        this.#packets.fromHere(now, input.bytes)
+        this.packets.fromHere(now, input.bytes)
         break
       case 'localEndpoints':
         this.#endpoints.setLocal(input.endpoints)
@@ -345,8 +346,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     for (let busy = true; busy; ) {
       busy = drain(this.#control, (output) => this.#fromControl(now, output))
       if (this.#drainEngine(now)) busy = true
-      if (drain(this.#stack, (output) => (output.type === 'packet' ? this.#packets.fromHere(now, output.bytes) : this.#outbox.push({ type: 'flow', output })))) busy = true
-      if (drain(this.#names, (output) => (output.type === 'reply' ? this.#packets.toHere(now, output.bytes) : this.#outbox.push(output)))) busy = true
+      if (drain(this.#stack, (output) => (output.type === 'packet' ? this.packets.fromHere(now, output.bytes) : this.#outbox.push({ type: 'flow', output })))) busy = true
+      if (drain(this.#names, (output) => (output.type === 'reply' ? this.packets.toHere(now, output.bytes) : this.#outbox.push(output)))) busy = true
       if (drain(this.#pings, (output) => this.#outbox.push(output))) busy = true
       if (drain(this.#home, (output) => this.#fromHome(now, output))) busy = true
     }
@@ -381,9 +382,9 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
         this.#home.answered(now, output.bytes, output.from)
         return
       case 'deliver':
-        return this.#packets.toHere(now, output.bytes)
+        return this.packets.toHere(now, output.bytes)
       case 'tsmp':
-        return this.#packets.tsmp(now, output.bytes, output.peer)
+        return this.packets.tsmp(now, output.bytes, output.peer)
       case 'endpointsWanted':
         this.#home.endpointsWanted(now)
         this.#tellEndpoints(now)
