@@ -40,7 +40,9 @@ export const updatedPolicies: FuzzTarget = {
         // What was never asked for is not handed on: some nodes are, others not.
         const asked = random.chance(0.7) ? current.tailnet.nodes.filter(() => random.chance(0.9)) : []
         const before = new Map(asked.map(({ id }) => [id, answersOf(current, id, now)]))
-        const { policy, affected } = current.update(change, now)
+        const seen = pairsOf(current, now)
+        const { policy, affected, moved } = current.update(change, now)
+        comparePairs(seen, pairsOf(policy, now), moved)
         compare(policy, compilePolicy(policy.policy, policy.tailnet), before, affected, now, outcomes)
         for (const [id, answer] of before) if (answersOf(current, id, now) !== answer) throw new Error(`node ${id} of the old policy changed`)
         outcomes[change.type === 'nodeSet' || change.type === 'nodeRemoved' ? 'nodes' : 'users'] += 1
@@ -62,6 +64,28 @@ function compare(policy: CompiledPolicy, full: CompiledPolicy, before: ReadonlyM
     if (before.has(id) && before.get(id) !== answer && !affected.has(id)) throw new Error(`node ${id} is not named as affected: ${before.get(id) ?? ''} became ${answer}`)
     outcomes[affected.has(id) ? 'affected' : 'unchanged'] += 1
   }
+}
+
+/** How nodes see each other, asked pair by pair, must differ only where one of both is named. */
+function comparePairs(before: ReadonlyMap<string, string>, after: ReadonlyMap<string, string>, moved: ReadonlySet<number>): void {
+  for (const pair of new Set([...before.keys(), ...after.keys()])) {
+    if (before.get(pair) === after.get(pair) || pair.split(' ').some((id) => moved.has(Number(id)))) continue
+    throw new Error(`pair ${pair} is not named as moved: ${before.get(pair) ?? 'unseen'} became ${after.get(pair) ?? 'unseen'}`)
+  }
+}
+
+function pairsOf(compiled: CompiledPolicy, now: number | undefined): ReadonlyMap<string, string> {
+  const found = new Map<string, string>()
+  for (const { id } of compiled.tailnet.nodes) {
+    for (const other of compiled.tailnet.nodes) {
+      const peer = compiled.peerFor(id, other.id, now)
+      if (peer !== undefined) found.set(`${id} ${other.id}`, JSON.stringify({ ...peer, node: peer.node.id }))
+    }
+    const whole = compiled.peersFor(id, now).map((peer) => JSON.stringify({ ...peer, node: peer.node.id })).sort()
+    const single = [...found].flatMap(([pair, text]) => (pair.startsWith(`${id} `) ? [text] : [])).sort()
+    if (whole.join() !== single.join()) throw new Error(`node ${id} sees ${whole.join()}, and asked one by one ${single.join()}`)
+  }
+  return found
 }
 
 /** Everything that a node is told, as one text. */

@@ -3,7 +3,7 @@ import type { ControlService } from './control-service.ts'
 
 /** What the server counts, in the text form of Prometheus. */
 export function formatMetrics(service: ControlService, relay: DerpServerStats | undefined): string {
-  const { nodes, online, polls, pendingLogins, sshChecks, waiting } = service.machine.figures
+  const { nodes, online, polls, pendingLogins, sshChecks, waiting, peersCompared } = service.machine.figures
   const memory = process.memoryUsage()
   const gauges: readonly (readonly [name: string, help: string, value: number])[] = [
     ['meshwright_nodes', 'Nodes that are registered', nodes],
@@ -17,5 +17,7 @@ export function formatMetrics(service: ControlService, relay: DerpServerStats | 
     ['process_uptime_seconds', 'Seconds since the start', process.uptime()],
   ]
   const lines = gauges.map(([name, help, value]) => `# HELP ${name} ${help}\n# TYPE ${name} gauge\n${name} ${value}\n`)
+  const compared = 'meshwright_peers_compared_total'
+  lines.push(`# HELP ${compared} Peers that were compared with what their receivers had been told\n# TYPE ${compared} counter\n${compared} ${peersCompared}\n`)
   return lines.join('') + (relay === undefined ? '' : formatDerpMetrics(relay))
 }

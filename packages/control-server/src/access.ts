@@ -14,12 +14,10 @@ export interface VisiblePeer {
 /** How nearly every peer is seen: without routes, with all addresses. One object, so that it costs nothing and compares by identity. */
 export const PLAIN_PEER: VisiblePeer = { routes: [], ipv6Only: false, capMap: {} }
 
-/** What the policy in force lets one node see and do. */
+/** What the policy in force lets one node do. Whom it sees is asked apart: nobody but the policy keeps a list of that for each node. */
 export interface NodeAccess {
   /** What the node accepts. */
   readonly filter: readonly FilterRule[]
-  /** The nodes that it may know of, by number. */
-  readonly peers: ReadonlyMap<number, VisiblePeer>
   readonly ssh: SSHPolicy
   /** Capabilities that the policy gives the node. */
   readonly attrs: CapMap
@@ -28,4 +26,4 @@ export interface NodeAccess {
 }
 
 /** Nobody sees or reaches anybody: no policy, an expired node, any doubt. */
-export const DENIED: NodeAccess = { filter: [], peers: new Map(), ssh: { rules: [] }, attrs: {}, ipv6Only: false }
+export const DENIED: NodeAccess = { filter: [], ssh: { rules: [] }, attrs: {}, ipv6Only: false }

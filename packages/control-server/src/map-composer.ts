@@ -13,7 +13,7 @@ import {
   ZERO_TIME,
 } from '@meshwright/control-protocol'
 import type { FilterRule } from '@meshwright/packet-filter'
-import type { NodeAccess, VisiblePeer } from './access.ts'
+import { DENIED, type NodeAccess, type VisiblePeer } from './access.ts'
 import type { ControlServerConfig } from './config.ts'
 import { dnsConfigOf } from './dns-config.ts'
 import { filterChunks } from './filter-chunks.ts'
@@ -30,8 +30,8 @@ export class Delivered {
   /** Nothing has been sent: the next frame is a full one. */
   first = true
   readonly peers: Map<number, PeerImage> = new Map()
-  /** How the peers were seen by the access that the last frame was made from. */
-  visible: ReadonlyMap<number, VisiblePeer> = new Map()
+  /** The last frame was made for a node that sees nobody, whatever the policy says. */
+  denied = false
   readonly profiles: Map<number, string> = new Map()
   /** The packet filter in chunks, as it was last sent. */
   filter: ReadonlyMap<string, string> = new Map()
@@ -43,8 +43,10 @@ export class Delivered {
 export interface Difference {
   /** Anything. */
   readonly everything: boolean
-  /** What it may see and do. */
+  /** What it may do. */
   readonly access: boolean
+  /** Any of its peers: otherwise only those among `nodes`. */
+  readonly peers: boolean
   /** These nodes. */
   readonly nodes: ReadonlySet<number>
 }
@@ -55,6 +57,10 @@ export interface World {
   /** Whether a policy is in force at all. */
   policyActive(): boolean
   accessOf(nodeId: number): NodeAccess
+  /** All nodes that a node sees. */
+  peersOf(nodeId: number): readonly (readonly [number, VisiblePeer])[]
+  /** How a node sees another one; `undefined`: not at all. */
+  peerOf(nodeId: number, peerId: number): VisiblePeer | undefined
   config(): ControlServerConfig
   wallNow(): UnixMillis
   isOnline(nodeId: number): boolean
@@ -85,9 +91,15 @@ export class MapComposer {
   readonly #profileJson = new Map<number, { readonly user: UserRecord | undefined; readonly json: string }>()
   #derp: { readonly map: DERPMap; readonly json: SharedJson; readonly unpinned: SharedJson } | undefined
   #dns: { readonly config: ControlServerConfig; readonly json: SharedJson } | undefined
+  #peersCompared = 0
 
   constructor(world: World) {
     this.#world = world
+  }
+
+  /** How often what a receiver was told of a peer has been compared with how that peer is now: the work of all frames but first ones. */
+  get peersCompared(): number {
+    return this.#peersCompared
   }
 
   /** The node changed, in its record or in what stands beside it. */
@@ -118,9 +130,12 @@ export class MapComposer {
     // Order matters little to clients, but taking away stands before giving.
     const everything = difference.everything || delivered.first
     const whole = everything || difference.access || difference.nodes.has(self.id)
-    if (whole) member('Node', formatJson(this.#selfNode(self)))
+    const access = this.#world.accessOf(self.id)
+    // The clock alone takes a node's peers away, or gives them back.
+    const allPeers = everything || difference.peers || (access === DENIED) !== delivered.denied
+    delivered.denied = access === DENIED
     if (whole) {
-      const access = this.#world.accessOf(self.id)
+      member('Node', formatJson(this.#selfNode(self)))
       const config = this.#world.config()
       this.#filter(delivered, access.filter, frame)
       member('SSHPolicy', this.#encode(access.ssh))
@@ -129,8 +144,9 @@ export class MapComposer {
       member('Domain', JSON.stringify(config.baseDomain))
       this.#health(this.#world.policyActive(), receiver, member)
     }
-    const fresh = receiver.omitPeers ? [] : this.#peers(self, delivered, everything, difference.nodes, frame)
-    if (whole || fresh.length > 0) this.#profiles(self, delivered, whole, fresh, frame)
+    const fresh = receiver.omitPeers ? [] : delivered.first ? this.#firstPeers(self, delivered, frame) : this.#peers(self, delivered, allPeers, difference.nodes, frame)
+    // Those told before are looked at again only when anything may have changed: people change their names too.
+    if (whole || fresh.length > 0) this.#profiles(self, delivered, allPeers, fresh, frame)
     if (delivered.first) {
       frame.member('CollectServices', 'false')
       if (!this.#world.config().logtail) frame.member('Debug', '{"DisableLogTail":true}')
@@ -156,29 +172,30 @@ export class MapComposer {
     if (changes.length > 0) frame.member('PacketFilters', `{${changes.join(',')}}`)
   }
 
-  /** Gives the peers that were sent whole. */
-  #peers(self: NodeRecord, delivered: Delivered, everything: boolean, dirty: ReadonlySet<number>, frame: FrameParts): readonly PeerImage[] {
-    const visible = this.#world.accessOf(self.id).peers
-    const seen = delivered.visible
-    delivered.visible = visible
-    if (delivered.first) {
-      const images: PeerImage[] = []
-      for (const [id, how] of visible) {
-        const image = this.#image(id, how)
-        if (image !== undefined) images.push(image)
-      }
-      images.sort((a, b) => a.id - b.id) // mostly sorted already, which costs one pass
-      for (const image of images) delivered.peers.set(image.id, image)
-      frame.array('Peers', images.map((image) => image.json))
-      return images
+  /** Gives the peers, all of which are sent whole. */
+  #firstPeers(self: NodeRecord, delivered: Delivered, frame: FrameParts): readonly PeerImage[] {
+    const images: PeerImage[] = []
+    for (const [id, how] of this.#world.peersOf(self.id)) {
+      const image = this.#image(id, how)
+      if (image !== undefined) images.push(image)
     }
+    images.sort((a, b) => a.id - b.id) // mostly sorted already, which costs one pass
+    for (const image of images) delivered.peers.set(image.id, image)
+    frame.array('Peers', images.map((image) => image.json))
+    return images
+  }
+
+  /** Gives the peers that were sent whole. */
+  #peers(self: NodeRecord, delivered: Delivered, all: boolean, nodes: ReadonlySet<number>, frame: FrameParts): readonly PeerImage[] {
+    const visible = all ? new Map(this.#world.peersOf(self.id)) : undefined
     const removed: number[] = []
     const changed: PeerImage[] = []
     const patches: SharedJson[] = []
-    for (const id of everything ? new Set([...seen.keys(), ...visible.keys()]) : suspects(seen, visible, dirty)) {
+    for (const id of visible === undefined ? nodes : new Set([...delivered.peers.keys(), ...visible.keys()])) {
       if (id === self.id) continue
+      this.#peersCompared += 1
       const before = delivered.peers.get(id)
-      const how = visible.get(id)
+      const how = visible === undefined ? this.#world.peerOf(self.id, id) : visible.get(id)
       const after = how && this.#image(id, how)
       if (before === after) continue
       if (after === undefined) {
@@ -219,7 +236,6 @@ export class MapComposer {
   }
 
   #profiles(self: NodeRecord, delivered: Delivered, again: boolean, images: readonly PeerImage[], frame: FrameParts): void {
-    // Those told before are looked at again when anything but a few nodes may have changed: people change their names too.
     const wanted = new Set<number>(again ? delivered.profiles.keys() : [])
     wanted.add(self.userId ?? TAGGED_DEVICES_USER_ID)
     for (const image of images) wanted.add(image.userId)
@@ -314,15 +330,6 @@ export class MapComposer {
 function profileOf(id: number, user: UserRecord | undefined): UserProfile {
   if (user === undefined) return { ID: id, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' }
   return { ID: id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
-}
-
-/** The nodes that may look different: those that changed, and those that are seen in another way than before. */
-function suspects(seen: ReadonlyMap<number, VisiblePeer>, visible: ReadonlyMap<number, VisiblePeer>, dirty: ReadonlySet<number>): ReadonlySet<number> {
-  if (seen === visible) return dirty
-  const found = new Set(dirty)
-  for (const [id, how] of visible) if (seen.get(id) !== how) found.add(id)
-  for (const id of seen.keys()) if (!visible.has(id)) found.add(id)
-  return found
 }
 
 /** Clients before 1.82 take a certificate pin for a host name and never connect: for them the check is off. */

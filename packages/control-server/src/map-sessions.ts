@@ -10,7 +10,7 @@ const MAX_FRAMES_PER_MS = 4
 /** Of the length in front of a frame: little-endian. */
 const LENGTH_BYTES = 4
 
-const EVERYTHING: Difference = { everything: true, access: true, nodes: new Set() }
+const EVERYTHING: Difference = { everything: true, access: true, peers: true, nodes: new Set() }
 
 const NOBODY: ReadonlySet<number> = new Set()
 
@@ -30,6 +30,7 @@ interface Session extends Receiver {
   missed: Set<number> | undefined
   everything: boolean
   access: boolean
+  peers: boolean
   pending: boolean
   /** The writer is full: nothing is composed until it drains. */
   blocked: boolean
@@ -63,6 +64,11 @@ export class MapSessions {
     return this.#sessions.size
   }
 
+  /** See {@link MapComposer.peersCompared}. */
+  get peersCompared(): number {
+    return this.#composer.peersCompared
+  }
+
   /** When changes are due to be told. */
   get tickDue(): Instant | undefined {
     return this.#tickDue
@@ -91,6 +97,7 @@ export class MapSessions {
       missed: undefined,
       everything: true,
       access: true,
+      peers: true,
       pending: true,
       blocked: false,
       keepaliveDue: now,
@@ -139,14 +146,19 @@ export class MapSessions {
     this.#tickDue = earlier(this.#tickDue, after(now, this.#delay(batchMs)))
   }
 
-  /** What these nodes may see and do changed, and nothing else: their next frame compares everything. */
-  affected(nodeIds: ReadonlySet<number>): void {
+  /**
+   * What these nodes may see and do changed, and nothing else.
+   * @param moved of a node among these any peer may look different; to the others, only these do
+   */
+  affected(nodeIds: ReadonlySet<number>, moved: ReadonlySet<number>): void {
     for (const id of nodeIds) {
       const session = this.#byNode.get(id)
       if (session === undefined) continue
       session.pending = true
       session.access = true
+      if (moved.has(id)) session.peers = true
     }
+    for (const id of moved) this.#dirty.add(id)
   }
 
   /** What anybody may see and do may have changed, and nothing else. */
@@ -154,6 +166,7 @@ export class MapSessions {
     for (const session of this.#sessions.values()) {
       session.pending = true
       session.access = true
+      session.peers = true
     }
   }
 
@@ -231,10 +244,11 @@ export class MapSessions {
   }
 
   #send(now: Instant, session: Session, nodes: ReadonlySet<number>): void {
-    const frame = this.#composer.compose(session, { everything: session.everything, access: session.access, nodes })
+    const frame = this.#composer.compose(session, { everything: session.everything, access: session.access, peers: session.peers, nodes })
     session.pending = false
     session.everything = false
     session.access = false
+    session.peers = false
     session.missed = undefined
     if (frame === undefined) return
     this.#sink.chunk(session.stream, this.#encode(frame, session.compression))

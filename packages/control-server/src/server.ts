@@ -55,6 +55,24 @@ export type ControlServerOutput =
   | { readonly type: 'commit'; readonly commit: number; readonly changes: readonly Change[] }
   | { readonly type: 'audit'; readonly event: AuditEvent }
 
+/** What {@link ControlServer.figures} tells. */
+export interface ControlServerFigures {
+  readonly nodes: number
+  /** Nodes that count as connected. */
+  readonly online: number
+  /** Open map streams. */
+  readonly polls: number
+  readonly pendingLogins: number
+  readonly sshChecks: number
+  /** Inputs that wait for a commit. */
+  readonly waiting: number
+  /**
+   * Since the start: how often what a receiver had been told of a peer was compared with how that peer is now. A change costs one for each
+   * receiver and changed node, never one for each receiver and each of its peers.
+   */
+  readonly peersCompared: number
+}
+
 /** What a server starts from. */
 export interface ControlServerOptions {
   readonly config: ControlServerConfig
@@ -156,6 +174,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       state: this.#state,
       policyActive: () => this.#policy.active,
       accessOf: (id) => this.#policy.accessOf(id),
+      peersOf: (id) => this.#policy.peersOf(id),
+      peerOf: (id, peer) => this.#policy.peerOf(id, peer),
       config: () => this.#config,
       wallNow: () => this.#wallClock(),
       isOnline: (id) => this.#presence.isOnline(id),
@@ -180,8 +200,8 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     return this.#committing === undefined ? 'idle' : 'committing'
   }
 
-  /** How much it holds: for metrics. */
-  get figures(): { readonly nodes: number; readonly online: number; readonly polls: number; readonly pendingLogins: number; readonly sshChecks: number; readonly waiting: number } {
+  /** How much it holds, and how much its frames cost: for metrics. */
+  get figures(): ControlServerFigures {
     return {
       nodes: this.#state.nodeCount,
       online: this.#presence.size,
@@ -189,6 +209,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       pendingLogins: this.#pending.size,
       sshChecks: this.#sshChecks.size,
       waiting: this.#waiting.length,
+      peersCompared: this.#sessions.peersCompared,
     }
   }
 
@@ -256,9 +277,9 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
   }
 
   #tick(): void {
-    const affected = this.#policy.takeAffected()
-    if (affected === 'all') this.#sessions.allAffected()
-    else this.#sessions.affected(affected)
+    const effect = this.#policy.takeAffected()
+    if (effect === 'everybody') this.#sessions.allAffected()
+    else this.#sessions.affected(effect.affected, effect.moved)
     this.#sessions.tick(this.#now)
   }
 

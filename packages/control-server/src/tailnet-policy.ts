@@ -1,6 +1,6 @@
 import type { UnixMillis } from '@meshwright/core'
 import { formatPrefix, type Ip, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
-import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type Policy, type SshRuleView, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
+import { checkPolicy, type CompiledPolicy, compilePolicy, type Diagnostic, parsePolicy, type PeerView, type Policy, type SshRuleView, type TailnetNode, type TailnetUser, type TailnetView } from '@meshwright/policy'
 import type { SSHAction } from '@meshwright/control-protocol'
 import { DENIED, type NodeAccess, PLAIN_PEER, type VisiblePeer } from './access.ts'
 import type { AdminProblem } from './admin-commands.ts'
@@ -29,8 +29,12 @@ export interface PolicySurroundings {
   serverUrl(): string
 }
 
-/** Above so many changed nodes compiling anew is cheaper than following each change. */
-const MAX_FOLLOWED_CHANGES = 4
+/** Whose answers may have changed: anybody's, or those of the affected nodes, where seeing others differs only if one of both moved. */
+export type PolicyEffect = 'everybody' | { readonly affected: ReadonlySet<number>; readonly moved: ReadonlySet<number> }
+
+/** Where more changed than one in so many nodes, and more than a few, compiling anew is cheaper than following each change. */
+const FOLLOWED_SHARE = 16
+const FOLLOWED_ALWAYS = 4
 /** Where nodes ask about an SSH session in check mode; the names in capitals are filled in by the node. */
 const SSH_CHECK = '/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID?local_user=$LOCAL_USER'
 
@@ -49,7 +53,9 @@ export class TailnetPolicy implements RegistrationRules {
   #policy: Policy | undefined
   #compiled: CompiledPolicy | undefined
   #whole = true
-  #affected: Set<number> | 'all' = new Set()
+  #affected = new Set<number>()
+  #moved = new Set<number>()
+  #anybody = false
 
   constructor(state: State, around: PolicySurroundings) {
     this.#state = state
@@ -65,7 +71,7 @@ export class TailnetPolicy implements RegistrationRules {
 
   /** Whether something changed that {@link TailnetPolicy.takeAffected} has not told yet. */
   get unsettled(): boolean {
-    return this.#whole || this.#stale.size > 0 || this.#affected === 'all' || this.#affected.size > 0
+    return this.#whole || this.#stale.size > 0 || this.#anybody || this.#affected.size > 0
   }
 
   /** Why a text cannot be the policy of this network: syntax, meaning, failing tests. Empty: it can. */
@@ -85,27 +91,45 @@ export class TailnetPolicy implements RegistrationRules {
     for (const id of ids) this.#stale.add(id)
   }
 
-  /** The nodes whose answers may have changed since this was last asked. */
-  takeAffected(): ReadonlySet<number> | 'all' {
+  /** Whose answers may have changed since this was last asked. */
+  takeAffected(): PolicyEffect {
     this.#refresh()
-    const affected = this.#affected
+    const effect: PolicyEffect = this.#anybody ? 'everybody' : { affected: this.#affected, moved: this.#moved }
+    this.#anybody = false
     this.#affected = new Set()
-    return affected
+    this.#moved = new Set()
+    return effect
   }
 
-  /** What a node may see and do. The same object until that may have changed. */
+  /** What a node may do. The same object until that may have changed. */
   accessOf(nodeId: number): NodeAccess {
-    this.#refresh()
-    const compiled = this.#compiled
-    const node = this.#state.node(nodeId)
-    const view = this.#nodes.get(nodeId)?.view
-    if (compiled === undefined || node === undefined || view === undefined || isExpired(node, this.#around.wallNow())) return DENIED
+    const compiled = this.#compiledFor(nodeId)
+    if (compiled === undefined) return DENIED
     let answer = this.#answers.get(nodeId)
     if (answer === undefined) {
-      answer = answerFor(compiled, nodeId, view.addresses.length, this.#around.wallNow())
+      answer = answerFor(compiled, nodeId, this.#nodes.get(nodeId)?.view.addresses.length ?? 0, this.#around.wallNow())
       this.#answers.set(nodeId, answer)
     }
     return answer
+  }
+
+  /** All nodes that a node sees, and how. */
+  peersOf(nodeId: number): readonly (readonly [number, VisiblePeer])[] {
+    const peers = this.#compiledFor(nodeId)?.peersFor(nodeId, this.#around.wallNow()) ?? []
+    return peers.map((peer) => [peer.node.id, visible(peer)] as const)
+  }
+
+  /** How a node sees one other node; `undefined`: not at all. */
+  peerOf(nodeId: number, peerId: number): VisiblePeer | undefined {
+    const peer = this.#compiledFor(nodeId)?.peerFor(nodeId, peerId, this.#around.wallNow())
+    return peer && visible(peer)
+  }
+
+  /** The policy, for the nodes that it says anything to. */
+  #compiledFor(nodeId: number): CompiledPolicy | undefined {
+    this.#refresh()
+    const node = this.#state.node(nodeId)
+    return node === undefined || !this.#nodes.has(nodeId) || isExpired(node, this.#around.wallNow()) ? undefined : this.#compiled
   }
 
   /** What the rules say now of a session from one node to another as a local user; `undefined`: not allowed. */
@@ -165,25 +189,26 @@ export class TailnetPolicy implements RegistrationRules {
       }
     }
     this.#stale.clear()
-    if (this.#whole || changed.length + removed.length > MAX_FOLLOWED_CHANGES) return this.#compile()
+    if (this.#whole || changed.length + removed.length > Math.max(FOLLOWED_ALWAYS, this.#nodes.size / FOLLOWED_SHARE)) return this.#compile()
     for (const node of changed) this.#follow({ type: 'nodeSet', node })
     for (const id of removed) this.#follow({ type: 'nodeRemoved', id })
   }
 
   #follow(change: Parameters<CompiledPolicy['update']>[0]): void {
     if (this.#compiled === undefined) return
-    const { policy, affected } = this.#compiled.update(change, this.#around.wallNow())
+    const { policy, affected, moved } = this.#compiled.update(change, this.#around.wallNow())
     this.#compiled = policy
     for (const id of affected) {
       this.#answers.delete(id)
-      if (this.#affected !== 'all') this.#affected.add(id)
+      this.#affected.add(id)
     }
+    for (const id of moved) this.#moved.add(id)
   }
 
   #compile(): void {
     this.#whole = false
     this.#answers.clear()
-    this.#affected = 'all'
+    this.#anybody = true
     const text = this.#state.policy?.text
     if (text !== this.#source) {
       this.#source = text
@@ -229,23 +254,19 @@ export class TailnetPolicy implements RegistrationRules {
 }
 
 function answerFor(compiled: CompiledPolicy, nodeId: number, ownAddresses: number, wallNow: UnixMillis): NodeAccess {
-  const peers = new Map<number, VisiblePeer>()
-  for (const peer of compiled.peersFor(nodeId, wallNow)) {
-    const hidden = peer.node.addresses.length > peer.addresses.length
-    if (!hidden && peer.subnetRoutes.length + peer.exitRoutes.length + peer.capabilities.length === 0) {
-      peers.set(peer.node.id, PLAIN_PEER)
-      continue
-    }
-    const routes = [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix).sort()
-    peers.set(peer.node.id, { routes, ipv6Only: hidden, capMap: Object.fromEntries(peer.capabilities.map((name) => [name, []])) })
-  }
   return {
     filter: compiled.filterFor(nodeId, wallNow),
-    peers,
     ssh: { rules: compiled.sshFor(nodeId, wallNow) },
     attrs: Object.fromEntries([...compiled.attrsFor(nodeId)].map(([name, values]) => [name, values ?? []])),
     ipv6Only: compiled.addressesFor(nodeId).length < ownAddresses,
   }
+}
+
+function visible(peer: PeerView): VisiblePeer {
+  const hidden = peer.node.addresses.length > peer.addresses.length
+  if (!hidden && peer.subnetRoutes.length + peer.exitRoutes.length + peer.capabilities.length === 0) return PLAIN_PEER
+  const routes = [...peer.subnetRoutes, ...peer.exitRoutes].map(formatPrefix).sort()
+  return { routes, ipv6Only: hidden, capMap: Object.fromEntries(peer.capabilities.map((name) => [name, []])) }
 }
 
 /** Whether some requested name leads to the local user: `=` is the same name, but never root. */

@@ -5,13 +5,29 @@ import type { NodeRecord, RecordChange } from './inventory.ts'
 import type { SshRule } from './policy.ts'
 import { localpartDomain } from './ssh.ts'
 
+/** Whom a change concerns, by ids. */
+export interface Affected {
+  /** The nodes for which some answer may differ. */
+  readonly affected: ReadonlySet<number>
+  /** The nodes where that begins: how one node sees another may differ only where one of the two is among them. */
+  readonly moved: ReadonlySet<number>
+}
+
 /**
- * Ids of the nodes for which some answer may differ between two states of the same policy; slots must agree. What the earlier state has
- * made and still holds is handed on to the later one.
+ * The nodes for which some answer may differ between two states of the same policy; slots must agree. What the earlier state has made and
+ * still holds is handed on to the later one.
  */
-export function affectedBy(before: Engine, after: Engine): ReadonlySet<number> {
+export function affectedBy(before: Engine, after: Engine): Affected {
   const { changed } = after.inventory
-  const slots = changed === undefined || after.changes === undefined ? everything(before, after) : affectedSlots(before, after, changed, after.changes)
+  if (changed === undefined || after.changes === undefined) {
+    const all = idsOf(everything(before, after), before, after)
+    return { affected: all, moved: all }
+  }
+  const { affected, moved } = affectedSlots(before, after, changed, after.changes)
+  return { affected: idsOf(affected, before, after), moved: idsOf(moved, before, after) }
+}
+
+function idsOf(slots: BitSet, before: Engine, after: Engine): ReadonlySet<number> {
   const ids = new Set<number>()
   for (const slot of slots.slots()) {
     const [old, now] = [before.inventory.records[slot], after.inventory.records[slot]]
@@ -28,7 +44,7 @@ function everything(before: Engine, after: Engine): BitSet {
   return slots
 }
 
-function affectedSlots(before: Engine, after: Engine, changed: RecordChange, changes: readonly StatementChange[]): BitSet {
+function affectedSlots(before: Engine, after: Engine, changed: RecordChange, changes: readonly StatementChange[]): { readonly affected: BitSet; readonly moved: BitSet } {
   const engines = [before, after] as const
   const records = [changed.old, changed.now].flatMap((record) => record ?? [])
   const anew = touchedWhole(after, changed, records, engines)
@@ -37,11 +53,14 @@ function affectedSlots(before: Engine, after: Engine, changed: RecordChange, cha
   after.filter.inherit(before.filter, changes, rules, anew)
   // From here on also what is no rule: peers, routes, SSH.
   const slots = rules.clone()
+  const moved = new BitSet(after.inventory.room)
+  moved.add(changed.slot)
   for (const { old, now } of changes) {
-    const moved = old.sources.nodes.difference(now.sources.nodes)
-    for (const slot of moved) slots.add(slot)
+    const sources = old.sources.nodes.difference(now.sources.nodes)
+    for (const slot of sources) slots.add(slot)
+    for (const slot of [...sources, ...old.receivers.difference(now.receivers)]) moved.add(slot)
     // A router that is covered for what is behind it sees other peers, and they see it.
-    if (moved.some((slot) => slot !== changed.slot)) for (const each of [old, now]) slots.or(each.receivers)
+    if (sources.some((slot) => slot !== changed.slot)) for (const each of [old, now]) slots.or(each.receivers)
   }
   // Whoever sees a changed node, or saw it, is shown another peer; whoever sees a router whose route moved, too.
   for (const engine of engines) addPeers(slots, engine, changed.slot)
@@ -49,12 +68,13 @@ function affectedSlots(before: Engine, after: Engine, changed: RecordChange, cha
     for (const engine of engines) {
       for (const server of engine.inventory.routes.get(key)?.allServers.slots() ?? []) {
         slots.add(server)
+        moved.add(server)
         addPeers(slots, engine, server)
       }
     }
   }
   for (const rule of after.policy.ssh) addSsh(slots, rule, engines, records)
-  return slots
+  return { affected: slots, moved }
 }
 
 /** The changed node, and those whose rules of `autogroup:self` may differ. */

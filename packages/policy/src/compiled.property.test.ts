@@ -121,6 +121,21 @@ function answers(compiled: CompiledPolicy, id: number): string {
   return JSON.stringify([compiled.filterFor(id), peers, compiled.sshFor(id), [...compiled.attrsFor(id)], compiled.routesFor(id)])
 }
 
+/** How each node sees each other, as one text for each pair, asked one by one. */
+function pairs(compiled: CompiledPolicy): ReadonlyMap<string, string> {
+  const { nodes } = compiled.tailnet
+  const found = new Map<string, string>()
+  for (const { id } of nodes) {
+    const whole = new Map(compiled.peersFor(id).map((peer) => [peer.node.id, peer]))
+    for (const other of nodes) {
+      const peer = compiled.peerFor(id, other.id)
+      expect(peer).toEqual(whole.get(other.id))
+      if (peer !== undefined) found.set(`${id}-${other.id}`, JSON.stringify({ ...peer, node: peer.node.id }))
+    }
+  }
+  return found
+}
+
 test('the order of acls and of grants never changes a verdict', () => {
   fc.assert(
     fc.property(tailnetArbitrary, statements, (tailnet, list) => {
@@ -200,7 +215,7 @@ const change: fc.Arbitrary<TailnetChange> = fc.oneof(
   ),
 )
 
-test('any sequence of updates equals a full compile, tells every node that is affected, and leaves the old policy valid', () => {
+test('any sequence of updates equals a full compile, tells every node that is affected and where it began, and leaves the old policy valid', () => {
   fc.assert(
     fc.property(tailnetArbitrary, statements, fc.array(change, { minLength: 1, maxLength: 6 }), (tailnet, list, changes) => {
       const app = { src: ['group:ops'], dst: ['tag:web', '10.0.0.0/16'], app: { 'tailscale.com/cap/drive': [{ shares: ['*'] }] } }
@@ -219,8 +234,11 @@ test('any sequence of updates equals a full compile, tells every node that is af
       let compiled = compile(body, tailnet)
       for (const each of changes) {
         const before = new Map(compiled.tailnet.nodes.map(({ id }) => [id, answers(compiled, id)]))
-        const old = compiled
-        const { policy, affected } = compiled.update(each)
+        const [old, seen] = [compiled, pairs(compiled)]
+        const { policy, affected, moved } = compiled.update(each)
+        const seenNow = pairs(policy)
+        for (const pair of new Set([...seen.keys(), ...seenNow.keys()]))
+          if (seen.get(pair) !== seenNow.get(pair)) expect(pair.split('-').some((id) => moved.has(Number(id)))).toBe(true)
         const full = compile(body, policy.tailnet)
         for (const { id } of policy.tailnet.nodes) {
           const now = answers(policy, id)

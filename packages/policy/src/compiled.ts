@@ -1,7 +1,7 @@
 import { isMeshwrightError, MeshwrightError, type UnixMillis } from '@meshwright/core'
 import type { Ip, Prefix } from '@meshwright/ip'
 import type { FilterRule } from '@meshwright/packet-filter'
-import { affectedBy } from './affected.ts'
+import { type Affected, affectedBy } from './affected.ts'
 import { autoApproved, mayTag } from './approval.ts'
 import { attributesFor, type CapabilityMap, DISABLE_IPV4, roleCapabilitiesFor, SUGGEST_EXIT_NODE } from './attributes.ts'
 import { Engine } from './engine.ts'
@@ -38,11 +38,9 @@ export interface OwnRoutes {
   readonly primary: readonly Prefix[]
 }
 
-/** What {@link CompiledPolicy.update} gives. */
-export interface PolicyUpdate {
+/** What {@link CompiledPolicy.update} gives: whom the change concerns, the changed node included, and in no order. */
+export interface PolicyUpdate extends Affected {
   readonly policy: CompiledPolicy
-  /** Ids of all nodes for which an answer may have changed, the changed node included; in no order. */
-  readonly affected: ReadonlySet<number>
 }
 
 /**
@@ -102,6 +100,19 @@ export class CompiledPolicy {
     return engine.visibility.routesOf(viewer).map((peer) => this.#peerView(engine, peer, viewerWithout))
   }
 
+  /**
+   * One of the peers that {@link peersFor} gives; `undefined` when the node does not see it, or is it. What one node more or less costs others
+   * is asked this way: for each pair of an affected and a moved node of an update.
+   * @throws POLICY_NODE_UNKNOWN when the viewer is unknown; an unknown peer is not seen
+   */
+  peerFor(nodeId: number, peerId: number, wallNow?: UnixMillis): PeerView | undefined {
+    const viewer = this.#record(nodeId)
+    const peer = this.#inventory.recordOf(peerId)
+    const engine = this.engineAt(wallNow)
+    const routes = peer && engine.visibility.routesTo(viewer, peer)
+    return routes && this.#peerView(engine, routes, this.#withoutIpv4(engine, viewer))
+  }
+
   #peerView(engine: Engine, { record, subnetRoutes, exitRoutes }: PeerRoutes, viewerWithout: boolean): PeerView {
     const capabilities = record.exitRoutes.length > 0 ? [SUGGEST_EXIT_NODE] : []
     return { node: record.node, addresses: addressesOf(record, viewerWithout || this.#withoutIpv4(engine, record)), subnetRoutes, exitRoutes, capabilities }
@@ -156,7 +167,7 @@ export class CompiledPolicy {
     const before = this.engineAt(wallNow)
     const inventory = new Inventory(applyChange(this.#inventory.view, change), this.#inventory, changedNode(change))
     const next = new CompiledPolicy(this.policy, inventory, this.#sshCheckUrl, this)
-    return { policy: next, affected: affectedBy(before, next.#engineFrom(before, wallNow)) }
+    return { policy: next, ...affectedBy(before, next.#engineFrom(before, wallNow)) }
   }
 
   #attributes(engine: Engine, record: NodeRecord): CapabilityMap {

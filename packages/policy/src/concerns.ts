@@ -70,6 +70,22 @@ export class Concerns {
     return this.#statementsAt((i) => (received[i] ?? 0) | always.word(i) | ((sent[i] ?? 0) & apps.word(i)))
   }
 
+  /** Whether one of these statements concerns both nodes, one as its receiver and the other as its source. */
+  connect(slot: number, other: number, among: BitSet): boolean {
+    const matrix = this.#matrixForOneMore()
+    if (matrix === undefined)
+      return this.#statements.some(
+        ({ receivers, sources: { nodes }, index }) =>
+          among.has(index) && ((receivers.has(slot) && nodes.has(other)) || (receivers.has(other) && nodes.has(slot))),
+      )
+    const { received, sent } = matrix
+    for (let i = 0; i < this.#width; i += 1) {
+      const both = (this.#word(received, slot, i) & this.#word(sent, other, i)) | (this.#word(received, other, i) & this.#word(sent, slot, i))
+      if ((both & among.word(i)) !== 0) return true
+    }
+    return false
+  }
+
   #matrixForOneMore(): Matrix | undefined {
     this.#asked += 1
     if (this.#matrix === undefined && this.#asked * NODES_BEFORE_MATRIX > this.#room) this.#matrix = this.#make()
@@ -113,6 +129,10 @@ export class Concerns {
   #row(pages: readonly Uint32Array[], slot: number): Uint32Array {
     const start = (slot % PAGE_SLOTS) * this.#width
     return pages[Math.floor(slot / PAGE_SLOTS)]?.subarray(start, start + this.#width) ?? new Uint32Array(0)
+  }
+
+  #word(pages: readonly Uint32Array[], slot: number, i: number): number {
+    return pages[Math.floor(slot / PAGE_SLOTS)]?.[(slot % PAGE_SLOTS) * this.#width + i] ?? 0
   }
 
   #pick(slot: number, pages: readonly Uint32Array[]): CompiledStatement[] {

@@ -1,3 +1,4 @@
+export type { Affected } from './affected.ts'
 export { parsePolicy, POLICY_FIELDS, type ParsedPolicy } from './parse.ts'
 export {
   type CompileOptions,

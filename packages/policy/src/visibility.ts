@@ -46,6 +46,8 @@ export class Visibility {
   readonly #concerns: Concerns
   /** Statements with `autogroup:self` as a destination. */
   readonly #own: readonly CompiledStatement[]
+  /** Positions of the statements that make nodes visible. */
+  readonly #opening: BitSet
   /** By slot. */
   readonly #plain: (PeerRoutes | undefined)[] = []
   readonly #access: Map<string, RouteAccess> = new Map()
@@ -55,6 +57,8 @@ export class Visibility {
     this.#statements = statements
     this.#inventory = inventory
     this.#concerns = concerns
+    this.#opening = new BitSet(statements.length)
+    for (const { statement, index } of statements) if (opens(statement)) this.#opening.add(index)
     this.#own = statements.filter(({ statement, self }) => self !== undefined && opens(statement) && statement.via.length === 0)
   }
 
@@ -79,19 +83,28 @@ export class Visibility {
     const found: PeerRoutes[] = []
     for (const slot of this.peersOf(record).slots()) {
       const peer = this.#inventory.records[slot]
-      if (peer === undefined || peer === record) continue
-      if (peer.routeKeys.length === 0 && peer.exitRoutes.length === 0) {
-        found.push(this.#withoutRoutes(peer))
-        continue
-      }
-      const subnetRoutes = peer.subnetRoutes.filter((route) => this.#leadsOver(peer, record, route))
-      found.push({
-        record: peer,
-        subnetRoutes,
-        exitRoutes: peer.exitRoutes.length > 0 && this.#mayExit(peer, record) ? peer.exitRoutes : [],
-      })
+      if (peer !== undefined && peer !== record) found.push(this.#routesOver(peer, record))
     }
     return found
+  }
+
+  /** One of the peers that {@link routesOf} gives; `undefined` when the node does not see it. */
+  routesTo(record: NodeRecord, peer: NodeRecord): PeerRoutes | undefined {
+    return peer !== record && this.#sees(record, peer) ? this.#routesOver(peer, record) : undefined
+  }
+
+  #sees(record: NodeRecord, peer: NodeRecord): boolean {
+    const { slot } = record
+    if (this.#concerns.connect(slot, peer.slot, this.#opening)) return true
+    const owner = this.#own.length === 0 ? undefined : this.#inventory.ownerOf(record.node)
+    if (owner === undefined || this.#inventory.ownerOf(peer.node)?.id !== owner.id) return false
+    return this.#own.some(({ sources }) => sources.nodes.has(slot) || sources.nodes.has(peer.slot))
+  }
+
+  #routesOver(peer: NodeRecord, viewer: NodeRecord): PeerRoutes {
+    if (peer.routeKeys.length === 0 && peer.exitRoutes.length === 0) return this.#withoutRoutes(peer)
+    const subnetRoutes = peer.subnetRoutes.filter((route) => this.#leadsOver(peer, viewer, route))
+    return { record: peer, subnetRoutes, exitRoutes: peer.exitRoutes.length > 0 && this.#mayExit(peer, viewer) ? peer.exitRoutes : [] }
   }
 
   /** Subnet routes of which the node is the primary. */

@@ -1,0 +1,93 @@
+import { type Instant, instant } from '@meshwright/core'
+import { expect, test } from 'vitest'
+import { FairShare } from './fair-share.ts'
+
+/** Work that is named, and done with a cost: gives who was served, and when each began. */
+function serve(share: FairShare<string>, from: number, until: number, cost: (work: string) => number, known: boolean): { readonly work: string; readonly at: number; readonly ms: number }[] {
+  const served: { work: string; at: number; ms: number }[] = []
+  let now = instant(from)
+  for (;;) {
+    if (known) share.busy(now)
+    const due = share.nextAt(now)
+    if (due === undefined || due >= until) return served
+    now = due
+    if (known) share.busy(now)
+    const work = share.next(now)
+    if (work === undefined) continue
+    const ms = cost(work)
+    served.push({ work, at: now, ms })
+    now = (now + ms) as Instant
+    share.charge(now, ms)
+  }
+}
+
+const many = (share: FairShare<string>, source: string, count: number): void => {
+  for (let i = 0; i < count; i += 1) share.add(instant(0), source, source)
+}
+
+test('while known machines have work, strangers get a quarter of the time, all together', () => {
+  const share = new FairShare<string>()
+  for (const source of ['a', 'b', 'c']) many(share, source, 1_000)
+  const served = serve(share, 0, 1_000, () => 1, true)
+  expect(served.length).toBeGreaterThanOrEqual(245)
+  expect(served.length).toBeLessThanOrEqual(253)
+})
+
+test('when no known machine has asked for 25 ms, strangers get all of it', () => {
+  const share = new FairShare<string>()
+  many(share, 'a', 1_000)
+  expect(serve(share, 0, 100, () => 1, false)).toHaveLength(100)
+  share.busy(instant(100))
+  const served = serve(share, 100, 200, () => 1, false)
+  expect(served.filter(({ at }) => at < 125).length).toBeLessThan(10)
+  expect(served.filter(({ at }) => at >= 125)).toHaveLength(75)
+})
+
+test('work that took longer than the share allows is paid back before the next', () => {
+  const share = new FairShare<string>()
+  many(share, 'a', 2)
+  const [first, second] = serve(share, 0, 1_000, () => 20, true)
+  expect([first?.at, second?.at]).toEqual([0, 92]) // 20 ms, of which 2 were saved up: 18 are earned in 72
+})
+
+test('sources take turns: a newcomer is served after one piece of work of every other source', () => {
+  const share = new FairShare<string>()
+  for (const source of ['liar 1', 'liar 2', 'liar 3']) many(share, source, 500)
+  share.add(instant(0), 'newcomer', 'newcomer')
+  const order = serve(share, 0, 100, () => 1, true).map(({ work }) => work)
+  expect(order.slice(0, 4)).toEqual(['liar 1', 'liar 2', 'liar 3', 'newcomer'])
+})
+
+test('a trusted source comes first while its allowance lasts, and then waits with the strangers', () => {
+  const share = new FairShare<string>()
+  many(share, 'stranger', 1_000)
+  share.trust(instant(0), 'site', { atOnceMs: 5, share: 0.01 })
+  many(share, 'site', 1_000)
+  const served = serve(share, 0, 1_000, () => 1, true)
+  expect(served.slice(0, 5).map(({ work }) => work)).toEqual(Array.from({ length: 5 }, () => 'site'))
+  const rest = served.slice(5).filter(({ work }) => work === 'site')
+  expect(rest.length).toBeGreaterThan(100) // its turn among the strangers
+  expect(rest.length).toBeLessThan(140)
+})
+
+test('trust comes back with time, and what was spent beside the row counts', () => {
+  const share = new FairShare<string>()
+  share.trust(instant(0), 'machine', { atOnceMs: 10, share: 0.1 })
+  expect(share.trusts(instant(0), 'machine')).toBe(true)
+  share.spent(instant(0), 'machine', 15)
+  share.trust(instant(0), 'machine', { atOnceMs: 10, share: 0.1 }) // saying it again gives nothing back
+  expect(share.trusts(instant(49), 'machine')).toBe(false)
+  expect(share.trusts(instant(51), 'machine')).toBe(true)
+  expect(share.trusts(instant(0), 'nobody')).toBe(false)
+})
+
+test('trust is remembered of so many sources, those that were used last', () => {
+  const share = new FairShare<string>({ maxTrusted: 2 })
+  for (const source of ['a', 'b', 'a', 'c']) share.trust(instant(0), source, { atOnceMs: 1, share: 0 })
+  expect(['a', 'b', 'c'].map((source) => share.trusts(instant(0), source))).toEqual([true, false, true])
+})
+
+test('nothing waits: there is no time to wait for, and no work', () => {
+  const share = new FairShare<string>()
+  expect([share.nextAt(instant(0)), share.next(instant(0)), share.size]).toEqual([undefined, undefined, 0])
+})
