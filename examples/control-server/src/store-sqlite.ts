@@ -1,7 +1,7 @@
 import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync, realpathSync } from 'node:fs'
 import path from 'node:path'
 import Database from 'libsql'
-import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from '@meshwright/control-server'
+import type { AuthKeyRecord, Change, Counters, DepartedRecord, NodeRecord, PolicyRecord, ServerState, UserRecord } from '@meshwright/control-server'
 import { Failure, reasonOf } from './failure.ts'
 
 /** Each step leads from the schema before it to the next; never change one that has been released. */
@@ -12,6 +12,8 @@ const MIGRATIONS: readonly string[] = [
    CREATE TABLE auth_keys (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, record TEXT NOT NULL) STRICT;
    CREATE TABLE policies (id INTEGER PRIMARY KEY, text TEXT NOT NULL, updated_at INTEGER NOT NULL) STRICT;
    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;`,
+  // What devices whose node was deleted left behind; one that is written again becomes the newest.
+  `CREATE TABLE departed (id INTEGER PRIMARY KEY, machine_key TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;`,
 ]
 
 /** Memory and disk may differ: the program must end, and start again from what the disk holds. */
@@ -57,6 +59,7 @@ export class SqliteStore {
       users: records<UserRecord>('users'),
       nodes: records<NodeRecord>('nodes'),
       authKeys: records<AuthKeyRecord>('auth_keys'),
+      departed: records<DepartedRecord>('departed'),
       policy: policy === undefined ? undefined : { text: column(policy, 'text'), updatedAt: Number(column(policy, 'updated_at')) },
       counters: { nextUserId: counters.get('nextUserId') ?? 1, nextNodeId: counters.get('nextNodeId') ?? 1, nextAuthKeyId: counters.get('nextAuthKeyId') ?? 1 },
     }
@@ -141,6 +144,10 @@ export class SqliteStore {
         return this.#run('DELETE FROM policies')
       case 'putCounters':
         return this.#putCounters(change.counters)
+      case 'putDeparted':
+        return this.#run('INSERT OR REPLACE INTO departed (machine_key, record) VALUES (?, ?)', change.departed.machineKey, JSON.stringify(change.departed))
+      case 'deleteDeparted':
+        return this.#run('DELETE FROM departed WHERE machine_key = ?', change.machineKey)
     }
   }
 

@@ -72,10 +72,9 @@ export class Enrolment {
     if ((this.#v4 !== undefined && v4 === undefined) || (this.#v6 !== undefined && v6 === undefined)) {
       return { refused: 'this network has no free address left: ask its administrator to remove unused nodes' }
     }
-    // Clients leave out what they believe the server knows of their network, and a device that logs in anew believes so too: without this
-    // its peers would know no home relay for it until its next report.
-    const before = state.nodesOfMachine(admission.machineKey)[0] ?? state.deletedOfMachine(admission.machineKey)
-    const netInfo = before?.hostinfo.NetInfo
+    const sibling = state.nodesOfMachine(admission.machineKey)[0]
+    const departed = state.departedOf(admission.machineKey)
+    const netInfo = sibling?.hostinfo.NetInfo ?? departed?.netInfo
     const fresh: NodeRecord = {
       id: state.takeId('nextNodeId'),
       machineKey: admission.machineKey,
@@ -98,7 +97,7 @@ export class Enrolment {
       advertisedRoutes: [],
       hostinfo: netInfo === undefined ? {} : { NetInfo: netInfo },
       endpoints: [],
-      homeRelay: before?.homeRelay ?? 0,
+      homeRelay: sibling?.homeRelay ?? departed?.homeRelay ?? 0,
       capVersion: admission.capVersion,
     }
     return withHostinfo(this.#context, fresh, admission.hostinfo)

@@ -14,6 +14,7 @@ export {
   type AuthKeyRecord,
   type Change,
   type Counters,
+  type DepartedRecord,
   type NodeRecord,
   type PolicyRecord,
   type RegisterMethod,

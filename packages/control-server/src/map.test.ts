@@ -354,14 +354,16 @@ describe('ephemeral nodes', () => {
   })
 })
 
-test('a device that was deleted and logs in anew keeps its home relay, which clients do not report again', () => {
+test.each(['keeps running', 'is killed and starts again'])('a device that was deleted and logs in anew keeps its home relay, which clients do not report again, also when the server %s', (server) => {
   const lab = open()
   const a = lab.node('alice', 'a')
-  const b = lab.node('bob', 'b')
   lite(lab, a, { Hostinfo: { Hostname: 'a', OS: 'linux', NetInfo: { PreferredDERP: 901, WorkingUDP: true } } })
   lab.advance(1000)
   lab.admin({ command: 'deleteNode', id: a.id })
   lab.advance(1000)
+  expect(lab.store.state().departed).toEqual([{ machineKey: a.machine, homeRelay: 901, netInfo: { PreferredDERP: 901, WorkingUDP: true } }])
+  if (server !== 'keeps running') lab.restart()
+  const b = lab.node('bob', 'b')
   const NodeKey = key('nodekey', 'again')
   const AuthKey = lab.admin({ command: 'createAuthKey', userId: 1 }).body['preAuthKey'].key as string
   const frames = told(lab, b, () => {
@@ -370,4 +372,31 @@ test('a device that was deleted and logs in anew keeps its home relay, which cli
     lite(lab, { ...a, NodeKey })
   })
   expect(frames.flatMap((frame) => frame.PeersChanged ?? []).at(-1)).toMatchObject({ Key: NodeKey, HomeDERP: 901 })
+  expect(lab.store.state().departed, 'what its node holds again is not kept twice').toEqual([])
+})
+
+test('home relays survive a killed server: a newcomer learns those of nodes that have not come back', () => {
+  const lab = open()
+  const a = lab.node('alice', 'a')
+  lite(lab, a, { Hostinfo: { Hostname: 'a', OS: 'linux', NetInfo: { PreferredDERP: 901, WorkingUDP: true } } })
+  lab.advance(1000)
+  lab.restart()
+  const b = lab.node('bob', 'b')
+  expect(lab.framesOf(b.stream)[0]?.Peers).toMatchObject([{ ID: a.id, HomeDERP: 901 }])
+})
+
+test('of deleted nodes a bounded number is remembered, the newest; a commit that fails remembers nothing', () => {
+  const lab = open()
+  const nodes = Array.from({ length: 3 }, (_, i) => lab.node('alice', `a${i}`))
+  for (const node of nodes) lite(lab, node, { Hostinfo: { Hostname: node.name, OS: 'linux', NetInfo: { PreferredDERP: 901 } } })
+  const departed = Array.from({ length: 1024 }, (_, i) => ({ machineKey: key('mkey', `old${i}`), netInfo: undefined, homeRelay: 5 }))
+  const full = new Lab({}, { ...lab.store.state(), departed })
+  full.storing = 'fail'
+  full.admin({ command: 'deleteNode', id: nodes[0]?.id ?? 0 })
+  full.storing = 'now'
+  full.admin({ command: 'deleteNode', id: nodes[1]?.id ?? 0 })
+  full.admin({ command: 'deleteNode', id: nodes[2]?.id ?? 0 })
+  const kept = full.store.state().departed.map(({ machineKey }) => machineKey)
+  expect(kept).toHaveLength(1024)
+  expect([kept[0], ...kept.slice(-2)]).toEqual([departed[2]?.machineKey, nodes[1]?.machine, nodes[2]?.machine])
 })

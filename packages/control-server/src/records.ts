@@ -1,5 +1,5 @@
 import type { UnixMillis } from '@meshwright/core'
-import type { Hostinfo } from '@meshwright/control-protocol'
+import type { Hostinfo, NetInfo } from '@meshwright/control-protocol'
 
 /** Somebody who owns nodes. Ids count up from 1 and are never given twice. */
 export interface UserRecord {
@@ -86,6 +86,18 @@ export interface PolicyRecord {
   readonly updatedAt: UnixMillis
 }
 
+/**
+ * What is left of the last node of a device when that was deleted. Clients leave out what they believe the server knows of their network, and a
+ * device that logs in anew believes so too: without this, its peers would know no home relay for it until its next report.
+ */
+export interface DepartedRecord {
+  /** `mkey:` text of the device. */
+  readonly machineKey: string
+  readonly netInfo: NetInfo | undefined
+  /** Region of its home relay; 0: not known. */
+  readonly homeRelay: number
+}
+
 /** Numbers that must not come twice even when the newest record is gone. */
 export interface Counters {
   readonly nextUserId: number
@@ -100,11 +112,13 @@ export interface ServerState {
   readonly authKeys: readonly AuthKeyRecord[]
   readonly policy: PolicyRecord | undefined
   readonly counters: Counters
+  /** The oldest first; no more than the server remembers. */
+  readonly departed: readonly DepartedRecord[]
 }
 
 /** The state of a server that has never run. */
 export function emptyState(): ServerState {
-  return { users: [], nodes: [], authKeys: [], policy: undefined, counters: { nextUserId: 1, nextNodeId: 1, nextAuthKeyId: 1 } }
+  return { users: [], nodes: [], authKeys: [], policy: undefined, counters: { nextUserId: 1, nextNodeId: 1, nextAuthKeyId: 1 }, departed: [] }
 }
 
 /** One write that a store must make; a commit holds several and is all or nothing. */
@@ -118,4 +132,6 @@ export type Change =
   | { readonly type: 'putPolicy'; readonly policy: PolicyRecord }
   | { readonly type: 'deletePolicy' }
   | { readonly type: 'putCounters'; readonly counters: Counters }
-
+  /** The record of a device takes the place of an older one and becomes the newest. */
+  | { readonly type: 'putDeparted'; readonly departed: DepartedRecord }
+  | { readonly type: 'deleteDeparted'; readonly machineKey: string }

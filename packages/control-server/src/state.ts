@@ -1,7 +1,7 @@
-import type { AuthKeyRecord, Change, Counters, NodeRecord, PolicyRecord, ServerState, UserRecord } from './records.ts'
+import type { AuthKeyRecord, Change, Counters, DepartedRecord, NodeRecord, PolicyRecord, ServerState, UserRecord } from './records.ts'
 
-/** Deleted nodes that are remembered. */
-const MAX_DELETED = 1024
+/** Devices whose node was deleted that are remembered. */
+const MAX_DEPARTED = 1024
 
 /**
  * The server's memory: all records with the indexes that requests need, and a journal of what changed since the last commit, so that a
@@ -15,7 +15,8 @@ export class State {
   readonly #nodesByMachine = new Map<string, Set<number>>()
   readonly #nodesByName = new Map<string, number>()
   readonly #addresses = new Map<string, number>()
-  readonly #deletedOfMachine = new Map<string, NodeRecord>()
+  /** By device, the oldest first. */
+  readonly #departed = new Map<string, DepartedRecord>()
   readonly #authKeys = new Map<number, AuthKeyRecord>()
   readonly #authKeysByPrefix = new Map<string, AuthKeyRecord>()
   #policy: PolicyRecord | undefined
@@ -30,6 +31,7 @@ export class State {
     for (const user of loaded.users) this.#setUser(user.id, user)
     for (const node of loaded.nodes) this.#setNode(node.id, node)
     for (const authKey of loaded.authKeys) this.#setAuthKey(authKey.id, authKey)
+    for (const departed of loaded.departed) this.#departed.set(departed.machineKey, departed)
   }
 
   get policy(): PolicyRecord | undefined {
@@ -76,9 +78,9 @@ export class State {
     return id === undefined ? undefined : this.#nodes.get(id)
   }
 
-  /** The node that a device held last and that was deleted while this process ran; the oldest of these are forgotten. */
-  deletedOfMachine(machineKey: string): NodeRecord | undefined {
-    return this.#deletedOfMachine.get(machineKey)
+  /** What is left of the node that a device held last, if that was deleted. The oldest of these are forgotten. */
+  departedOf(machineKey: string): DepartedRecord | undefined {
+    return this.#departed.get(machineKey)
   }
 
   users(): IterableIterator<UserRecord> {
@@ -119,6 +121,7 @@ export class State {
 
   putNode(node: NodeRecord): void {
     const before = this.#nodes.get(node.id)
+    if (before === undefined && this.#departed.has(node.machineKey)) this.#putDeparted(node.machineKey, undefined)
     this.#setNode(node.id, node)
     this.#note(`node ${node.id}`, { type: 'putNode', node }, () => this.#setNode(node.id, before))
     this.#touched.add(node.id)
@@ -126,7 +129,7 @@ export class State {
 
   deleteNode(id: number): void {
     const before = this.#nodes.get(id)
-    if (before !== undefined) this.#rememberDeleted(before)
+    if (before !== undefined) this.#remember(before)
     this.#setNode(id, undefined)
     this.#note(`node ${id}`, { type: 'deleteNode', id }, () => this.#setNode(id, before))
     this.#touched.add(id)
@@ -200,14 +203,33 @@ export class State {
       authKeys: [...this.#authKeys.values()],
       policy: this.#policy,
       counters: this.#counters,
+      departed: [...this.#departed.values()],
     }
   }
 
-  #rememberDeleted(node: NodeRecord): void {
-    this.#deletedOfMachine.delete(node.machineKey)
-    this.#deletedOfMachine.set(node.machineKey, node)
-    const [oldest] = this.#deletedOfMachine.keys()
-    if (this.#deletedOfMachine.size > MAX_DELETED && oldest !== undefined) this.#deletedOfMachine.delete(oldest)
+  #remember({ machineKey, hostinfo: { NetInfo: netInfo }, homeRelay }: NodeRecord): void {
+    if (netInfo === undefined && homeRelay === 0) return
+    this.#putDeparted(machineKey, { machineKey, netInfo, homeRelay })
+    const [oldest] = this.#departed.keys()
+    if (this.#departed.size > MAX_DEPARTED && oldest !== undefined) this.#putDeparted(oldest, undefined)
+  }
+
+  #putDeparted(machineKey: string, departed: DepartedRecord | undefined): void {
+    const before = this.#departed.get(machineKey)
+    this.#setDeparted(machineKey, departed)
+    this.#note(`departed ${machineKey}`, departed === undefined ? { type: 'deleteDeparted', machineKey } : { type: 'putDeparted', departed }, () => {
+      this.#setDeparted(machineKey, departed === undefined ? undefined : before)
+      if (departed !== undefined || before === undefined) return
+      // Most often it was the oldest.
+      const others = [...this.#departed]
+      this.#departed.clear()
+      for (const [key, each] of [[machineKey, before] as const, ...others]) this.#departed.set(key, each)
+    })
+  }
+
+  #setDeparted(machineKey: string, departed: DepartedRecord | undefined): void {
+    this.#departed.delete(machineKey)
+    if (departed !== undefined) this.#departed.set(machineKey, departed)
   }
 
   #note(key: string, change: Change, undo: () => void): void {

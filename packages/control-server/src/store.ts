@@ -27,6 +27,8 @@ export function memoryStore(first: ServerState = emptyState()): StateStore & { r
 export function applyChanges(before: ServerState, changes: readonly Change[]): ServerState {
   const state = new State(before)
   let counters = before.counters
+  // What nodes leave behind is written down by changes of its own.
+  const departed = new Map(before.departed.map((each) => [each.machineKey, each]))
   for (const change of changes) {
     switch (change.type) {
       case 'putUser':
@@ -56,7 +58,14 @@ export function applyChanges(before: ServerState, changes: readonly Change[]): S
       case 'putCounters':
         counters = change.counters
         break
+      case 'putDeparted':
+        departed.delete(change.departed.machineKey)
+        departed.set(change.departed.machineKey, change.departed)
+        break
+      case 'deleteDeparted':
+        departed.delete(change.machineKey)
+        break
     }
   }
-  return { ...state.snapshot(), counters }
+  return { ...state.snapshot(), counters, departed: [...departed.values()] }
 }
