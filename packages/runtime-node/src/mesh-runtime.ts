@@ -5,7 +5,7 @@ import type { MeshNodeOptions } from './running-node.ts'
 import type { SystemDnsManager } from './system-dns.ts'
 
 /** Codes of the errors of {@link startMeshNode} and of the node it gives. */
-export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
+export type MeshRuntimeErrorCode = 'RUNTIME_OPTION' | 'RUNTIME_CLOSED' | 'RUNTIME_NOT_READY' | 'RUNTIME_NAME_UNKNOWN' | 'RUNTIME_ABORTED' | 'RUNTIME_TUN'
 
 /** A node that cannot do what it is asked. */
 export class MeshRuntimeError extends MeshwrightError<MeshRuntimeErrorCode> {}

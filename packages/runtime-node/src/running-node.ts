@@ -27,6 +27,8 @@ export interface MeshNodeOptions {
   readonly blockUdp?: boolean
   /** Start in the state `stopped` when the state file says so (daemons); embedders leave it out and are up. */
   readonly respectStoredPrefs?: boolean
+  /** Ends the start: nothing stays open, and the promise rejects with its reason. Afterwards it means nothing: see `close`. */
+  readonly signal?: AbortSignal
   /** Called when a person must open a URL to log this node in. */
   readonly onAuthUrl?: (url: string) => void
   /** One line of what happens, without secrets; `level` is `debug`, `info` or `warn`. */
@@ -90,12 +92,25 @@ export interface LoginOptions {
   readonly controlUrl?: string
 }
 
+/** How long `ready` waits, and for what. */
+export interface ReadyOptions {
+  readonly signal?: AbortSignal
+  /** Then it rejects with `RUNTIME_NOT_READY`. Absent: never. */
+  readonly timeoutMs?: number
+  /** How many of the peers that are online must have answered, at most: default 8; 0 takes the word of the control server alone. */
+  readonly peers?: number
+}
+
 /** A node that runs. All of it works without root. */
 export interface RunningNode {
   status(): MeshStatus
   prefs(): Prefs
-  /** Resolves once the node is `running` and peers know it; rejects when `signal` aborts. */
-  ready(signal?: AbortSignal): Promise<void>
+  /**
+   * Resolves once peers know this node: it is logged in and has a fresh map, its home relay has let it in, the control server has
+   * answered that it took its endpoints and home relay, and peers that are online have answered a ping (or had 3 s for it). Rejects with
+   * a `NotReadyError`, whose `step` names what hangs, when the time is over, the signal aborts, or the node is closed.
+   */
+  ready(wait?: AbortSignal | ReadyOptions): Promise<void>
   /** Changes preferences; they are on disk when it returns. */
   setPrefs(change: Partial<Prefs>): void
   /** Takes part: sets `wantRunning`, logs in where that is needed. */

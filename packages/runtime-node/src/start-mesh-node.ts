@@ -22,19 +22,19 @@ import { MeshFlows } from './mesh-socket.ts'
 import { firstPrefs, makeParts, type NodeParts } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { OutsideFlows } from './outside-flows.ts'
+import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
-import type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, RunningNode } from './running-node.ts'
+import type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { OUTSIDE_MARK } from './system-routes.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
 import { openUdp } from './udp.ts'
-import { untilReady } from './until-ready.ts'
+import { type Awaited, untilReady } from './until-ready.ts'
 
 const ADDRESS_CHECK_MS = 5_000
 const DIAL_TIMEOUT_MS = 60_000
-const LOGOUT_TIMEOUT_MS = 10_000
 
 /**
  * Starts a mesh node in this process: UDP socket, control connection, relays, TCP/IP stack. Needs no root. Resolves once it runs its
@@ -47,6 +47,7 @@ export async function startMeshNode(options: MeshDaemonOptions): Promise<Running
     if (prefix === undefined) throw new MeshRuntimeError('RUNTIME_OPTION', `advertiseRoutes: '${text}' is no address range`, { remedy: 'Write it as 10.0.0.0/8.' })
     return prefix
   })
+  options.signal?.throwIfAborted()
   const store = new NodeStore(options.stateFile)
   const outside = options.tun === undefined ? systemOutside : await markedOutside(OUTSIDE_MARK)
   let runner: Runner | undefined
@@ -56,9 +57,17 @@ export async function startMeshNode(options: MeshDaemonOptions): Promise<Running
     onGone: (reason) => runner?.log('warn', reason),
     log: (level, line) => runner?.log(level, line),
   })
-  runner = new Runner(options, routes, store, outside, opened)
-  await runner.open()
-  return runner
+  try {
+    options.signal?.throwIfAborted()
+    runner = new Runner(options, routes, store, outside, opened)
+    await runner.open()
+    options.signal?.throwIfAborted()
+    return runner
+  } catch (error) {
+    await runner?.close()
+    await opened.plane?.close()
+    throw error
+  }
 }
 
 class Runner implements RunningNode {
@@ -89,8 +98,9 @@ class Runner implements RunningNode {
   #udp: NodeUdp | undefined
   #addressTimer: NodeJS.Timeout | undefined
   #lastEndpoints = ''
-  #onLoggedOut: (() => void) | undefined
+  readonly #logouts: PendingLogout = new PendingLogout()
   #closed = false
+  #closing: Promise<void> | undefined
   #changeQueued = false
 
   constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside, opened: OpenedPlane) {
@@ -132,9 +142,6 @@ class Runner implements RunningNode {
       port: this.#options.port ?? 0,
       onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
       onError: (error) => this.log('debug', `UDP: ${error.message}`),
-    }).catch(async (error: unknown) => {
-      await this.#tun?.close()
-      throw error
     })
     this.#checkAddresses()
     this.#addressTimer = setInterval(() => this.#checkAddresses(), ADDRESS_CHECK_MS)
@@ -185,8 +192,15 @@ class Runner implements RunningNode {
     return this.#node.prefs
   }
 
-  ready(signal?: AbortSignal): Promise<void> {
-    return untilReady({ isReady: () => this.#node.state === 'running', isClosed: () => this.#closed, why: () => this.#why(), onChange: (listener) => this.onChange(listener) }, signal)
+  ready(wait: AbortSignal | ReadyOptions = {}): Promise<void> {
+    const node: Awaited = {
+      waitsFor: () => this.#node.waitsFor,
+      isClosed: () => this.#closed,
+      status: () => this.status(),
+      probe: (address, options) => this.ping(address, 'TSMP', options),
+      onChange: (listener) => this.onChange(listener),
+    }
+    return untilReady(node, wait instanceof AbortSignal ? { signal: wait } : wait)
   }
 
   setPrefs(wish: Partial<Prefs>): void {
@@ -213,25 +227,10 @@ class Runner implements RunningNode {
   }
 
   logout(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
-    const { signal } = options
-    return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
-        clearTimeout(timer)
-        this.#onLoggedOut = undefined
-        reject(new MeshRuntimeError('RUNTIME_ABORTED', 'the control server has not confirmed the logout', { cause: signal?.reason }))
-      }
-      signal?.addEventListener('abort', onAbort, { once: true })
-      const timer = setTimeout(done, LOGOUT_TIMEOUT_MS, this)
-      function done(runner: Runner): void {
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', onAbort)
-        runner.#onLoggedOut = undefined
-        resolve()
-      }
-      this.#onLoggedOut = () => done(this)
+    return this.#logouts.begin(() => {
       this.#savePrefs({ ...this.#node.prefs, wantRunning: false })
       this.#driver.act((now) => this.#node.logout(now))
-    })
+    }, options.signal)
   }
 
   async dialTcp(host: string, port: number, options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {}): Promise<MeshSocket> {
@@ -308,8 +307,12 @@ class Runner implements RunningNode {
     return () => this.#listeners.delete(listener)
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
     if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
     this.#closed = true
     clearInterval(this.#addressTimer)
@@ -399,7 +402,7 @@ class Runner implements RunningNode {
         return
       case 'loggedOut':
         this.#lastMap?.forget()
-        this.#onLoggedOut?.()
+        this.#logouts.confirmed()
         this.#changed()
         return
       case 'log':
@@ -482,11 +485,6 @@ class Runner implements RunningNode {
 
   #needStack(): void {
     if (this.#tun !== undefined) throw new MeshRuntimeError('RUNTIME_TUN', 'with a TUN device programs listen on the sockets of the system', { remedy: 'Listen with node:net on an address of the node, or leave the TUN device out.' })
-  }
-
-  #why(): string {
-    const { state, lastError, authUrl } = this.status()
-    return authUrl === undefined ? (lastError ?? `it is still ${state}`) : `someone must open ${authUrl}`
   }
 
   log(level: 'debug' | 'info' | 'warn', line: string): void {
