@@ -9,6 +9,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { buildOurs, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
 import type { DataPlaneAnswer, DataPlaneCommand } from './dataplane-child.ts'
 import { DATAGRAM_SCRIPT, TRANSFER_SCRIPT, transferHash } from './dataplane-ends.ts'
+import { fire, whyNoFire } from '../fire/fire.ts'
+import type { FireLane } from '../fire/words.ts'
 import { WIREGUARD_GO, whyNoNamespaces } from './wireguard-programs.ts'
 
 // The lanes of the data plane between two kernels, each against itself and against wireguard-go: bytes arrive as they were sent.
@@ -148,3 +150,12 @@ flow('a worker that dies or hangs is started again over the same device and sock
   }
   b.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
 })
+
+for (const [lane, name, seconds] of [['mesh', 'of a mesh node', 20], ['engine', 'of meshwright-wg', 15]] as const satisfies readonly (readonly [FireLane, string, number])[]) {
+  test(`under fire, the lane ${name}: rekeys, peers and policies that change, forced garbage collection; nothing is lost, nothing denied comes through`, { timeout: 240_000 }, async (context) => {
+    const skip = missing ?? whyNoFire()
+    if (skip !== undefined && !REQUIRED) return context.skip(skip)
+    const { findings } = await fire({ lane, seconds, mode: 'offload' })
+    expect(findings.filter(({ ok }) => !ok)).toEqual([])
+  })
+}
