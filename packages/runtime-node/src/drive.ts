@@ -16,19 +16,27 @@ export interface Driver<Input> {
 /**
  * Runs a machine in real time: drains its effects into `perform`, sets one timer to its deadline. What `perform` feeds back while
  * effects are being drained is queued behind them, so a machine is never entered twice.
+ * @param lane does what the machine's fast lane owes; it is called after each drain, and the machine is drained again after it
  */
-export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () => Instant, perform: (output: Output) => void): Driver<Input> {
+export function drive<Input, Output>(machine: Machine<Input, Output>, clock: () => Instant, perform: (output: Output) => void, lane?: (now: Instant) => void): Driver<Input> {
   let timer: NodeJS.Timeout | undefined
   let immediate: NodeJS.Immediate | undefined
   let timerDue: Instant | undefined
   let draining = false
   let stopped = false
 
+  const next = (): Output | undefined => {
+    const output = machine.pollOutput()
+    if (output !== undefined || lane === undefined || stopped) return output
+    lane(clock())
+    return machine.pollOutput()
+  }
+
   const settle = (): void => {
     if (draining) return
     draining = true
     try {
-      for (let output = machine.pollOutput(); output !== undefined && !stopped; output = machine.pollOutput()) perform(output)
+      for (let output = next(); output !== undefined && !stopped; output = next()) perform(output)
     } finally {
       // Also when `perform` throws: the machine's time goes on, and what it still owes is performed at the next turn.
       draining = false

@@ -12,6 +12,7 @@ import type { MeshDaemonOptions } from './mesh-runtime.ts'
 import type { Outside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { RelayDriver } from './relay-driver.ts'
+import type { RowUdpSocket } from './udp-rows.ts'
 
 /** A machine and what carries it: made anew when the node turns to another control server. */
 export interface NodeParts {
@@ -20,6 +21,9 @@ export interface NodeParts {
   readonly transport: ControlTransport
   readonly relays: RelayDriver
 }
+
+/** Where a node's sealed rows are laid out, and who sends them. */
+export type RowDoor = () => Pick<RowUdpSocket, 'row' | 'sendRow'> | undefined
 
 /** What the parts are made from. */
 export interface NodePartsFrom {
@@ -35,6 +39,8 @@ export interface NodePartsFrom {
   readonly blockUdp: boolean
   /** Whoever carries the packets in a thread of its own. */
   readonly plane: MeshPlane | undefined
+  /** Where sealed rows of the node's own stack go; `undefined` where a TUN device has its place. */
+  readonly rows: RowDoor | undefined
   /** Performs what the machine owes; also, before this function returns, what it owes from its construction. */
   readonly perform: (output: MeshOutput, transport: ControlTransport, relays: RelayDriver) => void
   /** Feeds the machine that is in force. */
@@ -60,12 +66,20 @@ export function makeParts(from: NodePartsFrom): NodeParts {
     ...(from.lastMap === undefined ? {} : { lastMap: from.lastMap }),
     ...(options.ephemeral === true ? { ephemeral: true } : {}),
     ...(options.tun === undefined ? {} : { tun: true }),
+    ...(from.rows && { rows: true }),
     ...(from.plane && { makeEngine: (engine: EngineOptions) => from.plane?.makeEngine(engine) ?? new Engine(engine) }),
   })
   const transport = new ControlTransport({ url: controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider, outside }, (input: ControlClientInput) => from.feed({ type: 'control', input }))
   const relays = new RelayDriver((input) => from.feed({ type: 'relay', input }), options.relayPlainHttp === true, outside)
-  const driver = drive(node, from.clock, (output) => from.perform(output, transport, relays))
+  const { rows } = from
+  const driver = drive(node, from.clock, (output) => from.perform(output, transport, relays), rows && ((now) => sendRows(now, node, rows)))
   return { node, driver, transport, relays }
+}
+
+function sendRows(now: Instant, node: MeshNode, rows: RowDoor): void {
+  const door = rows()
+  if (door === undefined) return // not yet: what waits is sent once it is open
+  for (let to = node.packets.nextRow(now, door.row); to !== undefined; to = node.packets.nextRow(now, door.row)) door.sendRow(to, door.row)
 }
 
 /** The preferences that a node starts with: the stored ones, under what the options say. */

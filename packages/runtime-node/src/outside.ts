@@ -55,9 +55,14 @@ export async function markedOutside(mark: number): Promise<Outside> {
     },
     async bindUdp(type, port, address) {
       const fd = marker.udp(type === 'udp4' ? 4 : 6, port, address === undefined ? undefined : addressBytes(address))
-      return bound(newUdp(type), { fd })
+      return adoptUdp(type, fd)
     },
   }
+}
+
+/** Hands a bound descriptor to Node, whose it is from then on. Rejects when it is no UDP socket. */
+export function adoptUdp(type: 'udp4' | 'udp6', fd: number): Promise<dgram.Socket> {
+  return bound(newUdp(type), { fd })
 }
 
 function newUdp(type: 'udp4' | 'udp6'): dgram.Socket {

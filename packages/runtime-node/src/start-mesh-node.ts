@@ -2,9 +2,9 @@ import type http from 'node:http'
 import os from 'node:os'
 import { lookup } from 'node:dns/promises'
 import type { ControlState, NetworkMap } from '@meshwright/control-client'
-import type { RelayRegion } from '@meshwright/core'
+import type { PacketBatch, RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import { formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { type Endpoint, formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
@@ -30,7 +30,8 @@ import { NodeStore, ownerOf } from './stored-node.ts'
 import { OUTSIDE_MARK } from './system-routes.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
-import { openUdp } from './udp.ts'
+import { openUdp, type UdpOptions } from './udp.ts'
+import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 import { type Awaited, untilReady } from './until-ready.ts'
 
 const ADDRESS_CHECK_MS = 5_000
@@ -96,6 +97,7 @@ class Runner implements RunningNode {
   #transport: ControlTransport
   #relays: RelayDriver
   #udp: NodeUdp | undefined
+  #rows: RowUdpSocket | undefined
   #addressTimer: NodeJS.Timeout | undefined
   #lastEndpoints = ''
   readonly #logouts: PendingLogout = new PendingLogout()
@@ -137,12 +139,15 @@ class Runner implements RunningNode {
       this.log('info', plane === undefined ? `packets are carried by the event loop: ${reason ?? ''}` : 'packets are carried by a thread of their own')
       this.#tun = await TunLink.open({ name: tun, device: plane && deviceOf(plane), dns: this.#options.systemDns ?? 'off', onPacket: (bytes) => this.#driver.feed({ type: 'packet', bytes }), onProblem: (line) => this.log('warn', line) })
     }
-    this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : await openUdp({
+    const sockets: UdpOptions = {
       outside: this.#outside,
       port: this.#options.port ?? 0,
       onDatagram: (bytes, from) => this.#driver.feed({ type: 'datagram', bytes, from }),
       onError: (error) => this.log('debug', `UDP: ${error.message}`),
-    })
+    }
+    const onRow = (from: Endpoint, batch: PacketBatch): void => this.#driver.act((now) => this.#node.packets.receive(now, from, batch))
+    if (tun === undefined) this.#rows = await openRowUdp({ ...sockets, provider: this.#crypto, lane: this.#options.dataPlane, onRow })
+    this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : (this.#rows ?? await openUdp(sockets))
     this.#checkAddresses()
     this.#addressTimer = setInterval(() => this.#checkAddresses(), ADDRESS_CHECK_MS)
     this.#savePrefs(this.#node.prefs)
@@ -339,6 +344,7 @@ class Runner implements RunningNode {
       lastMap: state === undefined ? undefined : this.#lastMap?.read(Date.now()),
       blockUdp,
       plane: this.#opened.plane,
+      rows: this.#options.tun === undefined ? () => this.#rows : undefined,
       perform: (output, transport, relays) => this.#perform(output, transport, relays),
       feed: (input) => this.#driver.feed(input),
     })

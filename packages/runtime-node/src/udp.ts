@@ -32,6 +32,8 @@ export interface UdpOptions {
   readonly onError?: (error: Error) => void
   /** How sockets are opened; default: the system's way. */
   readonly outside?: Outside
+  /** The sockets have buffers of the size they are to have. */
+  readonly sized?: boolean
 }
 
 /** What went through a UDP socket. */
@@ -94,7 +96,8 @@ function bindError(type: string, port: number, address: string | undefined, erro
   return new UdpError('UDP_UNAVAILABLE', `${where} cannot be opened: ${error.message}`, { cause: error })
 }
 
-class TwoSockets implements UdpSocket {
+/** Two sockets of Node's as one; see {@link openUdp}. */
+export class TwoSockets implements UdpSocket {
   readonly portIpv4: number | undefined
   readonly portIpv6: number | undefined
   readonly #four: dgram.Socket | undefined
@@ -141,7 +144,7 @@ class TwoSockets implements UdpSocket {
   }
 
   #listen(socket: dgram.Socket): void {
-    for (const size of ['setRecvBufferSize', 'setSendBufferSize'] as const) {
+    for (const size of this.#options.sized === true ? [] : (['setRecvBufferSize', 'setSendBufferSize'] as const)) {
       try {
         socket[size](KERNEL_BUFFER_BYTES)
       } catch {
