@@ -67,9 +67,20 @@ const MUST = 0.5
 const AIM = 1
 const ONE_WAY_MS = 10
 
+/** Goodput beside a baseline. */
+export interface GoodputFigure {
+  readonly name: string
+  readonly ratio: number
+  readonly ours: number
+  readonly baseline: number
+  readonly must: number
+  readonly aim: number
+  readonly rounds: number
+}
+
 /** Goodput at each loss rate: all pairs at the same time, so that what else this computer does touches all alike. */
-export async function measureGoodput(rounds: number, say: (line: string) => void): Promise<readonly object[]> {
-  const figures: object[] = []
+export async function measureGoodput(rounds: number, say: (line: string) => void): Promise<readonly GoodputFigure[]> {
+  const figures: GoodputFigure[] = []
   const key = (pair: Pair): string => `${pair.from} to ${pair.to}`
   const pairs = new Map(COMPARISONS.flatMap(({ ours, baseline }) => [ours, baseline]).map((pair) => [key(pair), pair]))
   for (const { loss, bytes } of LOSSES) {

@@ -1,163 +1,95 @@
-import { readFileSync } from 'node:fs'
-import net, { type Socket } from 'node:net'
+import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
 import os from 'node:os'
+import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { build } from 'esbuild'
 import { bundlePrograms, OurControl, OurNode, OurRelay, type OurPrograms } from '../../tests/interop/lab-ours.ts'
 import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
 import { measureGoodput } from './goodput.ts'
+import { measure, median, type Round, type SocksNode, startSource } from './throughput.ts'
 
-const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay]
-       npm run bench:userspace -- --goodput [--rounds N]
+const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay] [--portable] [--json] [--record] [--profile FOLDER]
+       npm run bench:userspace -- --only-ours [...]
+       npm run bench:userspace -- --goodput [--rounds N] [--json]
 
-Bytes through two nodes in userspace mode, from SOCKS5 port to SOCKS5 port: two of ours, and two real tailscaled, in turns.
-Needs tailscaled in MESHWRIGHT_INTEROP_BIN; without it only ours is measured, and no ratio is given.
+Bytes through two nodes in userspace mode, from SOCKS5 port to SOCKS5 port: two of ours, and two real tailscaled, in turns; then single
+bytes there and back. Each figure is the median of the rounds' ratios, ours to tailscaled's. The last line of each tells whether the must is
+met; the command ends with status 1 where one is missed, or nothing could be measured.
 
-With --goodput: the stack alone on a line that loses packets, beside gVisor's (set up as tailscaled sets it up) and the kernel's on lines
-that lose the same. Needs tcp-peer in MESHWRIGHT_INTEROP_BIN, and root.
+  --rounds N        measured rounds, after one to warm up (default 5)
+  --mb N            megabytes a round (default 50)
+  --relay           no UDP: all by our relay
+  --portable        a third pair: ours as it is without the optional package koffi (MESHWRIGHT_DATAPLANE=portable, MESHWRIGHT_CRYPTO=wasm)
+  --only-ours       without tailscaled, and so without ratios
+  --profile FOLDER  CPU profiles of our two daemons (slower)
+  --json            {machine, path, figures} on standard output
+  --record          writes benchmarks/baselines/userspace.json
+  --goodput         the stack alone on a line that loses packets, beside gVisor's (set up as tailscaled sets it up) and the kernel's on
+                    lines that lose the same. Needs tcp-peer in MESHWRIGHT_INTEROP_BIN, and root.
+
+Needs tailscaled and tailscale in the folder MESHWRIGHT_INTEROP_BIN.
 `
-const LATENCY_SAMPLES = 200
+const BASELINES = path.resolve(import.meta.dirname, '../baselines/userspace.json')
+const FIGURES = [
+  { name: 'userspace-throughput', what: 'megabitsPerSecond', unit: 'Mbit/s', must: 0.2, aim: 0.5 },
+  { name: 'userspace-latency-p50', what: 'latencyMs', unit: 'ms', must: 1.3, aim: 1, less: true },
+  { name: 'userspace-cpu', what: 'cpuSecondsPerGigabit', unit: 'CPU s per Gbit' },
+] as const
+type Goal = (typeof FIGURES)[number]
 
-interface Node {
-  readonly socksPort: number
-  ip(): Promise<string>
-  readonly pid: number | undefined
+interface Figure {
+  readonly name: string
+  readonly unit: string
+  readonly ratio: number
+  readonly min: number
+  readonly max: number
+  readonly ours: number
+  readonly baseline: number
+  readonly must?: number
+  readonly aim?: number
+  readonly met?: boolean
+  readonly rounds: number
 }
 
-interface Round {
-  readonly megabitsPerSecond: number
-  readonly cpuSecondsPerGigabit: number
-  readonly latencyMs: number
+interface Pair {
+  readonly name: 'ours' | 'portable' | 'tailscaled'
+  readonly nodes: readonly [SocksNode, SocksNode]
+  readonly rounds: Round[]
 }
 
-/** Processor time of a process so far, in seconds: fields 14 and 15 of /proc/PID/stat, proc(5). */
-function cpuSeconds(pid: number | undefined): number {
-  if (pid === undefined) return Number.NaN
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
-  return (Number(fields[11]) + Number(fields[12])) / 100
+interface Settings {
+  readonly rounds: number
+  readonly bytes: number
+  readonly relay: boolean
+  readonly portable: boolean
+  readonly bin: string | undefined
+  readonly profile: string | undefined
+  readonly say: (line: string) => void
 }
 
-/** A server that sends zeros to who asks for them, and echoes single bytes: `N\n` asks for N bytes, `0\n` begins echoing. */
-async function startSource(): Promise<{ readonly port: number; close(): void }> {
-  const block = Buffer.alloc(65_536)
-  const server = net.createServer((socket) => {
-    socket.setNoDelay()
-    socket.once('data', (line) => {
-      let left = Number(line.toString('latin1').trim())
-      if (left === 0) return void socket.on('data', (bytes) => socket.write(bytes))
-      const more = (): void => {
-        while (left > 0) {
-          const chunk = block.subarray(0, Math.min(left, block.length))
-          left -= chunk.length
-          if (!socket.write(chunk)) return void socket.once('drain', more)
-        }
-        socket.end()
-      }
-      more()
-    })
-    socket.on('error', () => socket.destroy())
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  if (typeof address !== 'object' || address === null) throw new Error('no port')
-  return { port: address.port, close: () => server.close() }
-}
-
-function through(socksPort: number, host: string, port: number): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = net.connect(socksPort, '127.0.0.1')
-    socket.setNoDelay()
-    socket.once('error', reject)
-    const name = Buffer.from(host)
-    let seen = Buffer.alloc(0)
-    let greeted = false
-    const onData = (bytes: Buffer): void => {
-      seen = Buffer.concat([seen, bytes])
-      if (!greeted && seen.length >= 2) {
-        greeted = true
-        seen = seen.subarray(2)
-        socket.write(Buffer.concat([Buffer.from([5, 1, 0, 3, name.length]), name, Buffer.from([port >> 8, port & 255])]))
-      }
-      if (!greeted || seen.length < 10) return
-      socket.off('data', onData)
-      if (seen[1] !== 0) return reject(new Error(`the proxy answered ${String(seen[1])}`))
-      resolve(socket)
-    }
-    socket.on('data', onData)
-    socket.write(Buffer.from([5, 1, 0]))
-  })
-}
-
-async function transfer(socksPort: number, host: string, port: number, bytes: number): Promise<number> {
-  const socket = await through(socksPort, host, port)
-  const begun = performance.now()
-  let got = 0
-  await new Promise<void>((resolve, reject) => {
-    socket.on('data', (chunk: Buffer) => (got += chunk.length))
-    socket.on('end', resolve)
-    socket.on('error', reject)
-    socket.write(`${bytes}\n`)
-  })
-  if (got !== bytes) throw new Error(`${got} bytes of ${bytes} came`)
-  return (performance.now() - begun) / 1000
-}
-
-async function latency(socksPort: number, host: string, port: number): Promise<number> {
-  const socket = await through(socksPort, host, port)
-  socket.write('0\n')
-  await new Promise((resolve) => setTimeout(resolve, 50))
-  const samples: number[] = []
-  for (let index = 0; index < LATENCY_SAMPLES; index += 1) {
-    const begun = performance.now()
-    socket.write('x')
-    await new Promise((resolve) => socket.once('data', resolve))
-    samples.push(performance.now() - begun)
-  }
-  socket.destroy()
-  return median(samples)
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  return sorted[sorted.length >> 1] ?? Number.NaN
-}
-
-async function measure(from: Node, to: Node, port: number, bytes: number): Promise<Round> {
-  const host = await to.ip()
-  const before = cpuSeconds(from.pid) + cpuSeconds(to.pid)
-  const seconds = await transfer(from.socksPort, host, port, bytes)
-  const spent = cpuSeconds(from.pid) + cpuSeconds(to.pid) - before
-  return { megabitsPerSecond: (bytes * 8) / 1e6 / seconds, cpuSecondsPerGigabit: spent / ((bytes * 8) / 1e9), latencyMs: await latency(from.socksPort, host, port) }
-}
-
-async function ours(lab: Lab, programs: OurPrograms, url: string, key: string, relay: boolean): Promise<readonly [OurNode, OurNode]> {
-  const flags = relay ? ['--block-udp'] : []
-  const pair = [new OurNode(lab, programs, 'ours-a', flags), new OurNode(lab, programs, 'ours-b', flags)] as const
+async function ours(lab: Lab, programs: OurPrograms, join: readonly [string, string], name: string, flags: readonly string[], env: Readonly<Record<string, string>>): Promise<readonly [OurNode, OurNode]> {
+  const pair = [new OurNode(lab, programs, `${name}-a`, flags, env), new OurNode(lab, programs, `${name}-b`, flags, env)] as const
   await Promise.all(pair.map((node) => node.start()))
-  await Promise.all(pair.map((node) => node.up(url, key)))
+  await Promise.all(pair.map((node) => node.up(...join)))
   return pair
 }
 
-async function theirs(lab: Lab, bin: string, url: string, key: string, relay: boolean): Promise<readonly [Tailscaled, Tailscaled]> {
+async function theirs(lab: Lab, bin: string, join: readonly [string, string], relay: boolean): Promise<readonly [Tailscaled, Tailscaled]> {
   const pair = [new Tailscaled(lab, bin, 'real-a', { relayOnly: relay }), new Tailscaled(lab, bin, 'real-b', { relayOnly: relay })] as const
   await Promise.all(pair.map((node) => node.start()))
-  await Promise.all(pair.map((node) => node.up(url, key)))
+  await Promise.all(pair.map((node) => node.up(...join)))
   return pair
 }
 
-async function main(): Promise<number> {
-  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: { type: 'boolean', default: false }, goodput: { type: 'boolean', default: false }, help: { type: 'boolean', short: 'h' } } })
-  if (values.help === true) {
-    process.stdout.write(USAGE)
-    return 0
-  }
-  const say = (line: string): void => void process.stderr.write(`${line}\n`)
-  const machine = `${os.cpus()[0]?.model ?? '?'} x ${os.cpus().length}, Node ${process.version}`
-  if (values.goodput) {
-    process.stdout.write(`${JSON.stringify({ machine, figures: await measureGoodput(Number(values.rounds), say) }, null, 2)}\n`)
-    return 0
-  }
-  const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
+async function bundlePreload(lab: Lab): Promise<string> {
+  const outfile = lab.at('profile-preload.mjs')
+  await build({ entryPoints: [path.join(import.meta.dirname, 'profile-preload.ts')], outfile, platform: 'node', format: 'esm' })
+  return outfile
+}
+
+async function measurePairs({ rounds, bytes, relay: isRelayed, portable, bin, profile, say }: Settings): Promise<readonly Pair[]> {
   const lab = new Lab()
   const source = await startSource()
   try {
@@ -168,33 +100,88 @@ async function main(): Promise<number> {
     await control.start(relay.mapFile)
     const alice = await control.createUser('alice')
     await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] })
-    const key = await control.authKey('-u', alice, '--reusable')
-    const pairs: { readonly name: string; readonly nodes: readonly [Node, Node]; readonly rounds: Round[] }[] = [{ name: 'ours', nodes: await ours(lab, programs, control.url, key, values.relay), rounds: [] }]
-    if (bin === '') say('left out: tailscaled (MESHWRIGHT_INTEROP_BIN is not set)')
-    else pairs.push({ name: 'tailscaled', nodes: await theirs(lab, bin, control.url, key, values.relay), rounds: [] })
-    const bytes = Number(values.mb) * 1e6
-    for (let round = 0; round <= Number(values.rounds); round += 1) {
+    const join = [control.url, await control.authKey('-u', alice, '--reusable')] as const
+    const flags = isRelayed ? ['--block-udp'] : []
+    const env: Readonly<Record<string, string>> = profile === undefined ? {} : { NODE_OPTIONS: `--import ${await bundlePreload(lab)}`, MESHWRIGHT_BENCH_PROFILE: path.resolve(profile) }
+    const pairs: Pair[] = [{ name: 'ours', nodes: await ours(lab, programs, join, 'ours', flags, env), rounds: [] }]
+    if (portable) pairs.push({ name: 'portable', nodes: await ours(lab, programs, join, 'portable', flags, { MESHWRIGHT_DATAPLANE: 'portable', MESHWRIGHT_CRYPTO: 'wasm' }), rounds: [] })
+    if (bin !== undefined) pairs.push({ name: 'tailscaled', nodes: await theirs(lab, bin, join, isRelayed), rounds: [] })
+    for (let round = 0; round <= rounds; round += 1) {
       for (const pair of pairs) {
         const result = await measure(pair.nodes[0], pair.nodes[1], source.port, bytes)
         say(`${round === 0 ? 'warm-up' : `round ${round}`} ${pair.name.padEnd(10)} ${result.megabitsPerSecond.toFixed(0).padStart(6)} Mbit/s  ${result.cpuSecondsPerGigabit.toFixed(2)} CPU s/Gbit  ${result.latencyMs.toFixed(2)} ms`)
         if (round > 0) pair.rounds.push(result)
       }
     }
-    const of = (name: string, what: keyof Round): number => median(pairs.find((pair) => pair.name === name)?.rounds.map((round) => round[what]) ?? [])
-    const figure = (name: string, what: keyof Round, must: number, aim: number | undefined): object => ({ name, ratio: of('ours', what) / of('tailscaled', what), ours: of('ours', what), baseline: of('tailscaled', what), must, ...(aim !== undefined && { aim }), rounds: Number(values.rounds) })
-    const figures = [figure('userspace-throughput', 'megabitsPerSecond', 0.2, 0.5), figure('userspace-latency-p50', 'latencyMs', 1.3, undefined), { name: 'userspace-cpu', ratio: of('ours', 'cpuSecondsPerGigabit') / of('tailscaled', 'cpuSecondsPerGigabit') }]
-    process.stdout.write(`${JSON.stringify({ machine, path: values.relay ? 'relay' : 'direct', figures }, null, 2)}\n`)
-    return 0
+    return pairs
   } finally {
     source.close()
     await lab.stop()
   }
 }
 
+/** Ratios of rounds that stand beside each other: what else the computer did touched both alike. */
+function figure(goal: Goal, pair: Pair, baseline: Pair): Figure {
+  const { what } = goal
+  const ratios = pair.rounds.map((round, i) => round[what] / (baseline.rounds[i]?.[what] ?? Number.NaN))
+  const ratio = median(ratios)
+  const held = 'must' in goal ? { must: goal.must, aim: goal.aim, met: 'less' in goal ? ratio <= goal.must : ratio >= goal.must } : {}
+  const name = pair.name === 'ours' ? goal.name : `${goal.name}-${pair.name}`
+  const of = (rounds: readonly Round[]): number => three(median(rounds.map((round) => round[what])))
+  return { name, unit: goal.unit, ratio: three(ratio), min: three(Math.min(...ratios)), max: three(Math.max(...ratios)), ours: of(pair.rounds), baseline: of(baseline.rounds), ...held, rounds: ratios.length }
+}
+
+function three(value: number): number {
+  return Number(value.toPrecision(3))
+}
+
+function line({ name, unit, ratio, min, max, ours: own, baseline, must, aim, met }: Figure): string {
+  const verdict = must === undefined ? '' : `; must ${must}, aim ${aim ?? '-'}: ${met === true ? 'met' : 'NOT MET'}`
+  return `${name.padEnd(32)} ${String(ratio).padStart(6)} x tailscaled [${min} to ${max}]  (${own} against ${baseline} ${unit})${verdict}`
+}
+
+function positive(name: string, text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1) throw new RangeError(`--${name} takes a whole number from 1 on, not '${text}'`)
+  return value
+}
+
+async function main(): Promise<number> {
+  const flag = { type: 'boolean', default: false } as const
+  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: flag, portable: flag, 'only-ours': flag, profile: { type: 'string' }, json: flag, record: flag, goodput: flag, help: { type: 'boolean', short: 'h' } } })
+  if (values.help === true) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  const rounds = positive('rounds', values.rounds)
+  const bytes = positive('mb', values.mb) * 1e6
+  const say = (text: string): void => void process.stderr.write(`${text}\n`)
+  const machine = `${os.cpus()[0]?.model ?? '?'}, ${os.cpus().length} cores, Linux ${os.release()} ${process.arch}, Node ${process.versions.node}, load ${os.loadavg()[0]?.toFixed(1) ?? '?'}`
+  if (values.goodput) {
+    const figures = await measureGoodput(rounds, say)
+    process.stdout.write(`${JSON.stringify({ machine, figures }, null, 2)}\n`)
+    return figures.some(({ ratio, must }) => !(ratio >= must)) ? 1 : 0
+  }
+  const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
+  if (bin === '' && !values['only-ours']) {
+    say('bench:userspace: MESHWRIGHT_INTEROP_BIN names no folder with tailscaled and tailscale, and without them there is no ratio (--only-ours measures ours alone)')
+    return 1
+  }
+  const pairs = await measurePairs({ rounds, bytes, relay: values.relay, portable: values.portable, bin: values['only-ours'] ? undefined : bin, profile: values.profile, say })
+  const baseline = pairs.find(({ name }) => name === 'tailscaled')
+  const figures = baseline === undefined ? [] : pairs.flatMap((pair) => (pair === baseline ? [] : FIGURES.map((goal) => figure(goal, pair, baseline))))
+  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', cwd: import.meta.dirname }).trim()
+  const report = `${JSON.stringify({ machine, commit, path: values.relay ? 'relay' : 'direct', figures }, null, 2)}\n`
+  if (values.json) process.stdout.write(report)
+  else for (const each of figures) process.stdout.write(`${line(each)}\n`)
+  if (values.record && figures.length > 0) writeFileSync(BASELINES, report)
+  return figures.some(({ met }) => met === false) ? 1 : 0
+}
+
 main().then(
   (status) => (process.exitCode = status),
   (error: unknown) => {
     process.stderr.write(`bench:userspace: ${error instanceof Error ? error.message : String(error)}\n`)
-    process.exitCode = 1
+    process.exitCode = error instanceof RangeError || (error instanceof TypeError && 'code' in error) ? 2 : 1
   },
 )
