@@ -55,6 +55,7 @@ export function statusJson(status: MeshStatus, withPeers: boolean = true, tun: b
       DirectBytesIn: status.directBytesIn,
       DirectBytesOut: status.directBytesOut,
       Drops: status.drops,
+      Held: status.held,
       ...(plane && { DataPlane: dataPlaneJson(plane) }),
     },
   }

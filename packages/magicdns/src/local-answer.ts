@@ -28,7 +28,7 @@ export const NEGATIVE_TTL_S = 10
 /** What the mesh itself says to a question, or where it must be sent. */
 export type Decision =
   | { readonly type: 'answer'; readonly rcode: number; readonly answers: readonly DnsRecord[]; readonly authorities: readonly DnsRecord[] }
-  | { readonly type: 'forward'; readonly upstreams: readonly string[] }
+  | { readonly type: 'forward'; readonly upstreams: readonly string[]; readonly loops: boolean }
 
 /**
  * Decides a question. Known names: their first address of the family asked for; without one "no data". Names inside an authoritative
@@ -48,7 +48,7 @@ export function decide(names: DnsNames, question: DnsQuestion, unixSeconds: numb
   }
   const addresses = names.addressesOf(name)
   if (addresses !== undefined) return answerKnown(question, addresses, zone, unixSeconds)
-  return zone === undefined ? forward(route.type === 'forward' ? route.upstreams : []) : answer(RCODE_NAME_ERROR, [], startOfAuthority(zone, unixSeconds))
+  return route.type === 'forward' ? route : answer(RCODE_NAME_ERROR, [], startOfAuthority(route.zone, unixSeconds))
 }
 
 function answerKnown(question: DnsQuestion, addresses: readonly Ip[], zone: DnsName | undefined, unixSeconds: number): Decision {
@@ -73,10 +73,6 @@ function startOfAuthority(zone: DnsName, unixSeconds: number): DnsRecord[] {
 
 function answer(rcode: number, answers: readonly DnsRecord[] = [], authorities: readonly DnsRecord[] = []): Decision {
   return { type: 'answer', rcode, answers, authorities }
-}
-
-function forward(upstreams: readonly string[]): Decision {
-  return { type: 'forward', upstreams }
 }
 
 /** The message that answers `query` from the mesh's own knowledge. */

@@ -1,5 +1,5 @@
 import { MeshwrightError } from '@meshwright/core'
-import { type Ip, parseIp, parsePrefix, prefixRange, SERVICE_IPV4, SERVICE_IPV6, unmapFourToSix, viaPrefix } from '@meshwright/ip'
+import { type Ip, isServiceAddress, parseEndpoint, parseIp, parsePrefix, prefixRange, SERVICE_IPV4, SERVICE_IPV6, unmapFourToSix, viaPrefix } from '@meshwright/ip'
 import { canonicalName, type DnsName, isUnder, parentName, parseLabels } from './dns-name.ts'
 import type { MagicDnsErrorCode } from './encode.ts'
 import { TAILNET_REVERSE_ZONES } from './reverse.ts'
@@ -34,7 +34,8 @@ export interface DnsConfig {
 export type DnsRoute =
   /** Answered here alone: what is not known does not exist. */
   | { readonly type: 'authoritative'; readonly zone: DnsName }
-  | { readonly type: 'forward'; readonly upstreams: readonly string[] }
+  /** `loops`: some of its servers are this resolver itself, and are not among the upstreams. */
+  | { readonly type: 'forward'; readonly upstreams: readonly string[]; readonly loops: boolean }
 
 const SERVICE_NAME = 'magicdns.localhost-tailscale-daemon.'
 const VIA_LABEL = /^([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})-via-(0x[0-9a-f]{1,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})$/
@@ -47,6 +48,8 @@ export class DnsNames {
   readonly #subdomainHosts: Set<DnsName> = new Set()
   /** An empty list: authoritative. */
   readonly #routes: Map<DnsName, readonly string[]> = new Map()
+  /** Zones of which some servers are this resolver itself. */
+  readonly #looping: Set<DnsName> = new Set()
   readonly #searchDomains: readonly DnsName[]
 
   /** @throws MAGICDNS_CONFIG for a name that is none */
@@ -58,8 +61,8 @@ export class DnsNames {
     for (const [name, ips] of config.hosts) for (const ip of ips) this.#add(full(name), ip)
     for (const name of config.subdomainHosts ?? []) this.#subdomainHosts.add(full(name))
     if (suffix !== undefined) for (const zone of [suffix, ...TAILNET_REVERSE_ZONES]) this.#routes.set(zone, [])
-    for (const [zone, upstreams] of config.routes ?? []) this.#routes.set(checked(zone), [...upstreams])
-    if (config.defaultUpstreams !== undefined) this.#routes.set('.', [...config.defaultUpstreams])
+    for (const [zone, upstreams] of config.routes ?? []) this.#route(checked(zone), upstreams)
+    if (config.defaultUpstreams !== undefined) this.#route('.', config.defaultUpstreams)
     for (const record of config.extraRecords ?? []) {
       const ip = ['', 'A', 'AAAA', undefined].includes(record.type) ? parseIp(record.value) : undefined
       if (ip === undefined) continue
@@ -91,9 +94,15 @@ export class DnsNames {
     for (let zone: DnsName | undefined = name; zone !== undefined; zone = parentName(zone)) {
       const upstreams = this.#routes.get(zone)
       if (upstreams === undefined) continue
-      return upstreams.length === 0 && zone !== '.' ? { type: 'authoritative', zone } : { type: 'forward', upstreams }
+      const loops = this.#looping.has(zone)
+      return upstreams.length === 0 && zone !== '.' && !loops ? { type: 'authoritative', zone } : { type: 'forward', upstreams, loops }
     }
-    return { type: 'forward', upstreams: [] }
+    return { type: 'forward', upstreams: [], loops: false }
+  }
+
+  /** Zones that are to be asked for at 100.100.100.100 or its IPv6 twin, where this resolver listens: it would ask itself for ever. */
+  get loopingZones(): readonly DnsName[] {
+    return [...this.#looping]
   }
 
   /** The full names that a person may mean, best first: as it stands if it has a dot, then under each search domain. */
@@ -102,6 +111,12 @@ export class DnsNames {
     if (text.endsWith('.')) return [name]
     const under = this.#searchDomains.map((domain) => (domain === '.' ? name : `${name}${domain}`))
     return text.includes('.') ? [name, ...under] : [...under, name]
+  }
+
+  #route(zone: DnsName, upstreams: readonly string[]): void {
+    const others = upstreams.filter((upstream) => !isOwn(upstream))
+    if (others.length < upstreams.length) this.#looping.add(zone)
+    this.#routes.set(zone, others)
   }
 
   #add(name: DnsName, ip: Ip): void {
@@ -123,6 +138,11 @@ function viaAddress(name: DnsName): readonly Ip[] | undefined {
   const site = /^0[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : Number(digits)
   if (network === undefined || !(site <= 0xffff_ffff)) return undefined
   return [prefixRange(viaPrefix(site, network)).first]
+}
+
+function isOwn(upstream: string): boolean {
+  const ip = parseIp(upstream) ?? parseEndpoint(upstream)?.ip
+  return ip !== undefined && isServiceAddress(ip)
 }
 
 function checked(text: string): DnsName {

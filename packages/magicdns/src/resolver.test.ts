@@ -270,3 +270,23 @@ test('the resolver keeps the machine laws', () => {
     inputs: 600,
   })
 })
+
+test('servers that are this resolver itself are not asked, whatever way they are written; their zones fail, and are not said to be empty', () => {
+  const resolver = make({ ...CONFIG, routes: new Map([['loop.example', ['100.100.100.100']], ['half.example', ['100.100.100.100:53', '10.0.0.53', '[fd7a:115c:a1e0::53]:53']]]), defaultUpstreams: ['fd7a:115c:a1e0::53'] })
+  expect(ask(resolver, 'a.half.example', DNS_TYPE_A)).toEqual({ upstreams: ['10.0.0.53'] })
+  for (const name of ['a.loop.example.', 'elsewhere.test.']) expect(ask(resolver, name, DNS_TYPE_A)).toMatchObject({ rcode: 2 })
+  expect(resolver.counters()).toMatchObject({ loops: 3, forwarded: 1 })
+  expect(resolver.loopingZones).toEqual(['loop.example.', 'half.example.', '.'])
+})
+
+test('a question of its own that comes back to it ends there, and the first asker waits for an honest answer as before', () => {
+  const resolver = make()
+  resolver.handleInput(NOW, { type: 'query', id: 1, bytes: query('x.corp.example', DNS_TYPE_A) })
+  const forward = drain(resolver).find((output) => output.type === 'forward') ?? expect.fail('nothing is forwarded')
+  resolver.handleInput(NOW, { type: 'query', id: 2, bytes: forward.bytes })
+  const outputs = drain(resolver)
+  expect(outputs.map((output) => output.type)).toEqual(['answer'])
+  expect([resolver.pendingCount, resolver.counters().loops]).toEqual([1, 1])
+  resolver.handleInput(NOW, { type: 'query', id: 3, bytes: query('x.corp.example', DNS_TYPE_A) })
+  expect([resolver.pendingCount, resolver.counters().loops]).toEqual([2, 1])
+})

@@ -47,6 +47,8 @@ export interface ResolverCounters {
   /** Replies that fit no open query: late, or forged. */
   readonly strayReplies: number
   readonly refusedFull: number
+  /** Questions that would have gone round in a circle: servers that are this resolver itself, and questions of its own that came back to it. */
+  readonly loops: number
 }
 
 /** What `resolve` says about a name. */
@@ -93,7 +95,7 @@ export class Resolver implements Machine<ResolverInput, ResolverOutput> {
   readonly #pending: Map<number, Pending> = new Map()
   readonly #random: RandomSource
   readonly #wallClock: WallClock
-  readonly #counters = { answered: 0, forwarded: 0, malformed: 0, timedOut: 0, strayReplies: 0, refusedFull: 0 }
+  readonly #counters = { answered: 0, forwarded: 0, malformed: 0, timedOut: 0, strayReplies: 0, refusedFull: 0, loops: 0 }
   #names: DnsNames = new DnsNames({ hosts: new Map() })
   #nextToken = 1
 
@@ -150,7 +152,7 @@ export class Resolver implements Machine<ResolverInput, ResolverOutput> {
     const addresses = this.#names.addressesOf(full)
     if (addresses !== undefined) return { type: 'known', name: full, addresses }
     const route = this.#names.routeFor(full)
-    return route.type === 'authoritative' ? { type: 'unknown' } : route
+    return route.type === 'authoritative' ? { type: 'unknown' } : { type: 'forward', upstreams: route.upstreams }
   }
 
   /** The full names that a person may mean by a short one, best first (search domains). */
@@ -161,6 +163,11 @@ export class Resolver implements Machine<ResolverInput, ResolverOutput> {
   /** The name of an address of the mesh. */
   nameOf(ip: Ip): DnsName | undefined {
     return this.#names.nameOf(ip)
+  }
+
+  /** Zones whose servers are this resolver itself, as far as they are: they are not asked there. */
+  get loopingZones(): readonly DnsName[] {
+    return this.#names.loopingZones
   }
 
   /** How many queries are at upstreams. */
@@ -181,7 +188,9 @@ export class Resolver implements Machine<ResolverInput, ResolverOutput> {
     if (query.opcode !== 0) return this.#answer(id, query, transport, localMessage(query, RCODE_NOT_IMPLEMENTED))
     const decision = decide(this.#names, question, Math.floor(this.#wallClock() / 1000))
     if (decision.type === 'answer') return this.#answer(id, query, transport, localMessage(query, decision.rcode, decision.answers, decision.authorities))
-    if (decision.upstreams.length === 0) return this.#answer(id, query, transport, localMessage(query, RCODE_SERVER_FAILURE))
+    const returned = this.#isOwnQuestion(query)
+    if (decision.loops || returned) this.#counters.loops += 1
+    if (decision.upstreams.length === 0 || returned) return this.#answer(id, query, transport, localMessage(query, RCODE_SERVER_FAILURE))
     if (this.#pending.size >= MAX_PENDING) {
       this.#counters.refusedFull += 1
       return this.#answer(id, query, transport, localMessage(query, RCODE_SERVER_FAILURE))
@@ -196,6 +205,12 @@ export class Resolver implements Machine<ResolverInput, ResolverOutput> {
     const queryId = ((bytes[0] ?? 0) << 8) | (bytes[1] ?? 0)
     const opcode = ((bytes[2] ?? 0) >> 3) & 15
     this.#outbox.push({ type: 'answer', id, bytes: encodeDns({ id: queryId, response: true, opcode, rcode: RCODE_FORMAT_ERROR, questions: [] }) })
+  }
+
+  /** A question that this resolver has sent to somebody, under the very number that it gave it, has gone round in a circle. */
+  #isOwnQuestion(query: DnsMessage): boolean {
+    for (const pending of this.#pending.values()) if (pending.upstreamId === query.id && sameQuestion(pending.query, query)) return true
+    return false
   }
 
   #answer(id: number, query: DnsMessage, transport: DnsTransport, message: DnsMessage): void {
@@ -295,7 +310,11 @@ function fitsQuery(pending: Pending, bytes: Uint8Array): boolean {
   if (reply === undefined || !reply.response || reply.id !== pending.upstreamId || asked === undefined) return false
   // Some servers leave the question out of a refusal; then the id has to do.
   if (answered === undefined) return reply.rcode !== RCODE_NO_ERROR && reply.rcode !== RCODE_NAME_ERROR
-  return reply.questions.length === 1 && answered.type === asked.type && answered.class === asked.class && canonicalName(answered.name) === canonicalName(asked.name)
+  return reply.questions.length === 1 && sameQuestion(pending.query, reply)
+}
+
+function sameQuestion({ questions: [one] }: DnsMessage, { questions: [other] }: DnsMessage): boolean {
+  return one !== undefined && other !== undefined && one.type === other.type && one.class === other.class && canonicalName(one.name) === canonicalName(other.name)
 }
 
 /** Header and question of an answer that is too long, marked as cut off. */

@@ -5,6 +5,7 @@ import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } 
 import { type PathFinder } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import { type OpenPlan, WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+import { PeerLies } from './peer-lies.ts'
 
 /** First byte of WireGuard's second message (whitepaper 5.4.3). */
 const HANDSHAKE_RESPONSE = 2
@@ -49,6 +50,8 @@ export class DataPlane {
   readonly device: WireGuardDevice<DataPath>
   readonly filter: PacketFilter
   readonly router: CryptokeyRouter<string> = new CryptokeyRouter()
+  /** What peers were refused lately. */
+  readonly lies: PeerLies = new PeerLies()
   readonly #paths: PathFinder
   readonly #outbox: Outbox<DataPlaneOutput> = new Outbox()
   readonly #view: PacketView = new PacketView()
@@ -232,7 +235,7 @@ export class DataPlane {
   #translate(now: Instant, output: WireGuardOutput<DataPath>): void {
     switch (output.type) {
       case 'transmit':
-        if (output.peer === undefined) return this.#reply(output.bytes, output.to)
+        if (output.peer === undefined) return this.#reply(now, output.bytes, output.to)
         return this.#transmit(now, output.peer, output.bytes)
       case 'packet':
         return this.#inner(now, output.peer, output.bytes)
@@ -277,7 +280,8 @@ export class DataPlane {
   }
 
   // Cookie replies go back the way the datagram came, since nobody is known to stand behind it.
-  #reply(bytes: Uint8Array, to: DataPath | undefined): void {
+  #reply(now: Instant, bytes: Uint8Array, to: DataPath | undefined): void {
+    this.lies.noteCookie(now)
     if (to === undefined) return
     if (to.via.type === 'direct') this.#sendDirect(bytes, to.via.endpoint)
     else this.#outbox.push({ type: 'relayed', bytes, region: to.via.region, peer: to.via.peer })
@@ -299,8 +303,14 @@ export class DataPlane {
    */
   admits(now: Instant, peer: NodePublicKey, memory: Uint8Array, at: number, length: number): 'deliver' | 'tsmp' | undefined {
     const view = this.#view
-    if (!view.at(memory, at, length)) return this.#drop('malformed')
-    if (!this.router.allows(peer.text, view)) return this.#drop('wrong-source')
+    if (!view.at(memory, at, length)) {
+      this.lies.note(now, peer, 'packet')
+      return this.#drop('malformed')
+    }
+    if (!this.router.allows(peer.text, view)) {
+      this.lies.note(now, peer, 'source')
+      return this.#drop('wrong-source')
+    }
     if (view.protocol === PROTOCOL_TSMP) return 'tsmp'
     if (!this.filter.checkIn(now, view).accept) return this.#drop('filter-in')
     this.#packetsIn += 1

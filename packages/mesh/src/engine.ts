@@ -7,7 +7,8 @@ import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
 import { DataPlane, type DataPlaneOutput, type DataPath, directPath } from './dataplane.ts'
 import { drain } from './drain.ts'
 import { EarlyHandshakes } from './early-handshakes.ts'
-import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, NodeEngine } from './node-engine.ts'
+import { watchEngine } from './engine-watch.ts'
+import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from './node-engine.ts'
 import { RelayLinks, type RelayLinksOutput } from './relay-links.ts'
 import { WaitingRows } from './waiting-rows.ts'
 
@@ -99,9 +100,13 @@ export class Engine implements NodeEngine {
   drops(now: Instant): Readonly<Record<string, number>> {
     const all: Record<string, number> = {}
     for (const [reason, count] of this.plane.drops) if (count > 0) all[reason] = count
-    for (const [reason, count] of this.plane.device.status(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
+    for (const [reason, count] of this.plane.device.figures(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
     if (this.#blockedDatagrams > 0) all['udp-blocked'] = this.#blockedDatagrams
     return all
+  }
+
+  watch(now: Instant): EngineWatch {
+    return watchEngine(now, this.plane, this.paths, this.#early.size)
   }
 
   peer(now: Instant, key: NodePublicKey): EnginePeer | undefined {
@@ -365,6 +370,8 @@ export class Engine implements NodeEngine {
       case 'endpointsWanted':
         this.#outbox.push({ type: 'endpointsWanted' })
         return
+      case 'refused':
+        return this.plane.lies.note(now, output.peer, 'disco', output.times)
       case 'pinged':
       case 'pingFailed':
         this.#outbox.push(output)

@@ -12,7 +12,7 @@ function mapOf(frame: object): NonNullable<HealthSources['map']> {
 }
 
 const lines = (map: HealthSources['map'], more: Partial<HealthSources> = {}): readonly string[] =>
-  healthLines({ map, warnings: [], lastError: undefined, namesProblem: undefined, relayProblem: undefined, expired: false, ...more })
+  healthLines({ map, warnings: [], lastError: undefined, namesProblem: undefined, namesWarnings: [], relayProblem: undefined, watch: undefined, expired: false, ...more })
 
 describe('what a person reads', () => {
   test('an honest map has nothing to tell', () => {
@@ -32,6 +32,17 @@ describe('what a person reads', () => {
       'The control server gives n2 and n3 the same address 100.64.0.2: only one of them can be reached. Its database is to be checked',
       'The control server gives this node and n4 the same node key: only one of them can be reached. Its database is to be checked',
     ])
+  })
+
+  test('whoever lies is named, with what was refused and what to do; a flood is told', () => {
+    const map = mapOf({ Peers: [wire(2)] })
+    const [peer] = map.peers.values()
+    const known = peer?.nodeKey ?? expect.fail('no peer')
+    const told = lines(map, { watch: { lies: [{ peer: known, kind: 'source', count: 44 }, { peer: known, kind: 'packet', count: 50 }, { peer: known, kind: 'disco', count: 100 }], flooded: true, held: {} } })
+    expect(told[0]).toMatch(/^The node n2 sends packets from addresses that are not its own: 44 were dropped\. .*--accept-routes.*take it out of the mesh$/)
+    expect(told[1]).toMatch(/^The node n2 sends packets that are no IP packets: 50 were dropped\./)
+    expect(told[2]).toMatch(/^The node n2 says of its paths what no honest node says/)
+    expect(told[3]).toMatch(/^This node is flooded with handshakes: .* firewall$/)
   })
 
   test('what others wrote cannot paint, and ten thousand lines are fifty', () => {

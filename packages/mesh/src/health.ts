@@ -1,6 +1,7 @@
 import { type NetworkMap, plainText } from '@meshwright/control-client'
 import { type FilterRule, parseFilterRules } from '@meshwright/packet-filter'
-import type { NodeEngine } from './node-engine.ts'
+import type { EngineWatch, NodeEngine } from './node-engine.ts'
+import type { PeerLieKind } from './peer-lies.ts'
 
 /** More lines than this are counted, not shown. */
 const MAX_HEALTH_LINES = 50
@@ -12,14 +13,18 @@ export interface HealthSources {
   /** The last thing that failed at the control server, until it works again. */
   readonly lastError: string | undefined
   readonly namesProblem: string | undefined
+  /** What is wrong with the names of the mesh and does not keep them from being used. */
+  readonly namesWarnings: readonly string[]
   readonly relayProblem: string | undefined
+  /** What the engine has seen of liars. */
+  readonly watch: EngineWatch | undefined
   readonly expired: boolean
 }
 
 /** Warnings for people, with a remedy each where one is known; what others wrote is cut and stripped of control characters. */
 export function healthLines(from: HealthSources): readonly string[] {
   const { map } = from
-  const lines: string[] = [...from.warnings]
+  const lines: string[] = [...from.warnings, ...from.namesWarnings, ...watched(from.watch, map)]
   if (map !== undefined) lines.push(...filterProblems(map.packetFilter), ...doubles(map), ...map.health.slice(0, MAX_HEALTH_LINES + 1))
   let messages = 0
   for (const message of map?.displayMessages.values() ?? []) {
@@ -38,6 +43,24 @@ export function healthLines(from: HealthSources): readonly string[] {
   const left = Math.max(0, lines.length - shown.length, told - shown.length)
   if (left > 0) own.push(`${left} more warnings of the control server are not shown`)
   return [...shown, ...own].map(plainText).filter((line) => line !== '')
+}
+
+const LIES: Readonly<Record<PeerLieKind, (name: string, count: number) => string>> = {
+  source: (name, count) => `${name} sends packets from addresses that are not its own: ${count} were dropped. If it is a router, its routes are let in by "meshwright set --accept-routes"; else it is broken or lies: look at it, or take it out of the mesh`,
+  packet: (name, count) => `${name} sends packets that are no IP packets: ${count} were dropped. It is broken or lies: look at it, or take it out of the mesh`,
+  disco: (name, count) => `${name} says of its paths what no honest node says (addresses that can be nobody's, answers that nobody asked for): ${count} times it was ignored. Its version is to be checked; if it goes on, take it out of the mesh`,
+}
+const MAX_LIARS = 5
+
+/** Who lies, and whether a flood is on. */
+function watched(watch: EngineWatch | undefined, map: NetworkMap | undefined): readonly string[] {
+  if (watch === undefined) return []
+  const names = new Map<string, string>()
+  if (watch.lies.length > 0) for (const peer of map?.peers.values() ?? []) names.set(peer.nodeKey.text, peer.name.split('.')[0] || peer.stableId)
+  const lines = watch.lies.slice(0, MAX_LIARS).map(({ peer, kind, count }) => LIES[kind](`The node ${names.get(peer.text) ?? peer.short}`, count))
+  if (watch.lies.length > MAX_LIARS) lines.push(`${watch.lies.length - MAX_LIARS} more nodes send what is refused`)
+  if (watch.flooded) lines.push('This node is flooded with handshakes: senders must prove their address first, sessions go on. If it lasts, close its UDP port to the sender in a firewall')
+  return lines
 }
 
 /** What is wrong with the home relay, if anything. */

@@ -4,6 +4,7 @@ import type { Endpoint, Ip } from '@meshwright/ip'
 import type { Path, PathExplanation, PathFinderOutput } from '@meshwright/nat-traversal'
 import type { PacketFilter } from '@meshwright/packet-filter'
 import type { AppliedMap } from './apply-network-map.ts'
+import type { PeerLie } from './peer-lies.ts'
 import type { RelayLinksInput } from './relay-links.ts'
 
 /** What comes from sockets and from this node's own programs. */
@@ -48,6 +49,16 @@ export interface EnginePeer {
   readonly lastSend: { readonly at: UnixMillis; readonly active: boolean } | undefined
 }
 
+/** What an engine has seen of those who mean no good, and what it keeps because of them. */
+export interface EngineWatch {
+  /** Peers that lie, and go on with it. */
+  readonly lies: readonly PeerLie[]
+  /** Handshakes have come faster than they are answered: senders had to prove their address first. */
+  readonly flooded: boolean
+  /** How many entries the tables hold that others can reach into, by table. Each has a bound. */
+  readonly held: Readonly<Record<string, number>>
+}
+
 /**
  * Everything of a node that moves packets under one node key, as a node sees it: commands, and looks that change nothing. It may work
  * elsewhere, in a thread of its own; then a look shows what was so a moment ago.
@@ -80,6 +91,7 @@ export interface NodeEngine extends Machine<EngineInput, EngineOutput> {
   traffic(): EngineTraffic
   /** Packets that went nowhere, by reason; reasons that did not occur are left out. */
   drops(now: Instant): Readonly<Record<string, number>>
+  watch(now: Instant): EngineWatch
   /** `undefined` for somebody who is no peer. */
   peer(now: Instant, key: NodePublicKey): EnginePeer | undefined
   /** What came of every way to a peer. */

@@ -13,6 +13,7 @@ const MAX_FLOWS = 256
 const MAX_QUERY_BYTES = 4096
 const IDLE_MS = 45_000
 const LENGTH_BYTES = 2
+const MAX_ZONES_TOLD = 3
 
 /** Who waits for an answer: a socket, or a connection. */
 type Asker = { readonly client: Endpoint; readonly service: Ip } | { readonly flow: FlowId }
@@ -55,6 +56,26 @@ export class NodeNames {
   /** Why the names of the map could not be used; `undefined` when they can. */
   get problem(): string | undefined {
     return this.#problem
+  }
+
+  /** What a person should know of names that fail. */
+  get warnings(): readonly string[] {
+    const zones = this.#resolver.loopingZones
+    if (zones.length === 0) return []
+    const some = zones.slice(0, MAX_ZONES_TOLD).map((zone) => (zone === '.' ? 'everything else' : `"${zone.slice(0, -1)}"`)).join(', ')
+    const more = zones.length > MAX_ZONES_TOLD ? ` and ${zones.length - MAX_ZONES_TOLD} more` : ''
+    return [`The control server names 100.100.100.100 as the server for ${some}${more}: that is this node itself, so it is not asked, and such names fail unless another server is named. The nameservers in its DNS settings are to be changed`]
+  }
+
+  /** Entries that others can add to: questions at upstreams, and connections. */
+  get held(): Readonly<Record<string, number>> {
+    return { 'dns-questions': this.#resolver.pendingCount, 'dns-waiting': this.#waiting.size, 'dns-connections': this.#streams.size }
+  }
+
+  /** Questions that were refused or went round, and answers that nobody asked for; reasons that did not occur are left out. */
+  get drops(): Readonly<Record<string, number>> {
+    const { loops, strayReplies, refusedFull, malformed } = this.#resolver.counters()
+    return Object.fromEntries(Object.entries({ 'dns-loop': loops, 'dns-stray-reply': strayReplies, 'dns-full': refusedFull, 'dns-malformed': malformed }).filter(([, count]) => count > 0))
   }
 
   /**

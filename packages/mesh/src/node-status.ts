@@ -1,10 +1,12 @@
-import { isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
+import { type ControlClient, isKeyExpired, magicDnsSuffix, type MapNode, type NetworkMap } from '@meshwright/control-client'
 import type { UserProfile } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { type Ip, isExitRoute, prefixContains } from '@meshwright/ip'
+import type { Netstack } from '@meshwright/netstack'
 import { isExitNode } from './apply-network-map.ts'
 import type { EnginePeer, NodeEngine } from './node-engine.ts'
+import type { NodeNames } from './node-names.ts'
 import type { Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus, WhoIs } from './status.ts'
 
@@ -21,6 +23,8 @@ export interface StatusSources {
   readonly homeRegion: number
   readonly udpBlocked: boolean
   readonly warnings: readonly string[]
+  /** The rooms beside the engine that others can reach into. */
+  readonly rooms: { readonly names: NodeNames; readonly stack: Netstack; readonly control: ControlClient }
 }
 
 /** Everything about a node at one moment. */
@@ -45,7 +49,8 @@ export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
     health: from.warnings,
     packetsIn: traffic?.packetsIn ?? 0,
     packetsOut: traffic?.packetsOut ?? 0,
-    drops: engine?.drops(now) ?? {},
+    drops: { ...engine?.drops(now), ...from.rooms.names.drops },
+    held: { ...engine?.watch(now).held, ...from.rooms.names.held, connections: from.rooms.stack.flowCount, fragments: from.rooms.stack.fragmentCount, 'control-requests': from.rooms.control.openRequests },
     relayBytesIn: traffic?.relayIn ?? 0,
     relayBytesOut: traffic?.relayOut ?? 0,
     directBytesIn: traffic?.directIn ?? 0,

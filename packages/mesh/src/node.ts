@@ -213,7 +213,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       engine: this.#engine,
       homeRegion: this.#home.region,
       udpBlocked: this.#udpBlocked,
-      warnings: healthLines({ map: this.#map, warnings: this.#warnings, lastError: this.#lastError, namesProblem: this.#names.problem, relayProblem: this.#relayProblem(), expired: this.#expired }),
+      warnings: healthLines({ map: this.#map, warnings: this.#warnings, lastError: this.#lastError, namesProblem: this.#names.problem, namesWarnings: this.#names.warnings, relayProblem: this.#relayProblem(), watch: this.#engine?.watch(now), expired: this.#expired }),
+      rooms: { names: this.#names, stack: this.#stack, control: this.#control },
     })
   }
 

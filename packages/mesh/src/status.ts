@@ -95,6 +95,8 @@ export interface MeshStatus {
   readonly packetsIn: number
   readonly packetsOut: number
   readonly drops: DropCounters
+  /** How many entries the tables hold that others can reach into, by table; each has a bound. */
+  readonly held: Readonly<Record<string, number>>
   readonly relayBytesIn: number
   readonly relayBytesOut: number
   readonly directBytesIn: number

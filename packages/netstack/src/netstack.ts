@@ -235,6 +235,11 @@ export class Netstack implements Machine<NetstackInput, NetstackOutput> {
     return this.#tcp.flowCount
   }
 
+  /** Fragmented packets that are not complete, 64 at most. */
+  get fragmentCount(): number {
+    return this.#reassembly.count
+  }
+
   #dispatch(now: Instant, packet: IpPacket): void {
     if (packet.protocol === PROTOCOL_TCP) return this.#tcp.receive(now, packet)
     if (packet.protocol === PROTOCOL_UDP) {

@@ -32,6 +32,11 @@ export class Reassembly {
     return undefined
   }
 
+  /** Datagrams that are not complete. */
+  get count(): number {
+    return this.#datagrams.size
+  }
+
   /** Bytes kept. */
   get size(): number {
     return this.#bytes

@@ -12,10 +12,10 @@ import type { Peer } from './peer.ts'
 import { checkPeerConfig, PeerTable } from './peer-table.ts'
 import { OpenPlan, SealPlan } from './plans.ts'
 import { checkMtu, createShared, drop, isReachable, pushTransmit, type Shared } from './shared.ts'
-import { deviceStatus, peerStatus } from './status.ts'
+import { deviceFigures, deviceStatus, peerStatus } from './status.ts'
 import { Transport } from './transport.ts'
 import { WorkBudget } from './work-budget.ts'
-import type { DeviceStatus, PeerConfig, PeerStatus, WireGuardDeviceOptions, WireGuardInput, WireGuardOutput, WireGuardPath } from './types.ts'
+import type { DeviceFigures, DeviceStatus, PeerConfig, PeerStatus, WireGuardDeviceOptions, WireGuardInput, WireGuardOutput, WireGuardPath } from './types.ts'
 
 const DEFAULT_MAX_PEERS = 65_536
 const MAX_INNER_BYTES = 65_536
@@ -324,6 +324,11 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
   /** What is known now, of all peers. */
   status(now: Instant): DeviceStatus<Path> {
     return deviceStatus(now, this.#shared, this.#peers.all(), this.#admission)
+  }
+
+  /** What is known now of the device itself: costs the same however many peers there are. */
+  figures(now: Instant): DeviceFigures {
+    return deviceFigures(now, this.#shared, this.#admission)
   }
 
   /** What is known now of one peer. */

@@ -1,5 +1,6 @@
 export { WireGuardDevice } from './device.ts'
 export type {
+  DeviceFigures,
   DeviceStatus,
   DeviceTables,
   MessageLimits,

@@ -2,7 +2,7 @@ import type { Instant } from '@meshwright/core'
 import type { Admission } from './admission.ts'
 import type { Peer } from './peer.ts'
 import type { Shared } from './shared.ts'
-import type { DeviceStatus, PeerStatus, WireGuardPath } from './types.ts'
+import type { DeviceFigures, DeviceStatus, PeerStatus, WireGuardPath } from './types.ts'
 
 /** What is known of a peer; see `PeerStatus`. */
 export function peerStatus<Path extends WireGuardPath>(now: Instant, peer: Peer<Path>): PeerStatus<Path> {
@@ -26,13 +26,8 @@ export function peerStatus<Path extends WireGuardPath>(now: Instant, peer: Peer<
   }
 }
 
-/** What is known of a device; see `DeviceStatus`. */
-export function deviceStatus<Path extends WireGuardPath>(
-  now: Instant,
-  shared: Shared<Path>,
-  peers: Iterable<Peer<Path>>,
-  admission: Admission<Path>,
-): DeviceStatus<Path> {
+/** What is known of a device itself; see `DeviceFigures`. */
+export function deviceFigures<Path extends WireGuardPath>(now: Instant, shared: Shared<Path>, admission: Admission<Path>): DeviceFigures {
   return {
     publicKey: shared.identity?.publicKey,
     provider: shared.provider.name,
@@ -41,6 +36,15 @@ export function deviceStatus<Path extends WireGuardPath>(
     cookieRepliesSent: shared.cookieRepliesSent,
     tables: { indices: shared.index.size, sources: admission.sources, outputs: shared.outbox.size },
     drops: shared.drops.snapshot(),
-    peers: Array.from(peers, (peer) => peerStatus(now, peer)),
   }
+}
+
+/** What is known of a device; see `DeviceStatus`. */
+export function deviceStatus<Path extends WireGuardPath>(
+  now: Instant,
+  shared: Shared<Path>,
+  peers: Iterable<Peer<Path>>,
+  admission: Admission<Path>,
+): DeviceStatus<Path> {
+  return { ...deviceFigures(now, shared, admission), peers: Array.from(peers, (peer) => peerStatus(now, peer)) }
 }

@@ -166,8 +166,8 @@ export interface DeviceTables {
   readonly outputs: number
 }
 
-/** What is known of a device at a moment. */
-export interface DeviceStatus<Path extends WireGuardPath = WireGuardPath> {
+/** What is known of a device at a moment, without its peers. */
+export interface DeviceFigures {
   readonly publicKey: NodePublicKey | undefined
   readonly provider: string
   readonly mtu: number
@@ -177,6 +177,10 @@ export interface DeviceStatus<Path extends WireGuardPath = WireGuardPath> {
   readonly tables: DeviceTables
   /** All drops, those of peers included. */
   readonly drops: ReadonlyMap<DropReason, number>
+}
+
+/** What is known of a device at a moment. */
+export interface DeviceStatus<Path extends WireGuardPath = WireGuardPath> extends DeviceFigures {
   readonly peers: readonly PeerStatus<Path>[]
 }
 

@@ -80,6 +80,11 @@ export class EndpointRules {
   }
 }
 
+/** Whether an endpoint that is refused for this reason can be no honest node's: own addresses, carrier NATs and link-local ones do occur. */
+export function isLie(refusal: EndpointRefusal | undefined): boolean {
+  return refusal === 'loopback' || refusal === 'unspecified' || refusal === 'multicast' || refusal === 'relay-address'
+}
+
 /** 127.0.0.0/8 or ::1. */
 export function isLoopback(ip: Ip): boolean {
   return ip.family === 4 ? ip.bytes[0] === 127 : ip.key === '::1'

@@ -1,4 +1,4 @@
-export { type EndpointRefusal, MESH_PREFIXES } from './endpoint-refusal.ts'
+export { type EndpointRefusal, EndpointRules, type EndpointRulesConfig, isLie, MESH_PREFIXES } from './endpoint-refusal.ts'
 export type { CandidateExplanation, PathExplanation, PathFacts, WhyNotDirect } from './explain.ts'
 export { type Path, type PathChangeReason, type PathPeer, type PathVia, samePath } from './path.ts'
 export {

@@ -46,6 +46,8 @@ class Bench {
         return `pinged ${output.id} ${output.via.type} ${output.latencyMs}`
       case 'pingFailed':
         return `${output.id} ${output.code}`
+      case 'refused':
+        return `refused ${output.times}`
       case 'endpointsWanted':
         return output.type
     }
@@ -261,7 +263,7 @@ describe('what peers send', () => {
     drain(b.finder)
     b.fromPeer({ type: 'call-me-maybe', endpoints: [OTHER] })
     b.byRelay({ type: 'call-me-maybe', endpoints: [] })
-    expect(b.words()).toEqual([])
+    expect(b.words()).toEqual(['refused 1', 'refused 1'])
     expect(b.finder.status(b.now).drops).toEqual({ 'call-me-maybe': 2 })
     b.byRelay({ type: 'call-me-maybe', endpoints: [OTHER] })
     expect(b.words()).toEqual(['ping to 203.0.113.7:41641', 'ping to 203.0.113.8:41641'])
@@ -269,11 +271,19 @@ describe('what peers send', () => {
     expect(b.words()).toEqual(['ping to 203.0.113.7:41641'])
   })
 
+  test('a peer that names loopback, multicast and the relay as its own is told of, once for each; one behind a carrier NAT is not', () => {
+    const b = new Bench()
+    drain(b.finder)
+    const endpoints = ['127.0.0.1:9', '224.0.0.1:9', '0.0.0.0:9', '127.3.3.40:9', '100.64.9.9:9', '169.254.1.1:9'].map((text) => parseEndpoint(text) ?? fail())
+    b.byRelay({ type: 'call-me-maybe', endpoints })
+    expect(b.words().filter((word) => word.startsWith('refused'))).toEqual(['refused 4'])
+  })
+
   test('a flood of call-me-maybes cannot make us flood', () => {
     const b = new Bench({}, [])
     drain(b.finder)
     for (let i = 0; i < 1_000; i += 1) b.byRelay({ type: 'call-me-maybe', endpoints: [OTHER] })
-    expect(b.words().length).toBeLessThanOrEqual(3)
+    expect(b.words().filter((word) => word !== 'refused 1').length).toBeLessThanOrEqual(3)
   })
 
   test('unknown keys, broken boxes and unexpected pongs are dropped and counted', () => {
@@ -285,8 +295,9 @@ describe('what peers send', () => {
     for (const bytes of [b.sealed({ type: 'ping', txId, padding: 0 }, stranger), broken, new Uint8Array(80)]) {
       b.finder.handleInput(b.now, { type: 'datagram', bytes, from: ADDRESS })
     }
-    b.fromPeer({ type: 'pong', txId, source: OURS })
     expect(b.words()).toEqual([])
+    b.fromPeer({ type: 'pong', txId, source: OURS })
+    expect(b.words()).toEqual(['refused 1'])
     expect(b.finder.status(b.now).drops).toEqual({ 'unknown-sender': 1, box: 1, 'not-disco': 1, 'unexpected-pong': 1 })
   })
 })

@@ -38,6 +38,11 @@ export type PathFinderOutput =
   /** The first answer to `ping(now, peer, id)`. `seenAs`: our endpoint as the peer saw it (127.3.3.40 and the region for a relay). */
   | { readonly type: 'pinged'; readonly peer: NodePublicKey; readonly id: number; readonly via: PathVia; readonly latencyMs: number; readonly seenAs: Endpoint }
   | { readonly type: 'pingFailed'; readonly peer: NodePublicKey; readonly id: number; readonly code: PingFailure }
+  /**
+   * The peer has said what no honest one says: messages that cannot be read, pongs that nobody asked for, call-me-maybes that are empty, too
+   * many or over UDP, endpoints (`times` of them) at loopback, multicast or a relay. Only what its own key has sealed counts.
+   */
+  | { readonly type: 'refused'; readonly peer: NodePublicKey; readonly times: number }
   /** Please ask STUN and call `setSelfEndpoints` soon, changed or not: a call-me-maybe waits a second for it. */
   | { readonly type: 'endpointsWanted' }
 
@@ -65,11 +70,16 @@ export interface PathFinderStatus {
   readonly direct: number
   readonly udp: boolean
   readonly drops: Readonly<Partial<Record<PathDrop, number>>>
+  /** Endpoints remembered for all peers, and pings that wait for an answer. */
+  readonly candidates: number
+  readonly pings: number
 }
 
 /** 127.3.3.40: the source that pongs over relays name, with the region as port. */
 const RELAY_PSEUDO_ADDRESS = Uint8Array.of(127, 3, 3, 40)
 const NO_PATH: Path = { type: 'none' }
+/** What honest peers do not say. */
+const LIES: ReadonlySet<PathDrop> = new Set(['message', 'unexpected-pong', 'call-me-maybe'])
 
 /**
  * Finds the best path to every peer: probes endpoints with disco pings, asks peers over relays to probe ours, prefers direct paths that
@@ -212,9 +222,13 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
   }
 
   status(now: Instant): PathFinderStatus {
-    let direct = 0
-    for (const state of this.#peers.values()) if (state.state(now) === 'direct') direct += 1
-    return { peers: this.#peers.size, direct, udp: this.#udp, drops: Object.fromEntries(this.#drops) }
+    let [direct, candidates, pings] = [0, 0, 0]
+    for (const state of this.#peers.values()) {
+      if (state.state(now) === 'direct') direct += 1
+      candidates += state.candidates.size
+      pings += state.pingsInFlight
+    }
+    return { peers: this.#peers.size, direct, udp: this.#udp, drops: Object.fromEntries(this.#drops), candidates, pings }
   }
 
   handleInput(now: Instant, input: PathFinderInput): void {
@@ -255,7 +269,12 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     const plaintext = this.#box.open(sender, input.bytes)
     if (plaintext === undefined) return 'box'
     const message = decodeDiscoMessage(plaintext)
-    if (message === undefined) return 'message'
+    const drop = message === undefined ? 'message' : this.#take(now, input, sender, states, message)
+    if (drop !== undefined && LIES.has(drop)) for (const state of states) this.#outbox.push({ type: 'refused', peer: state.peer.nodeKey, times: 1 })
+    return drop
+  }
+
+  #take(now: Instant, input: PathFinderInput, sender: DiscoPublicKey, states: ReadonlySet<PathState>, message: DiscoMessage): PathDrop | undefined {
     if (input.type === 'relayed') {
       const state = this.#peers.get(input.peer.text)
       if (state !== undefined && states.has(state)) state.heardByRelay(now, input.region)
@@ -358,6 +377,7 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
       send: (peer, discoKey, via, message) => this.#send(peer, discoKey, via, message),
       pathChanged: (peer, path, reason) => this.#outbox.push({ type: 'pathChanged', peer, path, reason }),
       pinged: (peer, id, via, latencyMs, seenAs) => this.#outbox.push({ type: 'pinged', peer, id, via, latencyMs, seenAs }),
+      refused: (peer, times) => this.#outbox.push({ type: 'refused', peer, times }),
       pingFailed: (peer, id, code) => this.#outbox.push({ type: 'pingFailed', peer, id, code }),
     }
   }

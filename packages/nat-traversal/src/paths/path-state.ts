@@ -3,7 +3,7 @@ import type { DiscoPublicKey, NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, equalEndpoints, formatEndpoint } from '@meshwright/ip'
 import type { DiscoMessage, DiscoPing } from '../disco/index.ts'
 import { type Candidate, CandidateSet } from './candidate.ts'
-import type { EndpointRefusal } from './endpoint-refusal.ts'
+import { type EndpointRefusal, isLie } from './endpoint-refusal.ts'
 import type { PathFacts } from './explain.ts'
 import { type Path, type PathChangeReason, type PathPeer, type PathVia, samePath } from './path.ts'
 import type { PathPreference } from './scoring.ts'
@@ -15,6 +15,7 @@ import {
   ENDPOINTS_WAIT_MS,
   GOOD_ENOUGH_LATENCY_MS,
   HEARTBEAT_INTERVAL_MS,
+  MAX_LISTED_ENDPOINTS,
   PING_BACK_INTERVAL_MS,
   SESSION_ACTIVE_TIMEOUT_MS,
   SUSPECT_LEAST_MS,
@@ -41,6 +42,8 @@ export interface PathContext {
   send(peer: NodePublicKey, discoKey: DiscoPublicKey, via: PathVia, message: DiscoMessage): boolean
   pathChanged(peer: NodePublicKey, path: Path, reason: PathChangeReason): void
   pinged(peer: NodePublicKey, id: number, via: PathVia, latencyMs: number, seenAs: Endpoint): void
+  /** The peer has named endpoints that can be no honest node's. */
+  refused(peer: NodePublicKey, times: number): void
   pingFailed(peer: NodePublicKey, id: number, code: 'PATH_PING_TIMEOUT' | 'PATH_PING_NO_PATH'): void
 }
 
@@ -106,6 +109,11 @@ export class PathState {
 
   get peer(): PathPeer {
     return this.#peer
+  }
+
+  /** Pings without an answer yet. */
+  get pingsInFlight(): number {
+    return this.#sent.size
   }
 
   /** When {@link PathState.handleTimeout} is next due. */
@@ -215,6 +223,8 @@ export class PathState {
     this.#calledUsAt = now
     if (this.#callAllowance < 1) return false
     this.#callAllowance -= 1
+    const lies = endpoints.slice(0, MAX_LISTED_ENDPOINTS).filter((endpoint) => isLie(this.#context.refusal(endpoint, formatEndpoint(endpoint))))
+    if (lies.length > 0) this.#context.refused(this.#peer.nodeKey, lies.length)
     this.candidates.setCalledEndpoints(now, endpoints)
     for (const candidate of this.candidates.values()) candidate.pingedAt = undefined
     this.#discoverNotBefore = undefined

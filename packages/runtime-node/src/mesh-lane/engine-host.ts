@@ -200,6 +200,7 @@ export function viewOf(now: Instant, engine: Engine, all: boolean): EngineView {
     at: now,
     traffic: engine.traffic(),
     drops: engine.drops(now),
+    watch: engine.watch(now),
     peers,
     explanations,
     homeRelay: engine.homeRelay,

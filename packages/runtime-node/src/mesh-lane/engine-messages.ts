@@ -1,7 +1,7 @@
 import type { Instant } from '@meshwright/core'
 import type { DiscoPrivateKey, DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
-import type { AppliedMap, EngineInput, EngineOutput, EnginePeer, EngineTraffic } from '@meshwright/mesh'
+import type { AppliedMap, EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch } from '@meshwright/mesh'
 import type { RelayMap } from '@meshwright/core'
 import type { PathExplanation } from '@meshwright/nat-traversal'
 import type { Portable } from './portable-values.ts'
@@ -49,6 +49,7 @@ export interface EngineView {
   readonly at: Instant
   readonly traffic: EngineTraffic
   readonly drops: Readonly<Record<string, number>>
+  readonly watch: EngineWatch
   readonly peers: ReadonlyMap<string, EnginePeer>
   /** Of peers with a path that was used lately; of all when a view was asked for. */
   readonly explanations: ReadonlyMap<string, PathExplanation>
