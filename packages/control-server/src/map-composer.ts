@@ -75,6 +75,12 @@ export interface Receiver {
   readonly omitPeers: boolean
 }
 
+/**
+ * Seen with 1.100.0 (its capability versions are 139 to 141): peers that come, go or change by themselves are taken into its list of peers, but not
+ * into what packets go by ("no matching peer"), until it builds its map anew. 1.102 does it right, and 1.98 always builds anew.
+ */
+const HALF_DELTAS = { first: 139, last: 141 }
+
 const NO_POLICY = 'no policy is set on the control server: all traffic is denied until an administrator sets one'
 const CAP = 'https://tailscale.com/cap/'
 
@@ -147,6 +153,8 @@ export class MapComposer {
     const fresh = receiver.omitPeers ? [] : delivered.first ? this.#firstPeers(self, delivered, frame) : this.#peers(self, delivered, allPeers, difference.nodes, frame)
     // Those told before are looked at again only when anything may have changed: people change their names too.
     if (whole || fresh.length > 0) this.#profiles(self, delivered, allPeers, fresh, frame)
+    const { capVersion } = receiver
+    if (capVersion >= HALF_DELTAS.first && capVersion <= HALF_DELTAS.last && (frame.has('PeersChanged') || frame.has('PeersRemoved'))) this.#anew(frame)
     if (delivered.first) {
       frame.member('CollectServices', 'false')
       if (!this.#world.config().logtail) frame.member('Debug', '{"DisableLogTail":true}')
@@ -248,8 +256,12 @@ export class MapComposer {
     }
     if (profiles.length === 0) return
     frame.member('UserProfiles', `[${profiles.join(',')}]`)
-    // Seen with 1.102.5: a frame of peers and profiles alone is applied without the profiles, and people read "userid:7". Any of the
-    // members that make clients build their map anew helps; this is the smallest.
+    // Seen with 1.102.5: a frame of peers and profiles alone is applied without the profiles, and people read "userid:7".
+    this.#anew(frame)
+  }
+
+  /** Clients build their map anew for this frame, instead of only changing what it names: of the members that make them, this is the smallest. */
+  #anew(frame: FrameParts): void {
     if (!frame.has('Node') && !frame.has('Domain')) frame.member('Domain', JSON.stringify(this.#world.config().baseDomain))
   }
 

@@ -47,6 +47,22 @@ describe('what a node is told', () => {
     expect(told(lab, b, () => lite(lab, a, { Endpoints: [] }))).toEqual([{ PeersChangedPatch: [{ NodeID: a.id, Endpoints: [] }] }])
   })
 
+  test('clients of 1.100 are made to build their map anew when peers come, go or change; no others are', () => {
+    for (const [Version, anew] of [[138, false], [139, true], [141, true], [142, false]] as const) {
+      const lab = open()
+      lab.node('alice', 'first') // so that the owner is known already
+      const b = lab.node('bob', 'b')
+      const stream = lab.map(b.machine, { NodeKey: b.NodeKey, Stream: true, Version, DiscoKey: key('discokey', 'b') })
+      let a: LabNode | undefined
+      const frames = (change: () => void): (string | undefined)[] => told(lab, { ...b, stream }, change).map((frame) => frame.Domain)
+      const domain = anew ? 'mesh.test' : undefined
+      expect(frames(() => (a = lab.node('alice', 'a')))).toEqual([domain])
+      expect(frames(() => lite(lab, a ?? b, { Endpoints: ['10.0.0.2:41641'] })), 'patches are applied').toEqual([undefined])
+      expect(frames(() => lab.admin({ command: 'renameNode', id: a?.id ?? 0, newName: 'other' }))).toEqual([domain])
+      expect(frames(() => lab.admin({ command: 'deleteNode', id: a?.id ?? 0 }))).toEqual([domain])
+    }
+  })
+
   test('a user with another name is told to those who see nodes of theirs', () => {
     const lab = open()
     lab.node('alice', 'a')
