@@ -156,6 +156,23 @@ function answer(connection: ControlConnection): Promise<number> {
   })
 }
 
+test('a transport that is closed while it dials gives the dial up at once, and tells nothing', async () => {
+  const sockets: net.Socket[] = []
+  const silent = net.createServer((socket) => sockets.push(socket.on('error', () => undefined)))
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  const url = `http://127.0.0.1:${(silent.address() as AddressInfo).port}` // listening on TCP
+  const inputs: unknown[] = []
+  const transport = new ControlTransport({ url, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom }, (input) => inputs.push(input))
+  transport.perform({ type: 'request', id: 1, method: 'POST', path: '/machine/map', headers: {}, body: new Uint8Array(0), stream: false })
+  await expect.poll(() => sockets.length).toBe(1)
+  const gone = new Promise((resolve) => sockets[0]?.once('close', resolve))
+  sockets[0]?.resume()
+  transport.close()
+  await gone
+  expect(inputs).toEqual([])
+  silent.close()
+})
+
 test('an upgrade without a handshake is answered with 400 and a reason', async () => {
   const url = await serve(() => {})
   const status = await new Promise<number | undefined>((resolve) => {
@@ -196,7 +213,7 @@ test('a control client registers, gets its map and follows a change over a real 
     cleanups.push(() => driver.stop(), () => transport.close())
     driver.act((at) => client.login(at, { authKey: 'k' }))
   })
-  expect(seen.map((output) => output.type)).toEqual(['saveState', 'saveState', 'loginFinished', 'netmap', 'polling', 'netmap'])
+  expect(seen.map((output) => output.type).filter((type) => type !== 'told')).toEqual(['saveState', 'saveState', 'loginFinished', 'netmap', 'polling', 'netmap'])
   expect(client.status()).toMatchObject({ state: 'running', polling: true })
 })
 

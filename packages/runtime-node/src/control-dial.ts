@@ -50,6 +50,8 @@ export interface ControlDialOptions {
   readonly ca?: string
   /** How often the connection is tried by an HTTP/2 ping; one that is not answered until the next is dead. Default 30 s. */
   readonly pingEveryMs?: number
+  /** Gives up when aborted, until there is a connection. */
+  readonly signal?: AbortSignal
   /** How connections are opened; default: the system's way. */
   readonly outside?: Outside
 }
@@ -91,7 +93,7 @@ const WINDOW_BYTES = 4_194_304
  * Asks for a server's Noise key: `GET /key`.
  * @throws RUNTIME_CONTROL_URL, RUNTIME_CONTROL_UNREACHABLE, RUNTIME_CONTROL_KEY
  */
-export async function fetchControlKey(options: Pick<ControlDialOptions, 'url' | 'version' | 'timeoutMs' | 'ca' | 'outside'>): Promise<MachinePublicKey> {
+export async function fetchControlKey(options: Pick<ControlDialOptions, 'url' | 'version' | 'timeoutMs' | 'ca' | 'signal' | 'outside'>): Promise<MachinePublicKey> {
   const base = parseBase(options.url)
   const request = start(base, `/key?v=${options.version ?? CAPABILITY_VERSION}`, 'GET', {}, options)
   const body = await new Promise<Uint8Array>((resolve, reject) => {
@@ -136,6 +138,8 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
   const socket = await upgrade(base, channel.initiation, options)
   let early: EarlyNoise | undefined
   const stream = new NoiseStream(socket.stream, channel)
+  const giveUp = (): void => void stream.destroy(new Error('the dial was given up'))
+  options.signal?.addEventListener('abort', giveUp, { once: true })
   try {
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => stream.destroy(new Error('the handshake took too long')), options.timeoutMs ?? DEFAULT_TIMEOUT_MS)
@@ -159,6 +163,8 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
   } catch (error) {
     stream.destroy()
     throw error
+  } finally {
+    options.signal?.removeEventListener('abort', giveUp)
   }
   const session = http2.connect(base.origin, { createConnection: () => stream, settings: { enablePush: false, initialWindowSize: WINDOW_BYTES } })
   session.on('error', () => {}) // told to every request by its own 'error' or 'close'
@@ -189,6 +195,7 @@ export class ControlTransport {
   readonly #cancels = new Map<number, () => void>()
   #connection: ControlConnection | undefined
   #dialling: Promise<ControlConnection> | undefined
+  #giveUp: AbortController = new AbortController()
   #closed = false
 
   constructor(options: ControlDialOptions, feed: (input: ControlResponseInput) => void) {
@@ -233,13 +240,18 @@ export class ControlTransport {
     this.#cancels.clear()
     this.#connection?.close()
     this.#connection = undefined
+    this.#giveUp.abort()
   }
 
   async #connect(): Promise<ControlConnection> {
+    if (this.#closed) throw new ControlConnectionError('RUNTIME_CONTROL_UNREACHABLE', 'the transport is closed')
     if (this.#connection?.usable === true) return this.#connection
-    this.#dialling ??= dialControl(this.#options).finally(() => {
-      this.#dialling = undefined
-    })
+    if (this.#dialling === undefined) {
+      this.#giveUp = new AbortController()
+      this.#dialling = dialControl({ ...this.#options, signal: this.#giveUp.signal }).finally(() => {
+        this.#dialling = undefined
+      })
+    }
     const connection = await this.#dialling
     if (this.#closed) connection.close()
     else this.#connection = connection
@@ -363,10 +375,11 @@ function unreachable(base: URL, cause: Error): ControlConnectionError {
   return new ControlConnectionError('RUNTIME_CONTROL_UNREACHABLE', `cannot reach ${base.origin}: ${cause.message === '' ? 'connection refused' : cause.message}`, { cause })
 }
 
-function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca' | 'outside'>): http.ClientRequest {
+function start(base: URL, path: string, method: string, headers: Record<string, string>, options: Pick<ControlDialOptions, 'timeoutMs' | 'ca' | 'signal' | 'outside'>): http.ClientRequest {
   // An agent of any kind, also the one that `agent: false` makes, would pass by `createConnection`.
   const way = options.outside === undefined ? { agent: false as const } : { createConnection: connector(base, options.outside, options.ca) }
-  const settings = { method, headers, signal: AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS), ...way }
+  const limit = AbortSignal.timeout(options.timeoutMs ?? DEFAULT_TIMEOUT_MS)
+  const settings = { method, headers, signal: options.signal === undefined ? limit : AbortSignal.any([limit, options.signal]), ...way }
   const url = new URL(path, base)
   if (base.protocol === 'http:') return http.request(url, settings)
   return https.request(url, { ...settings, ...(options.ca !== undefined && { ca: options.ca }) })

@@ -3,12 +3,12 @@ import type { ControlClientInput, ControlState } from '@meshwright/control-clien
 import type { MapResponse } from '@meshwright/control-protocol'
 import type { Instant } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import type { Prefix } from '@meshwright/ip'
+import { parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, Engine, type EngineOptions, type MeshInput, MeshNode, type MeshOutput, type Prefs } from '@meshwright/mesh'
 import { ControlTransport } from './control-dial.ts'
 import { type Driver, drive } from './drive.ts'
 import type { MeshPlane } from './mesh-lane/mesh-plane.ts'
-import type { MeshDaemonOptions } from './mesh-runtime.ts'
+import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import type { Outside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { RelayDriver } from './relay-driver.ts'
@@ -80,6 +80,15 @@ function sendRows(now: Instant, node: MeshNode, rows: RowDoor): void {
   const door = rows()
   if (door === undefined) return // not yet: what waits is sent once it is open
   for (let to = node.packets.nextRow(now, door.row); to !== undefined; to = node.packets.nextRow(now, door.row)) door.sendRow(to, door.row)
+}
+
+/** The routes that the options offer. @throws MeshRuntimeError for what is no address range */
+export function routesOf(options: MeshDaemonOptions): readonly Prefix[] {
+  return (options.advertiseRoutes ?? []).map((text) => {
+    const prefix = parsePrefix(text)
+    if (prefix === undefined) throw new MeshRuntimeError('RUNTIME_OPTION', `advertiseRoutes: '${text}' is no address range`, { remedy: 'Write it as 10.0.0.0/8.' })
+    return prefix
+  })
 }
 
 /** The preferences that a node starts with: the stored ones, under what the options say. */

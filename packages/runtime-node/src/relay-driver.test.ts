@@ -12,6 +12,9 @@ async function listening(): Promise<{ readonly server: Server; readonly port: nu
   return { server, port: typeof address === 'object' && address !== null ? address.port : expect.fail('no port') }
 }
 
+/** A signal that never aborts. */
+const never = new AbortController().signal
+
 /** A port where nobody listens. */
 async function deadPort(): Promise<number> {
   const { server, port } = await listening()
@@ -24,10 +27,16 @@ const region = (...nodes: readonly RelayNode[]): RelayRegion => ({ id: 1, code: 
 
 test('a relay that takes connections has a latency, one that refuses them or is none has not', async () => {
   const { server, port } = await listening()
-  expect(await measureRelay(region(relay(port)), systemOutside)).toBeGreaterThan(0)
+  expect(await measureRelay(region(relay(port)), systemOutside, never)).toBeGreaterThan(0)
   await new Promise((resolve) => server.close(resolve))
-  expect(await measureRelay(region(relay(port)), systemOutside)).toBeUndefined()
-  expect(await measureRelay(region({ ...relay(port), stunOnly: true }), systemOutside)).toBeUndefined()
+  expect(await measureRelay(region(relay(port)), systemOutside, never)).toBeUndefined()
+  expect(await measureRelay(region({ ...relay(port), stunOnly: true }), systemOutside, never)).toBeUndefined()
+})
+
+test('a measure that is given up ends at once, and leaves no connection', async () => {
+  const { server, port } = await listening()
+  expect(await measureRelay(region(relay(port)), systemOutside, AbortSignal.abort())).toBeUndefined()
+  expect(await new Promise((resolve) => server.close(resolve))).toBeUndefined()
 })
 
 test('a dial that fails is told as closed, with its reason, once', async () => {

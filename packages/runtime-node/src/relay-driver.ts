@@ -96,8 +96,8 @@ function isLoopbackPlain(node: RelayNode): boolean {
 
 const MEASURE_TIMEOUT_MS = 3_000
 
-/** How long a TCP connection with a relay of the region takes, in milliseconds; `undefined` when none answers. */
-export async function measureRelay(region: RelayRegion, outside: Outside): Promise<number | undefined> {
+/** How long a TCP connection with a relay of the region takes, in milliseconds; `undefined` when none answers, or `signal` aborts. */
+export async function measureRelay(region: RelayRegion, outside: Outside, signal: AbortSignal): Promise<number | undefined> {
   const node = region.nodes.find((each) => each.stunOnly !== true)
   if (node === undefined) return undefined
   const host = node.ipv4 !== undefined && node.ipv4 !== '' && node.ipv4 !== 'none' ? node.ipv4 : node.hostName
@@ -105,13 +105,17 @@ export async function measureRelay(region: RelayRegion, outside: Outside): Promi
   const socket = await outside.connect(host, node.derpPort ?? 443).catch(() => undefined) // a name without an address: no measure
   if (socket === undefined) return undefined
   return new Promise((resolve) => {
+    const onAbort = (): void => finish(undefined)
     const finish = (latencyMs: number | undefined): void => {
+      signal.removeEventListener('abort', onAbort)
       socket.destroy()
       resolve(latencyMs)
     }
     socket.setTimeout(MEASURE_TIMEOUT_MS, () => finish(undefined))
     socket.once('connect', () => finish(performance.now() - started))
     socket.once('error', () => finish(undefined))
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
   })
 }
 

@@ -4,7 +4,7 @@ import { lookup } from 'node:dns/promises'
 import type { ControlState, NetworkMap } from '@meshwright/control-client'
 import type { PacketBatch, RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import { type Endpoint, formatEndpoint, formatIp, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { type Endpoint, formatEndpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@meshwright/ip'
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
@@ -19,7 +19,7 @@ import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { deviceOf, type NodeUdp, openMeshPlane, type OpenedPlane, reportOf, socketsOf } from './mesh-lane/open-plane.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
-import { firstPrefs, makeParts, type NodeParts } from './node-parts.ts'
+import { firstPrefs, makeParts, type NodeParts, routesOf } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { OutsideFlows } from './outside-flows.ts'
 import { PendingLogout } from './pending-logout.ts'
@@ -43,11 +43,7 @@ const DIAL_TIMEOUT_MS = 60_000
  * @throws StateFileError, UdpError, MeshRuntimeError (the promise rejects)
  */
 export async function startMeshNode(options: MeshDaemonOptions): Promise<RunningNode> {
-  const routes = (options.advertiseRoutes ?? []).map((text): Prefix => {
-    const prefix = parsePrefix(text)
-    if (prefix === undefined) throw new MeshRuntimeError('RUNTIME_OPTION', `advertiseRoutes: '${text}' is no address range`, { remedy: 'Write it as 10.0.0.0/8.' })
-    return prefix
-  })
+  const routes = routesOf(options)
   options.signal?.throwIfAborted()
   const store = new NodeStore(options.stateFile)
   const outside = options.tun === undefined ? systemOutside : await markedOutside(OUTSIDE_MARK)
@@ -103,6 +99,7 @@ class Runner implements RunningNode {
   readonly #logouts: PendingLogout = new PendingLogout()
   #closed = false
   #closing: Promise<void> | undefined
+  readonly #end: AbortController = new AbortController()
   #changeQueued = false
 
   constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside, opened: OpenedPlane) {
@@ -320,6 +317,7 @@ class Runner implements RunningNode {
   async #close(): Promise<void> {
     if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
     this.#closed = true
+    this.#end.abort()
     clearInterval(this.#addressTimer)
     this.#lastMap?.flush()
     this.#agent?.destroy()
@@ -439,7 +437,7 @@ class Runner implements RunningNode {
   }
 
   async #measureRelay(region: RelayRegion): Promise<void> {
-    this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region, this.#outside) })
+    this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region, this.#outside, this.#end.signal) })
   }
 
   #checkAddresses(): void {
