@@ -23,6 +23,22 @@ function routes(peers: readonly Node[], prefs: Partial<Prefs> = {}, wallNow: num
   )
 }
 
+describe('addresses that can be nobody\'s', () => {
+  const told = (endpoints: readonly string[], allowLoopback: boolean = false): readonly string[] =>
+    applyNetworkMap(networkMap({ Node: wireNode(1), Peers: [wireNode(2, { Endpoints: endpoints }), wireNode(3)] }), DEFAULT_PREFS, WALL, allowLoopback).warnings
+
+  test('are told of: loopback, multicast, nowhere, the sign of a relay; those of other networks are not', () => {
+    expect(told(['127.0.0.1:9', '224.0.0.1:9', '0.0.0.0:9', '127.3.3.40:900', '203.0.113.1:9'])).toEqual([
+      expect.stringMatching(/^The control server names addresses of \S+ that can be nobody's \(127\.0\.0\.1:9, 224\.0\.0\.1:9, 0\.0\.0\.0:9, \.\.\.\): they are not tried\. What such a node reports of itself is to be checked$/),
+    ])
+    expect(told(['10.0.0.1:9', '100.64.7.7:9', '169.254.1.1:9', '[fe80::1]:9', '[2001:db8::1]:9'])).toEqual([])
+  })
+
+  test('loopback is nothing to tell where nodes share a machine on purpose', () => {
+    expect([told(['127.0.0.1:9', '[::1]:9'], true), told(['127.3.3.40:900'], true).length]).toEqual([[], 1])
+  })
+})
+
 describe('routes', () => {
   test('a peer always has its own addresses; subnets only where routes are accepted', () => {
     expect(routes([router(2, [SUBNET])])).toEqual({ 2: own(2) })

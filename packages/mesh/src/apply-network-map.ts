@@ -4,6 +4,7 @@ import { equalPrefixes, IpSet, isExitRoute, isLoopback, parsePrefix, type Prefix
 import type { PathPeer } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import type { DataPlaneConfig } from './dataplane.ts'
+import { endpointLies } from './endpoint-lies.ts'
 import type { Prefs } from './prefs.ts'
 
 /** A node talks to so many peers at most, those with the lowest numbers: as many as its WireGuard device holds, with room to spare. */
@@ -20,12 +21,14 @@ export interface AppliedMap {
 /**
  * Works out who may be talked to and where their addresses lead: pure, so that the swap itself is one synchronous call. Peers whose key
  * has expired, that have no key exchange with us, or that may not open connections to us while we cannot tell replies apart, are left out.
+ * @param allowLoopback peers at loopback are nothing to warn of
  */
-export function applyNetworkMap(map: NetworkMap, prefs: Prefs, wallNow: UnixMillis): AppliedMap {
+export function applyNetworkMap(map: NetworkMap, prefs: Prefs, wallNow: UnixMillis, allowLoopback: boolean = false): AppliedMap {
   const warnings: string[] = []
   const usable = [...map.peers.values()].filter((peer) => !isKeyExpired(peer, wallNow) && !peer.isJailed)
   const peers = usable.slice(0, MAX_PEERS)
   if (usable.length > peers.length) warnings.push(`The control server names more than ${MAX_PEERS} peers: ${usable.length - peers.length} of them are left out and cannot be reached. A narrower policy shows this node fewer`)
+  warnings.push(...endpointLies(map, allowLoopback))
   const local = IpSet.from([...map.self.addresses, offeredAddresses(map.self, prefs)])
   const plane: DataPlaneConfig = {
     peers: peers.map((peer) => peer.nodeKey),

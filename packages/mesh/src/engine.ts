@@ -101,6 +101,7 @@ export class Engine implements NodeEngine {
     const all: Record<string, number> = {}
     for (const [reason, count] of this.plane.drops) if (count > 0) all[reason] = count
     for (const [reason, count] of this.plane.device.figures(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
+    for (const [reason, count] of this.paths.drops) all[`disco-${reason}`] = count
     if (this.#blockedDatagrams > 0) all['udp-blocked'] = this.#blockedDatagrams
     return all
   }
@@ -330,11 +331,9 @@ export class Engine implements NodeEngine {
       case 'disco':
         this.paths.handleInput(now, { type: 'datagram', bytes, from })
         return
-      case 'wireguard':
-        this.plane.inboundDirect(now, bytes, from)
-        return
       default:
-        return
+        // Also what is nobody's: the device counts it, as it does on a lane.
+        this.plane.inboundDirect(now, bytes, from)
     }
   }
 

@@ -324,7 +324,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     const engine = this.#engine
     if (engine === undefined) return
     const wallNow = this.#config.wallClock()
-    const applied = applyNetworkMap(map, this.#prefs, wallNow)
+    const applied = applyNetworkMap(map, this.#prefs, wallNow, this.#config.allowLoopback === true)
     engine.apply(now, applied)
     if (map.relays !== this.#map?.relays || engine.homeRelay === 0) engine.setRelayMap(now, map.relays)
     this.#warnings = applied.warnings

@@ -221,6 +221,11 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     return state && explainPath(state.facts(now), state.candidates.values(), (candidate) => this.#rules.refusal(candidate.endpoint, candidate.key))
   }
 
+  /** Drops by reason. */
+  get drops(): ReadonlyMap<PathDrop, number> {
+    return this.#drops
+  }
+
   status(now: Instant): PathFinderStatus {
     let [direct, candidates, pings] = [0, 0, 0]
     for (const state of this.#peers.values()) {
