@@ -35,13 +35,15 @@ export class Lifetimes {
     const known = this.#watches.get(node.id)
     const patience = node.lastSeen === undefined ? Math.max(FIRST_POLL_MS, config.ephemeralInactivityMs) : config.ephemeralInactivityMs
     const deleteAt = !node.ephemeral || online ? undefined : (known?.deleteAt ?? after(this.#context.now(), patience))
-    const expired = node.expiry !== undefined && this.#context.wallNow() >= node.expiry
+    const isExpired = node.expiry !== undefined && this.#context.wallNow() >= node.expiry
+    // What the clock changed meanwhile is found by the look that tells it, never passed over here.
+    const expired = known !== undefined && known.expiry === node.expiry ? known.expired : isExpired
     if (node.expiry === undefined && deleteAt === undefined) {
       this.#watches.delete(node.id)
       return
     }
     this.#watches.set(node.id, { expiry: node.expiry, deleteAt, expired })
-    this.#due = earlier(this.#due, this.#dueOf(node.expiry, deleteAt, expired))
+    this.#due = earlier(this.#due, expired === isExpired ? this.#dueOf(node.expiry, deleteAt, expired) : this.#context.now())
   }
 
   forget(nodeId: number): void {

@@ -268,6 +268,21 @@ describe('the policy', () => {
     expect(told(lab, b, change(-86_400_000))).toEqual([])
   })
 
+  test('a node that polls anew just when the clock was set is told of all the same, and at once', () => {
+    const lab = open()
+    const a = lab.node('alice', 'a')
+    const b = lab.node('bob', 'b')
+    lab.admin({ command: 'expireNode', id: a.id, expiry: lab.clock.wallClock() + 3_600_000 })
+    for (const [offset, expired] of [[86_400_000, true], [0, undefined]] as const) {
+      lab.advance(9_000)
+      const frames = told(lab, b, () => {
+        lab.wallOffsetMs = offset
+        lab.map(a.machine, { NodeKey: a.NodeKey, Stream: true, DiscoKey: key('discokey', 'a') })
+      })
+      expect(frames.flatMap((frame) => frame.PeersChanged ?? []).map((peer) => [peer.ID, peer.Expired])).toEqual([[a.id, expired]])
+    }
+  })
+
   test('an expired node is told of nobody and others see it as expired; a later expiry brings it back without a login', () => {
     const lab = open()
     const a = lab.node('alice', 'a')
