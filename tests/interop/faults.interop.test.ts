@@ -1,11 +1,12 @@
 import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import tls from 'node:tls'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
 import { expect } from 'vitest'
 import { LightClient } from '../load/light-client.ts'
+import { installClock, setClock } from './lab-clock.ts'
 import type { OurNode } from './lab-ours.ts'
 import { pause } from './lab-process.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
@@ -254,38 +255,6 @@ diskFlow('a disk that is full refuses changes with the reason, keeps all else go
   await allHear(crowd, world, SOME_TIME_MS)
   await noWarnings(crowd, world)
 })
-
-let clockShim: Promise<void> | undefined
-
-/** Lets the control server's wall clock be set by a file beside its configuration. */
-async function installClock(world: World): Promise<void> {
-  const { control } = world.base.programs
-  clockShim ??= (async () => {
-    const real = control.replace(/\.mjs$/, '-real.mjs')
-    renameSync(control, real)
-    writeFileSync(
-      control,
-      `import { readFileSync } from 'node:fs'
-import path from 'node:path'
-const at = process.argv.findIndex((word) => word === '--config' || word === '-c')
-const file = path.join(path.dirname(process.argv[at + 1]), 'clock-offset')
-const now = Date.now.bind(Date)
-let offset = 0
-const look = () => { try { offset = Number(readFileSync(file, 'utf8')) } catch { offset = 0 } }
-look()
-setInterval(look, 20).unref()
-Date.now = () => now() + offset
-await import(${JSON.stringify(real)})
-`,
-    )
-  })()
-  await clockShim
-}
-
-async function setClock(world: World, offsetMs: number): Promise<void> {
-  writeFileSync(world.lab.at('clock-offset'), String(offsetMs))
-  await pause(200)
-}
 
 flow('the clock of the control server jumps a day ahead, and back: nobody drops out, keys with an end are judged by it', async (world) => {
   const crowd = await crowdOf(world)

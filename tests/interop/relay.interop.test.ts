@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { selfSignedCertificate, systemRandom } from '@meshwright/runtime-node'
 import { afterAll, beforeAll, expect } from 'vitest'
+import { measureBurst } from '../load/flood.ts'
 import { BIN, flows, peerName, whyNot } from './lab-flow.ts'
 import { bundlePrograms, OurControl, type OurPrograms } from './lab-ours.ts'
 import { freePort, Lab } from './lab-process.ts'
@@ -120,4 +121,12 @@ flow('relays of one region: a real one and ours hand packets to each other, both
   // Who has heard from a client of the other relay is told when it leaves the region.
   here.close()
   expect((await there.until('peerGone')).peer.equals(here.key.publicKey())).toBe(true)
+})
+
+flow('a flood by 50 pairs through our relay: more than half of it is delivered, its senders are slowed, its memory is bounded', async () => {
+  // Nothing is timed: so much, and whatever of it arrives. How fast, and what a real relay does with it: `npm run load -- --flood`.
+  const { deliveredShare, grownMegabytes, slowed } = await measureBurst('ours', 50, 8_000_000) // more than the kernel's buffers hold
+  expect(deliveredShare).toBeGreaterThan(0.5)
+  expect(slowed).toBeGreaterThan(0)
+  expect(grownMegabytes).toBeLessThan(256)
 })

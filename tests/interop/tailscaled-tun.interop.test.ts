@@ -2,6 +2,9 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
+import { fetchControlKey } from '@meshwright/runtime-node/control'
+import { LightClient } from '../load/light-client.ts'
+import { installClock, setClock } from './lab-clock.ts'
 import type { OurNode } from './lab-ours.ts'
 import type { LabProcess } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
@@ -278,20 +281,29 @@ paths('TUN: HTTP, 100 MB each way, directly and by relay with UDP blocked', asyn
   await way(world, a.node, oursIp, DIRECT, 40_000)
 }, 900_000)
 
+const SSH_USERS = { src: ['alice@'], dst: ['autogroup:self'], users: ['root'] }
+const SSH_OPTIONS = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'BatchMode=yes', 'IdentityAgent=none', 'GlobalKnownHostsFile=/dev/null', 'ConnectTimeout=5'].flatMap((option) => ['-o', option])
+
+/** Puts a policy for SSH between alice's nodes in force; gives how to run a command from the first node at her second, as root. */
+async function sshOf(world: World, site: Site): Promise<(command: string) => Promise<{ readonly status: number; readonly out: string; readonly err: string }>> {
+  const c = await thirdOf(world, site)
+  await c.node.cli('set', '--ssh')
+  await world.control.setPolicy({ ...(OPEN_POLICY as object), ssh: [{ action: 'accept', ...SSH_USERS }] })
+  const ssh = (command: string): Promise<{ readonly status: number; readonly out: string; readonly err: string }> => site.a.node.inside('ssh', ['-F', 'none', ...SSH_OPTIONS, `root@${c.ip}`, command], 60_000)
+  await world.lab.until('a session is let in', async () => {
+    const { status, out } = await ssh('echo $((6 * 7)); exit 3')
+    return status === 3 && out === '42\n'
+  })
+  return ssh
+}
+
 features('TUN: SSH by the usual client, Taildrop, serve and nc', async (world) => {
   const site = await siteOf(world)
   const [{ node: from }, c] = [site.a, await thirdOf(world, site)]
   const to = c.node
-  await to.cli('set', '--ssh')
-  await world.control.setPolicy({ ...(OPEN_POLICY as object), ssh: [{ action: 'accept', src: ['alice@'], dst: ['autogroup:self'], users: ['root'] }] })
-  const options = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'BatchMode=yes', 'IdentityAgent=none', 'GlobalKnownHostsFile=/dev/null', 'ConnectTimeout=5']
-  const ssh = (): Promise<{ readonly status: number; readonly out: string }> => from.inside('ssh', ['-F', 'none', ...options.flatMap((option) => ['-o', option]), `root@${c.ip}`, 'echo $((6 * 7)); exit 3'])
-  await world.lab.until('a session is let in', async () => {
-    const { status, out } = await ssh()
-    return status === 3 && out === '42\n'
-  })
+  const ssh = await sshOf(world, site)
   await world.control.setPolicy(OPEN_POLICY)
-  await world.lab.until('no session is let in', async () => (await ssh()).status === 255)
+  await world.lab.until('no session is let in', async () => (await ssh('echo in')).status === 255)
 
   const [file, inbox] = [world.lab.at('picture.bin'), world.lab.at('inbox')]
   writeFileSync(file, patternBytes(1_000_000))
@@ -310,6 +322,112 @@ features('TUN: SSH by the usual client, Taildrop, serve and nc', async (world) =
   const { out } = await from.inside('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | "$0" --socket="$1" nc "$2" 9000`, from.program, from.socket, c.ip])
   expect(out).toMatch(/200 OK[^]*tun-c to /)
   await to.cli('serve', 'reset')
+})
+
+features('TUN: SSH check mode: a session is held until the command line approves it, the next is not asked; one that is refused ends', async (world) => {
+  const site = await siteOf(world)
+  const c = await thirdOf(world, site)
+  const ssh = await sshOf(world, site)
+  const check = async (period: object): Promise<void> => {
+    await world.control.setPolicy({ ...(OPEN_POLICY as object), ssh: [{ action: 'check', ...period, ...SSH_USERS }] })
+    await world.lab.until('the rules are there', async () => JSON.stringify((await c.node.netmap())['SSHPolicy'] ?? '').includes('holdAndDelegate'))
+  }
+  const held = (): Promise<string> => world.lab.until('a session waits', async () => (await world.control.json<readonly { readonly authId: string }[]>('ssh', 'list'))[0]?.authId)
+  await check({})
+  const first = ssh('echo checked')
+  expect(await world.control.cli('ssh', 'approve', '--auth-id', await held())).toBe('SSH from tun-a to tun-c as root was approved.\n')
+  expect(await first).toMatchObject({ status: 0, out: 'checked\n' })
+  expect((await ssh('echo again')).out).toBe('again\n')
+  // What was approved does not count for a rule that asks always.
+  await check({ checkPeriod: 'always' })
+  const second = ssh('echo in')
+  await world.control.cli('ssh', 'reject', '--auth-id', await held())
+  const { status, out, err } = await second
+  expect([status, out]).toEqual([255, ''])
+  expect(err).toContain('An administrator refused this session.')
+  await world.control.setPolicy(OPEN_POLICY)
+})
+
+/** A node that is only talked about: what it tells its server is heard by daemons, or not. */
+class Told {
+  readonly #world: World
+  readonly client: LightClient
+  readonly #id: number
+
+  private constructor(world: World, client: LightClient, id: number) {
+    this.#world = world
+    this.client = client
+    this.#id = id
+  }
+
+  static async join(world: World, index: number): Promise<Told> {
+    const client = new LightClient(index, { frame: () => undefined, lost: () => undefined })
+    world.lab.onStop(() => client.drop())
+    await client.join(world.control.url, await fetchControlKey({ url: world.control.url }), await world.reusable('alice'))
+    await client.poll()
+    return new Told(world, client, Number((await world.listed(client.name)).id))
+  }
+
+  /** Gets another name; ends when all these know it. */
+  async renamed(name: string, nodes: readonly Tailscaled[]): Promise<void> {
+    await this.#world.control.ask({ command: 'renameNode', id: this.#id, newName: name })
+    for (const node of nodes) await this.#world.lab.until(`${node.name} hears of ${name}`, async () => (await node.peer(name)) !== undefined)
+  }
+}
+
+faults('TUN: a node that never reads, and a slow one: connections of the others go on, and both learn all when they read again', async (world) => {
+  const site = await siteOf(world)
+  const { a, b, oursIp, script } = site
+  const c = await thirdOf(world, site)
+  const [frozen, slow] = [c.node.pid, b.node.pid]
+  if (frozen === undefined || slow === undefined) throw new Error('not all nodes run')
+  const told = await Told.join(world, 1)
+  await works(world, site)
+  const drip = world.lab.start(`drip at ${a.node.name}`, 'ip', ['netns', 'exec', a.space.name, process.execPath, script, 'drip', oursIp, String(world.web), '/drip/160'])
+  await world.lab.until('it flows', () => received(drip) > 5)
+  process.kill(frozen, 'SIGSTOP')
+  // Reads for a moment, twice a second.
+  const crawl = setInterval(() => {
+    process.kill(slow, 'SIGCONT')
+    setTimeout(() => process.kill(slow, 'SIGSTOP'), 50)
+  }, 500)
+  try {
+    for (let round = 0; round < 40; round += 1) await told.client.update(Array.from({ length: 60 }, (_, n) => `198.51.100.${n}:${10_000 + round * 61 + n}`))
+    await told.renamed('told-meanwhile', [a.node])
+  } finally {
+    clearInterval(crawl)
+    await pause(100) // its last moment is over
+    for (const pid of [frozen, slow]) process.kill(pid, 'SIGCONT')
+  }
+  await told.renamed('told-again', [a.node, b.node, c.node])
+  await world.lab.until('the connection ends as it should', () => drip.log.includes('complete'))
+  expect(drip.log).toContain('got 160\n')
+  await drip.stop('SIGKILL')
+  await works(world, site)
+  await livesAt(world, site, c, c.ip)
+  for (const { node } of [a, b]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
+})
+
+faults('TUN: the clock of the control server jumps a day ahead, and back: connections of plain programs go on, and news come', async (world) => {
+  const site = await siteOf(world)
+  const { a, b, oursIp, script } = site
+  await installClock(world)
+  await world.control.stop()
+  await world.control.start()
+  const told = await Told.join(world, 2)
+  await works(world, site)
+  const drip = world.lab.start(`drip at ${a.node.name}`, 'ip', ['netns', 'exec', a.space.name, process.execPath, script, 'drip', oursIp, String(world.web), '/drip/160'])
+  await world.lab.until('it flows', () => received(drip) > 5)
+  for (const [name, days] of [['told-tomorrow', 1], ['told-yesterday', -1], ['told-today', 0]] as const) {
+    await setClock(world, days * 86_400_000)
+    await told.renamed(name, [a.node, b.node])
+    expect((await world.control.nodes()).filter((node) => /^tun-[ab]$/.test(node.givenName)).map((node) => node.online)).toEqual([true, true])
+  }
+  await world.lab.until('the connection ends as it should', () => drip.log.includes('complete'))
+  expect(drip.log).toContain('got 160\n')
+  await drip.stop('SIGKILL')
+  await works(world, site)
+  for (const { node } of [a, b]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
 })
 
 faults('TUN: control server killed and started again: datagrams and connections of plain programs go on', async (world) => {

@@ -15,6 +15,10 @@ const DERPER = path.join(os.homedir(), '.cache', 'meshwright-interop', 'derper@v
 const PACKET_BYTES = 1_400
 /** Handed to the socket at once. */
 const FRAMES_PER_WRITE = 32
+/** When nothing has arrived for so long, nothing more will. */
+const SETTLED_MS = 1_000
+/** What a child needs to read TypeScript, whatever runs this file. */
+const LOADERS: string[] = ['--conditions=@meshwright/source', '--import', 'tsx']
 
 /** The relays that can be measured. */
 export type RelayKind = 'ours' | 'derper'
@@ -46,15 +50,14 @@ export async function measureFlood(kind: RelayKind, pairs: number, seconds: numb
   const cleanups: (() => void | Promise<void>)[] = [() => rmSync(folder, { recursive: true, force: true })]
   try {
     const { relay, port } = await startRelay(kind, folder, cleanups)
-    const receivers = fork(path.join(import.meta.dirname, 'flood-receivers.ts'), [String(port), String(pairs)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    cleanups.push(() => void receivers.kill('SIGKILL'))
+    const receivers = startReceivers(port, pairs, cleanups)
     const keys = (await message(receivers)).keys ?? []
     const senders = await Promise.all(keys.map((hex) => Sender.connect(port, hex)))
     cleanups.push(() => senders.forEach((sender) => sender.stop()))
     const idle = relay.rssBytes
     const cpu = relay.cpuSeconds
     const begun = performance.now()
-    for (const sender of senders) sender.flood()
+    for (const sender of senders) void sender.flood()
     await pause(seconds * 1000)
     const sent = senders.reduce((sum, sender) => sum + sender.taken, 0)
     receivers.send('count')
@@ -74,6 +77,48 @@ export async function measureFlood(kind: RelayKind, pairs: number, seconds: numb
   } finally {
     for (const cleanup of cleanups.reverse()) await cleanup()
   }
+}
+
+/** What a burst through a relay came to: everybody sends so much, and all that will arrive has arrived. No time is measured. */
+export interface BurstFigures {
+  /** Of what the senders got rid of. */
+  readonly deliveredShare: number
+  /** Memory that it added to what the idle relay held, at most. */
+  readonly grownMegabytes: number
+  /** Senders whose TCP made them wait. */
+  readonly slowed: number
+}
+
+/** As {@link measureFlood}, until every sender is rid of so many bytes and nothing arrives any more. */
+export async function measureBurst(kind: RelayKind, pairs: number, bytesEach: number): Promise<BurstFigures> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-flood-'))
+  const cleanups: (() => void | Promise<void>)[] = [() => rmSync(folder, { recursive: true, force: true })]
+  try {
+    const { relay, port } = await startRelay(kind, folder, cleanups)
+    const receivers = startReceivers(port, pairs, cleanups)
+    const keys = (await message(receivers)).keys ?? []
+    const senders = await Promise.all(keys.map((hex) => Sender.connect(port, hex)))
+    cleanups.push(() => senders.forEach((sender) => sender.stop()))
+    const idle = relay.rssBytes
+    await Promise.all(senders.map((sender) => sender.flood(bytesEach)))
+    const sent = senders.reduce((sum, sender) => sum + sender.taken, 0)
+    let received = -1
+    for (let last = -2; received < sent && last < received; ) {
+      if (received >= 0) await pause(SETTLED_MS)
+      last = received
+      receivers.send('count')
+      received = (await message(receivers)).received ?? 0
+    }
+    return { deliveredShare: received / sent, grownMegabytes: (relay.peakRssBytes - idle) / 1_048_576, slowed: senders.filter((sender) => sender.waited).length }
+  } finally {
+    for (const cleanup of cleanups.reverse()) await cleanup()
+  }
+}
+
+function startReceivers(port: number, pairs: number, cleanups: (() => void | Promise<void>)[]): ChildProcess {
+  const receivers = fork(path.join(import.meta.dirname, 'flood-receivers.ts'), [String(port), String(pairs)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: LOADERS })
+  cleanups.push(() => void receivers.kill('SIGKILL'))
+  return receivers
 }
 
 async function startRelay(kind: RelayKind, folder: string, cleanups: (() => void | Promise<void>)[]): Promise<{ readonly relay: Measured; readonly port: number }> {
@@ -166,6 +211,7 @@ class Sender {
   readonly #socket: net.Socket
   readonly #frames: Uint8Array
   #written = 0
+  #waited = false
   #stopped = false
 
   constructor(socket: net.Socket, to: NodePublicKey) {
@@ -189,15 +235,27 @@ class Sender {
     return Math.max(0, frames) * PACKET_BYTES
   }
 
-  flood(): void {
-    const more = (): void => {
-      while (!this.#stopped) {
-        this.#written += this.#frames.length
-        if (!this.#socket.write(this.#frames)) return
+  /** Whether its TCP has made it wait. */
+  get waited(): boolean {
+    return this.#waited
+  }
+
+  /** Sends as fast as its TCP takes it; ends when so many bytes of packets have gone out. */
+  flood(limit: number = Number.POSITIVE_INFINITY): Promise<void> {
+    return new Promise((resolve) => {
+      const finished = (): boolean => this.#stopped || (this.#written / this.#frames.length) * FRAMES_PER_WRITE * PACKET_BYTES >= limit
+      const more = (): void => {
+        while (!finished()) {
+          this.#written += this.#frames.length
+          if (this.#socket.write(this.#frames)) continue
+          this.#waited = true
+          return
+        }
+        if (this.#socket.writableLength === 0) resolve()
       }
-    }
-    this.#socket.on('drain', more)
-    more()
+      this.#socket.on('drain', more)
+      more()
+    })
   }
 
   stop(): void {
