@@ -12,6 +12,7 @@ export interface DataPlaneAnswer {
   readonly restarts: number
   readonly established: readonly string[]
   readonly log: readonly string[]
+  readonly offloads: Readonly<Record<string, boolean>>
 }
 
 const log: string[] = []
@@ -26,12 +27,13 @@ async function answer(plane: DataPlane, command: DataPlaneCommand): Promise<Data
     restarts: status?.restarts ?? -1,
     established: status?.device.peers.filter(({ state }) => state === 'established').map(({ publicKey }) => formatHex(publicKey.bytes)) ?? [],
     log,
+    offloads: { ...status?.lane.offloads },
   }
 }
 
-async function main(name: string): Promise<void> {
+async function main(name: string, mode: string): Promise<void> {
   const plane = await startDataPlane({
-    name, mtu: 1420, mode: parseLaneMode('offload'), workerUrl: new URL(import.meta.url), hungMs: 3_000,
+    name, mtu: 1420, mode: parseLaneMode(mode), workerUrl: new URL(import.meta.url), hungMs: 3_000,
     log: (level, line) => void (level === 'error' && log.push(line)), onGone: () => process.exit(0),
   })
   process.stdout.write('"ready"\n')
@@ -45,4 +47,4 @@ async function main(name: string): Promise<void> {
 }
 
 if (isDataPlaneWorker()) runDataPlaneWorker()
-else void main(process.argv[2] ?? 'wg0')
+else void main(process.argv[2] ?? 'wg0', process.argv[3] ?? 'offload')

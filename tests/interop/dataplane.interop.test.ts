@@ -111,19 +111,20 @@ flow('a tunnel of 9000 and one of 576 bytes; what is too long comes in fragments
   }
 })
 
-flow('a worker that dies or hangs is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
-  const child = path.join(path.dirname(file), 'dataplane-child.mjs')
+/** A child in B with an interface that can be asked and made to fail, and an interface of meshwright-wg in A that it knows. */
+async function withChild(lab: Lab, file: string, name: string, mode: string): Promise<{ readonly key: string; readonly ask: (command: DataPlaneCommand) => Promise<DataPlaneAnswer>; readonly child: ChildProcess }> {
+  const bundle = path.join(path.dirname(file), 'dataplane-child.mjs')
   buildSync({
-    entryPoints: [path.join(import.meta.dirname, 'dataplane-child.ts')], outfile: child, bundle: true, platform: 'node', format: 'esm', target: 'node20',
+    entryPoints: [path.join(import.meta.dirname, 'dataplane-child.ts')], outfile: bundle, bundle: true, platform: 'node', format: 'esm', target: 'node20',
     conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi'], logLevel: 'error',
     banner: { js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url)" },
   })
   const a = await lab.start(lab.a, lane(file, {}), 5000, '10.88.0.1/24')
   const key = NodePrivateKey.generate(systemRandom)
-  const b = lab.talking(process.execPath, child, 'dying')
-  const next = answers(b)
+  const child = lab.talking(process.execPath, bundle, name, mode)
+  const next = answers(child)
   const ask = async (command: DataPlaneCommand): Promise<DataPlaneAnswer> => {
-    b.stdin?.write(`${JSON.stringify(command)}\n`)
+    child.stdin?.write(`${JSON.stringify(command)}\n`)
     return (await next()) as DataPlaneAnswer // what the child writes
   }
   expect(await next()).toBe('ready')
@@ -131,10 +132,26 @@ flow('a worker that dies or hangs is started again over the same device and sock
     op: 'set',
     lines: [`private_key=${formatHex(key.secretBytes)}`, 'listen_port=5000', `public_key=${formatHex(a.key.publicKey().bytes)}`, 'endpoint=10.87.0.1:5000', 'allowed_ip=10.88.0.1/32'],
   })
-  spawnSync('ip', ['-n', lab.b, 'addr', 'add', '10.88.0.2/24', 'dev', 'dying'])
-  spawnSync('ip', ['-n', lab.b, 'link', 'set', 'dying', 'mtu', '1420', 'up'])
+  spawnSync('ip', ['-n', lab.b, 'addr', 'add', '10.88.0.2/24', 'dev', name])
+  spawnSync('ip', ['-n', lab.b, 'link', 'set', name, 'mtu', '1420', 'up'])
   await lab.know(a, { ...a, key }, '10.88.0.2/32', { host: 2, port: 5000 })
   await lab.reach('10.88.0.2')
+  return { key: formatHex(a.key.publicKey().bytes), ask, child }
+}
+
+for (const [suffix, offload, more] of [['no-tso', 'tso', ['uso', 'udpJoin']], ['no-uso', 'uso', []], ['no-join', 'udpJoin', []], ['no-gso', 'gso', []], ['no-gro', 'gro', []]] as const) {
+  flow(`${suffix} leaves one offload out, and all bytes arrive`, missing, async (lab, file) => {
+    const { ask } = await withChild(lab, file, `l${suffix}`, `offload,${suffix}`)
+    const { offloads } = await ask({ op: 'status' })
+    // Without vnet headers there are no rows of the device at all.
+    expect(Object.entries(offloads).filter(([, on]) => !on).map(([name]) => name).sort()).toEqual([offload, ...more].sort())
+    expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+    expect((await datagrams(lab, '10.88.0.2', 1_000, 1200)).changed).toBe(0)
+  })
+}
+
+flow('a worker that dies or hangs is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
+  const { key, ask, child } = await withChild(lab, file, 'dying', 'offload')
   for (const [i, op] of (['fail', 'hang', 'fail'] as const).entries()) {
     const death = i + 1
     await ask({ op })
@@ -144,11 +161,11 @@ flow('a worker that dies or hangs is started again over the same device and sock
       await new Promise((resolve) => setTimeout(resolve, 50))
       status = await ask({ op: 'status' })
     }
-    expect(status).toMatchObject({ restarts: death, established: [formatHex(a.key.publicKey().bytes)] })
+    expect(status).toMatchObject({ restarts: death, established: [key] })
     expect(status.log.at(-1)).toContain(op === 'hang' ? 'no sign of life for 3 s): it is started again' : 'asked to fail): it is started again')
     await lab.reach('10.88.0.2')
   }
-  b.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
+  child.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
 })
 
 for (const [lane, name, seconds] of [['mesh', 'of a mesh node', 20], ['engine', 'of meshwright-wg', 15]] as const satisfies readonly (readonly [FireLane, string, number])[]) {

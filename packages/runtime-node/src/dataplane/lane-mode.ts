@@ -22,7 +22,7 @@ export interface LaneMode {
 
 const ALL = { tso: true, uso: true, udpJoin: true, gso: true, gro: true } as const
 const NONE = { tso: false, uso: false, udpJoin: false, gso: false, gro: false } as const
-const SINGLE: Readonly<Record<string, keyof typeof ALL>> = { tso: 'tso', uso: 'uso', join: 'udpJoin', gso: 'gso', gro: 'gro' }
+const SINGLE: ReadonlyMap<string, keyof typeof ALL> = new Map([['no-tso', 'tso'], ['no-uso', 'uso'], ['no-join', 'udpJoin'], ['no-gso', 'gso'], ['no-gro', 'gro']])
 
 /**
  * Reads the value of `MESHWRIGHT_DATAPLANE`: `portable`, `offload` (the worker, or an error), `noffload` (the worker, a packet for each
@@ -34,7 +34,7 @@ export function parseLaneMode(text: string | undefined): LaneMode {
   const [lane = '', ...less] = (text ?? '').split(',')
   const left: Record<keyof typeof ALL, boolean> = { ...(lane === 'noffload' ? NONE : ALL) }
   for (const each of less) {
-    const offload = each.startsWith('no-') ? SINGLE[each.slice(3)] : undefined
+    const offload = SINGLE.get(each)
     if (offload === undefined || lane === 'portable') throw wrong(text)
     left[offload] = false
   }
