@@ -163,6 +163,22 @@ flow('the control server is killed and started again while transfers go on', asy
   await Promise.all([node.stop(), late.stop()])
 })
 
+flow('home relays outlive a killed control server: a newcomer knows that of a node that is away, and a deleted node has its own at once when it is back', async (world) => {
+  const [away, gone] = await Promise.all([world.join('away'), world.join('gone')])
+  const relay = async (from: Tailscaled, name: string): Promise<void> => void (await world.lab.until(`${from.name} knows the home relay of ${name}`, async () => (await from.peer(name))?.Relay === 'ours'))
+  await Promise.all([relay(gone, 'away'), relay(away, 'gone')])
+  await away.stop('SIGKILL')
+  await world.control.cli('nodes', 'delete', '-i', (await world.listed('gone')).id, '--force')
+  await world.control.stop('SIGKILL')
+  await world.control.start(world.base.relayMap)
+  const newcomer = await world.join('newcomer')
+  await relay(newcomer, 'away')
+  // Clients do not tell it again.
+  await gone.up(world.control.url, await world.reusable('alice'), '--force-reauth')
+  await relay(newcomer, 'gone')
+  await Promise.all([gone.stop(), newcomer.stop()])
+})
+
 flow('status shows no warning when all is quiet', async (world) => {
   const node = await world.join('quiet')
   await world.expectToWork(node, await world.ours())
