@@ -99,6 +99,7 @@ export class ReceiveMessage {
     const view = this.#view
     view.setUint32(this.at + MSG_NAMELEN_AT, NAME_BYTES, true)
     view.setUint32(this.at + MSG_CONTROLLEN_AT, CONTROL_BYTES, true)
+    view.setUint32(this.at + MSG_CONTROLLEN_AT + 4, 0, true)
     view.setInt32(this.at + MSG_FLAGS_AT, 0, true)
   }
 
