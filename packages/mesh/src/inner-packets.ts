@@ -16,6 +16,8 @@ export interface InnerPacketDoors {
   engine(): NodeEngine | undefined
   /** The TCP/IP stack or the TUN device. The bytes are not kept. */
   up(now: Instant, bytes: Uint8Array): void
+  /** The stack's packets so far have been read. */
+  recycle(): void
   /** Lets the parts of the node owe each other nothing. */
   settle(now: Instant): void
 }
@@ -54,7 +56,10 @@ export class InnerPackets {
     const engine = this.#doors.engine()
     if (!(engine instanceof Engine) || !engine.hasWaiting) return undefined
     const to = engine.sealRow(now, batch)
-    if (!engine.hasWaiting) this.#doors.settle(now)
+    if (!engine.hasWaiting) {
+      this.#doors.recycle()
+      this.#doors.settle(now)
+    }
     return to
   }
 

@@ -74,7 +74,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
     this.#stack = new Netstack(config.random, { mtu: mtuOf(config), offerUnclaimed: true, promiscuous: true })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
-    this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, settle: (at) => this.#settle(at) })
+    this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, recycle: () => this.#stack.recycle(), settle: (at) => this.#settle(at) })
     this.#control = new ControlClient({
       random: config.random,
       wallClock: config.wallClock,

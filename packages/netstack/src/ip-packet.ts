@@ -133,10 +133,12 @@ function decodeIpv6(packet: IpPacket): boolean {
 }
 
 const SLAB_BYTES = 65_536
+/** Slabs that are kept to be written again. */
+const MAX_KEPT_SLABS = 8
 
 /**
  * Builds outgoing packets one behind the other in slabs of 64 KiB, so that a packet costs no allocation of its own. A packet's memory is
- * never written again once it has been finished: whoever got it owns it.
+ * not written again once it has been finished, unless whoever got it says so by `recycle`: till then it is theirs.
  */
 export class PacketBuilder {
   memory: Uint8Array = new Uint8Array(SLAB_BYTES)
@@ -144,6 +146,10 @@ export class PacketBuilder {
   #start = 0
   #end = 0
   #fragmentId: number
+  /** Who never recycles keeps nothing. */
+  #recycles = false
+  readonly #written: Uint8Array[] = []
+  readonly #free: Uint8Array[] = []
 
   /** @param fragmentId first identification of packets that may be fragmented */
   constructor(fragmentId: number) {
@@ -206,10 +212,18 @@ export class PacketBuilder {
     return packets
   }
 
+  /** All packets so far have been read: their memory is used again. */
+  recycle(): void {
+    for (const slab of this.#written.splice(0)) if (this.#free.length < MAX_KEPT_SLABS) this.#free.push(slab)
+    this.#end = 0
+    this.#recycles = true
+  }
+
   #take(length: number): number {
     let start = (this.#end + 3) & ~3
     if (start + length > this.memory.length) {
-      this.memory = new Uint8Array(Math.max(SLAB_BYTES, length))
+      if (this.#recycles && this.memory.length === SLAB_BYTES && this.#written.length < MAX_KEPT_SLABS) this.#written.push(this.memory)
+      this.memory = (length <= SLAB_BYTES ? this.#free.pop() : undefined) ?? new Uint8Array(Math.max(SLAB_BYTES, length))
       this.view = new DataView(this.memory.buffer)
       start = 0
     }

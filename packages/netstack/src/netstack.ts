@@ -85,6 +85,14 @@ export class Netstack implements Machine<NetstackInput, NetstackOutput> {
     return output
   }
 
+  /**
+   * Says that the bytes of every `packet` output so far have been read: their memory is written again from now on. Whoever never says so
+   * owns them for good. Nothing happens while outputs wait.
+   */
+  recycle(): void {
+    if (this.#context.outbox.size === 0) this.#context.builder.recycle()
+  }
+
   pollTimeout(): Instant | undefined {
     return earlier(earlier(this.#tcp.due, this.#udp.due), earlier(this.#icmp.due, this.#reassembly.due))
   }

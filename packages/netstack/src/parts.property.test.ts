@@ -7,7 +7,7 @@ import { DeadlineHeap } from './deadline-heap.ts'
 import { decodeIpPacket, IpPacket, PacketBuilder } from './ip-packet.ts'
 import { Reassembly } from './reassembly.ts'
 import { Scoreboard } from './scoreboard.ts'
-import { SendBuffer } from './send-buffer.ts'
+import { ChunkPool, SendBuffer } from './send-buffer.ts'
 import { TcpReceiver } from './tcp-receiver.ts'
 
 test('the checksum equals a sum word by word, for every length and offset', () => {
@@ -25,6 +25,42 @@ test('the checksum equals a sum word by word, for every length and offset', () =
       expect(foldSum(fast + complementSum(fast))).toBe(0xffff)
     }),
   )
+})
+
+test('send buffers that share a pool never see each other', () => {
+  const random = new SeededRandom(3)
+  const pool = new ChunkPool()
+  const kept = [1, 2, 3].map((mark) => ({ mark, buffer: new SendBuffer(1, pool), released: 1 }))
+  for (let step = 0; step < 400; step += 1) {
+    const each = random.pick(kept)
+    each.buffer.append(new Uint8Array(random.below(40_000)).fill(each.mark))
+    if (random.chance(0.6)) each.released += random.below(each.buffer.tail - each.released + 1)
+    each.buffer.release(each.released)
+    if (random.chance(0.02)) {
+      each.buffer.clear()
+      each.buffer = new SendBuffer(1, pool)
+      each.released = 1
+    }
+    for (const { mark, buffer, released } of kept) {
+      const copy = new Uint8Array(buffer.tail - released)
+      buffer.copyTo(released, buffer.tail, copy, 0)
+      expect(copy.every((byte) => byte === mark)).toBe(true)
+    }
+  }
+})
+
+test('a packet stays as it is until its memory is given back, and then costs no new memory', () => {
+  const builder = new PacketBuilder(1)
+  const [from, to] = [new Uint8Array(4).fill(1), new Uint8Array(4).fill(2)]
+  const fill = (mark: number): Uint8Array[] => Array.from({ length: 150 }, () => builder.packet(from, to, 17, new Uint8Array(1_200).fill(mark)))
+  for (let round = 0; round < 5; round += 1) {
+    const packets = [...fill(3), ...fill(4)]
+    expect(packets.every((packet, i) => packet.subarray(20).every((byte) => byte === (i < 150 ? 3 : 4)))).toBe(true)
+    builder.recycle()
+  }
+  const seen = new Set(fill(5).map(({ buffer }) => buffer))
+  builder.recycle()
+  for (const { buffer } of fill(6)) expect(seen).toContain(buffer)
 })
 
 test('the send buffer gives back any part of what was written', () => {

@@ -1,4 +1,20 @@
 const CHUNK_BYTES = 16_384
+/** Chunks that a pool keeps: more are left to the garbage collector. */
+const MAX_POOLED = 32
+
+/** Chunks that are free, for all send buffers of a stack: at a gigabit a second, making them anew costs more than filling them. */
+export class ChunkPool {
+  readonly #free: Uint8Array[] = []
+
+  take(): Uint8Array {
+    return this.#free.pop() ?? new Uint8Array(CHUNK_BYTES)
+  }
+
+  /** Whoever gives chunks back does not use them any more. */
+  giveBack(chunks: readonly Uint8Array[]): void {
+    for (const chunk of chunks) if (this.#free.length < MAX_POOLED) this.#free.push(chunk)
+  }
+}
 
 /**
  * Bytes written and not yet acknowledged, in chunks of 16 KiB that come and go with the data, so that idle connections cost little.
@@ -6,6 +22,7 @@ const CHUNK_BYTES = 16_384
  */
 export class SendBuffer {
   readonly #chunks: Uint8Array[] = []
+  readonly #pool: ChunkPool
   /** Position of the first byte of the first chunk. */
   #base: number
   /** Position of the oldest byte kept. */
@@ -14,7 +31,8 @@ export class SendBuffer {
   #tail: number
 
   /** @param start position of the first byte ever written */
-  constructor(start: number) {
+  constructor(start: number, pool: ChunkPool = new ChunkPool()) {
+    this.#pool = pool
     this.#base = start
     this.#head = start
     this.#tail = start
@@ -37,7 +55,7 @@ export class SendBuffer {
       const at = offset % CHUNK_BYTES
       let chunk = this.#chunks[(offset - at) / CHUNK_BYTES]
       if (chunk === undefined) {
-        chunk = new Uint8Array(CHUNK_BYTES)
+        chunk = this.#pool.take()
         this.#chunks.push(chunk)
       }
       const length = Math.min(bytes.length - taken, CHUNK_BYTES - at)
@@ -66,13 +84,13 @@ export class SendBuffer {
     this.#head = Math.min(position, this.#tail)
     const gone = Math.floor((this.#head - this.#base) / CHUNK_BYTES)
     if (gone === 0) return
-    this.#chunks.splice(0, gone)
+    this.#pool.giveBack(this.#chunks.splice(0, gone))
     this.#base += gone * CHUNK_BYTES
   }
 
   /** Forgets everything. */
   clear(): void {
-    this.#chunks.length = 0
+    this.#pool.giveBack(this.#chunks.splice(0))
     this.#head = this.#tail
     this.#base = this.#tail
   }

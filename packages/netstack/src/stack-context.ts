@@ -1,6 +1,7 @@
 import { Outbox, type Instant, type RandomSource } from '@meshwright/core'
 import type { Ip } from '@meshwright/ip'
 import { PacketBuilder } from './ip-packet.ts'
+import { ChunkPool } from './send-buffer.ts'
 import { type DropReason, NetstackError, type NetstackOptions, type NetstackOutput, type NetstackSettings } from './netstack-io.ts'
 
 const RATE_PER_SECOND = 1_000
@@ -12,6 +13,7 @@ const EPHEMERAL_COUNT = 28_232
 export class StackContext {
   readonly outbox: Outbox<NetstackOutput> = new Outbox()
   readonly builder: PacketBuilder
+  readonly chunks: ChunkPool = new ChunkPool()
   readonly random: RandomSource
   readonly settings: NetstackSettings
   readonly dropped: Map<DropReason, number> = new Map()

@@ -88,7 +88,7 @@ export class TcpConnection implements Scheduled {
     this.listener = listener
     this.#pathMss = settings.mtu - (path.local.family === 4 ? 40 : 60)
     this.#timestamps = new Timestamps(settings.timestamps, start.timestampOffset)
-    this.sender = new TcpSender(this.#pathMss, { maxBufferBytes: settings.maxSendBufferBytes, maxRetries: settings.maxRetries })
+    this.sender = new TcpSender(this.#pathMss, { maxBufferBytes: settings.maxSendBufferBytes, maxRetries: settings.maxRetries, chunks: host.chunks })
     this.receiver = new TcpReceiver(settings.maxReceiveBufferBytes)
     this.#keepAlive = new KeepAliveTimer(now, undefined)
     this.#keepAliveSettings = settings.keepAlive

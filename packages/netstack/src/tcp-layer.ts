@@ -17,6 +17,7 @@ import {
 import { checkPort, isMulticast, type StackContext } from './stack-context.ts'
 import { TcpConnection } from './tcp-connection.ts'
 import type { TcpHost } from './tcp-host.ts'
+import type { ChunkPool } from './send-buffer.ts'
 import { tcpPath, writeResetFor } from './tcp-output.ts'
 import { ACK, decodeTcpSegment, RST, SYN, TcpSegment } from './tcp-segment.ts'
 
@@ -71,6 +72,10 @@ export class TcpLayer implements TcpHost {
 
   get builder(): PacketBuilder {
     return this.#context.builder
+  }
+
+  get chunks(): ChunkPool {
+    return this.#context.chunks
   }
 
   get settings(): NetstackSettings {

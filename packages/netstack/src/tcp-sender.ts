@@ -2,7 +2,7 @@ import { after, type Instant } from '@meshwright/core'
 import { Congestion, type CongestionSnapshot } from './congestion.ts'
 import { RttEstimator } from './rtt-estimator.ts'
 import { type Delivery, Scoreboard } from './scoreboard.ts'
-import { SendBuffer } from './send-buffer.ts'
+import { type ChunkPool, SendBuffer } from './send-buffer.ts'
 
 /** RFC 8985 section 7.2: what a receiver may wait with its acknowledgment when only one segment is out. */
 const WORST_DELAYED_ACK_MS = 200
@@ -17,6 +17,8 @@ export interface SenderLimits {
   readonly maxBufferBytes: number
   /** Timeouts in a row before the connection is given up. */
   readonly maxRetries: number
+  /** Memory for what is written. */
+  readonly chunks?: ChunkPool
 }
 
 /** Writes one data segment into a packet: `[start, start + length)` of the stream, and FIN behind it. */
@@ -30,7 +32,7 @@ type TimerKind = 'retransmit' | 'probe' | 'reorder' | 'persist'
  * first byte 1) and never wrap.
  */
 export class TcpSender {
-  readonly buffer: SendBuffer = new SendBuffer(1)
+  readonly buffer: SendBuffer
   readonly rtt: RttEstimator = new RttEstimator()
   readonly congestion: Congestion
   /** First unacknowledged position. */
@@ -76,6 +78,7 @@ export class TcpSender {
   constructor(mss: number, limits: SenderLimits) {
     this.#mss = mss
     this.#limits = limits
+    this.buffer = new SendBuffer(1, limits.chunks)
     this.#bufferLimit = Math.min(FIRST_BUFFER_BYTES, limits.maxBufferBytes)
     this.congestion = new Congestion(mss, limits.maxBufferBytes)
   }

@@ -20,6 +20,9 @@ const ERRORS: Readonly<Record<CloseReason, readonly [string, string]>> = {
   aborted: ['ECONNABORTED', 'the connection was given up'],
 }
 
+/** Pieces are joined up to here: a reader that writes them on makes a system call of each. */
+const JOINED_BYTES = 65_536
+
 /** What a program has bound: it keeps its port when the stack behind it is replaced. */
 interface Bound<Id, Handler> {
   id: Id
@@ -320,14 +323,18 @@ class Flow extends Duplex implements MeshSocket {
   }
 
   #handOver(): void {
-    const [first, ...more] = this.#arrived.splice(0)
     if (this.#handOverSoon !== undefined) clearImmediate(this.#handOverSoon)
     this.#handOverSoon = undefined
-    if (first === undefined || this.destroyed) return
-    const bytes = more.length === 0 ? first : Buffer.concat([first, ...more])
-    const wantsMore = this.push(bytes)
-    if (!wantsMore) this.#unread += bytes.length
-    else if (!this.#over) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
+    const arrived = this.#arrived.splice(0)
+    for (let from = 0; from < arrived.length && !this.destroyed; ) {
+      let to = from + 1
+      let length = arrived[from]?.length ?? 0
+      for (; to < arrived.length && length + (arrived[to]?.length ?? 0) <= JOINED_BYTES; to += 1) length += arrived[to]?.length ?? 0
+      const bytes = (to === from + 1 ? arrived[from] : undefined) ?? Buffer.concat(arrived.slice(from, to), length)
+      from = to
+      if (!this.push(bytes)) this.#unread += bytes.length
+      else if (!this.#over) this.#door((stack, now) => stack.consumed(now, this.#id, bytes.length))
+    }
   }
 
   /** The stack has room again for what waits to be written. */
