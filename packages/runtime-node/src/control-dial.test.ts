@@ -248,3 +248,35 @@ test('the status comes before the body, also when both arrive at once', async ()
   })
   expect(told).toEqual(['response 404', 'chunk 14', 'end'])
 })
+
+test('a server without a certificate that shows another key in the middle of a run is told nothing', async () => {
+  let asked = 0
+  let shown = serverKey
+  const server = http.createServer((_request, response) => response.end(JSON.stringify({ legacyPublicKey: `mkey:${'0'.repeat(64)}`, publicKey: shown.publicKey().text })))
+  server.on('upgrade', (request, socket, head) => {
+    acceptControl(request, socket, head, { machineKey: shown, random: systemRandom }).then(({ session }) => {
+      cleanups.push(() => session.destroy())
+      session.on('stream', (stream) => {
+        asked += 1
+        stream.respond({ ':status': 200 })
+        stream.end()
+      })
+    }, () => {})
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => server.close())
+  const inputs: { readonly type: string; readonly message?: string }[] = []
+  const transport = new ControlTransport({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom }, (input) => inputs.push(input))
+  cleanups.push(() => transport.close())
+  const ask = (id: number): void => transport.perform({ type: 'request', id, method: 'POST', path: '/machine/map', headers: {}, body: new Uint8Array(0), stream: false })
+  ask(1)
+  await expect.poll(() => inputs.map(({ type }) => type)).toEqual(['response', 'end'])
+  shown = MachinePrivateKey.generate(systemRandom)
+  transport.reset()
+  ask(2)
+  await expect.poll(() => inputs.at(-1)?.message).toMatch(/shows another key than before .* somebody stands between/)
+  shown = serverKey
+  ask(3)
+  await expect.poll(() => inputs.slice(-2).map(({ type }) => type)).toEqual(['response', 'end'])
+  expect(asked).toBe(2)
+})

@@ -196,6 +196,7 @@ export class ControlTransport {
   #connection: ControlConnection | undefined
   #dialling: Promise<ControlConnection> | undefined
   #giveUp: AbortController = new AbortController()
+  #serverKey: MachinePublicKey | undefined
   #closed = false
 
   constructor(options: ControlDialOptions, feed: (input: ControlResponseInput) => void) {
@@ -254,8 +255,24 @@ export class ControlTransport {
     }
     const connection = await this.#dialling
     if (this.#closed) connection.close()
-    else this.#connection = connection
+    else this.#connection = this.#checked(connection)
     return connection
+  }
+
+  /**
+   * With https the certificate vouches for whatever key the server has now. Without it the first key of this run holds, as it does for real
+   * clients (tailscale/tailscale:control/controlclient/direct.go): else anybody on the way could take the node over in the middle of it.
+   */
+  #checked(connection: ControlConnection): ControlConnection {
+    this.#serverKey ??= connection.serverKey
+    if (this.#serverKey.equals(connection.serverKey)) return connection
+    if (this.#options.url.startsWith('https:')) {
+      this.#serverKey = connection.serverKey
+      return connection
+    }
+    connection.close()
+    const remedy = 'If the server was set up anew, start this node again; else somebody stands between.'
+    throw new ControlConnectionError('RUNTIME_CONTROL_KEY', `${this.#options.url} shows another key than before (${connection.serverKey.short}, it was ${this.#serverKey.short}). ${remedy}`, { remedy })
   }
 
   #events(id: number): ControlRequestEvents {

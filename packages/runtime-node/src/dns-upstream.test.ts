@@ -79,3 +79,17 @@ test('what is cancelled is not told any more', async () => {
   expect((await other).token).toBe(4)
   expect(answers.map((answer) => answer.token)).toEqual([4])
 })
+
+test('whatever a server sends behind a first answer is told too, sixteen datagrams at most, until nobody waits any more', async () => {
+  const server = dgram.createSocket('udp4')
+  server.on('message', (_bytes, from) => {
+    for (let index = 0; index < 100; index += 1) server.send(Uint8Array.of(index), from.port)
+  })
+  await new Promise<void>((resolve) => server.bind(0, '127.0.0.1', resolve))
+  closers.push(() => server.close())
+  const { upstreams, answers } = asking()
+  upstreams.ask(1, query, [`127.0.0.1:${server.address().port}`], 'udp')
+  await expect.poll(() => answers.length).toBe(16)
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  expect(answers.map(({ bytes }) => bytes?.[0])).toEqual(Array.from({ length: 16 }, (_, index) => index))
+})

@@ -9,6 +9,8 @@ const DNS_PORT = 53
 const QUESTION_MS = 10_000
 const MAX_QUESTIONS = 256
 const LENGTH_BYTES = 2
+/** So many datagrams of one server are told for one question. */
+const MAX_UDP_ANSWERS = 16
 
 /** What a server has said; without bytes it cannot be asked. */
 export interface DnsUpstreamAnswer {
@@ -107,7 +109,13 @@ function askUdp(outside: Outside, family: 4 | 6, address: string, port: number, 
       socket = opened
       opened.on('error', () => asked.end(undefined))
       // Connected: the kernel hands over nothing of anybody else, and tells of a closed port.
-      opened.on('message', (answer: Uint8Array) => asked.end(answer))
+      // What does not fit the question is passed over by the resolver, and the honest answer may come behind it: it cancels what it has an answer to.
+      let heard = 0
+      opened.on('message', (answer: Uint8Array) => {
+        heard += 1
+        if (heard >= MAX_UDP_ANSWERS) asked.end(answer)
+        else tell(answer)
+      })
       opened.connect(port, address, () => {
         if (!isOver) opened.send(bytes)
       })
