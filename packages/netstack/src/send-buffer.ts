@@ -1,6 +1,6 @@
 const CHUNK_BYTES = 16_384
 /** Chunks that a pool keeps: more are left to the garbage collector. */
-const MAX_POOLED = 32
+const MAX_POOLED = 64
 
 /** Chunks that are free, for all send buffers of a stack: at a gigabit a second, making them anew costs more than filling them. */
 export class ChunkPool {
