@@ -1,9 +1,10 @@
-import { type ChildProcess, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import path from 'node:path'
 import readline from 'node:readline'
 import { formatHex } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { systemRandom } from '@meshwright/runtime-node'
+import { parseUapi } from '@meshwright/wireguard/text'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { buildOurs, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
@@ -11,6 +12,7 @@ import type { DataPlaneAnswer, DataPlaneCommand } from './dataplane-child.ts'
 import { DATAGRAM_SCRIPT, TRANSFER_SCRIPT, transferHash } from './dataplane-ends.ts'
 import { fire, whyNoFire } from '../fire/fire.ts'
 import type { FireLane } from '../fire/words.ts'
+import type { ManyPeersResult } from './many-peers-child.ts'
 import { WIREGUARD_GO, whyNoNamespaces } from './wireguard-programs.ts'
 
 // The lanes of the data plane between two kernels, each against itself and against wireguard-go: bytes arrive as they were sent.
@@ -60,12 +62,31 @@ async function transfer(lab: Lab, address: string, megabytes: number): Promise<r
   return result
 }
 
-async function datagrams(lab: Lab, address: string, count: number, bytes: number): Promise<{ readonly whole: number; readonly changed: number }> {
-  const receiver = lab.background(process.execPath, '--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(['receive', address, PORT, count, bytes]))
+interface Got {
+  readonly whole: number
+  readonly changed: number
+}
+
+const datagramScript = (...settings: readonly (string | number)[]): readonly string[] => ['--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(settings)]
+
+async function datagrams(lab: Lab, address: string, count: number, bytes: number): Promise<Got> {
+  const receiver = lab.background(process.execPath, ...datagramScript('receive', address, PORT, count, bytes))
   await answers(receiver)()
-  const got: { readonly whole: number; readonly changed: number } = JSON.parse(await lab.inA(process.execPath, '--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(['send', address, PORT, count, bytes])))
+  const got: Got = JSON.parse(await lab.inA(process.execPath, ...datagramScript('send', address, PORT, count, bytes)))
   await lab.stop(receiver)
   return got
+}
+
+/** The same from B to A. */
+async function datagramsBack(lab: Lab, address: string, count: number, bytes: number): Promise<Got> {
+  const receiver = spawn('ip', ['netns', 'exec', lab.a, process.execPath, ...datagramScript('receive', address, PORT, count, bytes)], { stdio: ['ignore', 'pipe', 'ignore'] })
+  try {
+    await answers(receiver)()
+    const sender = lab.background(process.execPath, ...datagramScript('send', address, PORT, count, bytes))
+    return (await answers(sender)()) as Got // what the script writes
+  } finally {
+    receiver.kill('SIGKILL')
+  }
 }
 
 const lane = (file: string, env: Readonly<Record<string, string>>): Opponent => ({ name: 'ours', file: process.execPath, args: [file, '-f'], env: { LOG_LEVEL: 'silent', ...env } })
@@ -86,9 +107,11 @@ for (const [name, env, quick] of LANES) {
     expect(await transfer(lab, '10.88.0.2', megabytes)).toEqual([whole, whole])
     const count = FULL ? 1_000_000 : 20_000
     for (const bytes of [1200, 64]) {
-      const got = await datagrams(lab, '10.88.0.2', count / 2, bytes)
-      expect(got.changed).toBe(0)
-      expect(got.whole).toBeGreaterThan(0.9 * (count / 2))
+      for (const got of [await datagrams(lab, '10.88.0.2', count / 2, bytes), await datagramsBack(lab, '10.88.0.1', count / 2, bytes)]) {
+        expect(got.changed).toBe(0)
+        expect(got.whole).toBeGreaterThan(0.9 * (count / 2))
+        if (FULL) process.stderr.write(`${name}: ${got.whole} of ${count / 2} datagrams of ${bytes} bytes\n`)
+      }
     }
   })
 }
@@ -166,6 +189,38 @@ flow('a worker that dies or hangs is started again over the same device and sock
     await lab.reach('10.88.0.2')
   }
   child.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
+})
+
+const ECHO = "const s = require('node:dgram').createSocket({ type: 'udp4', recvBufferSize: 4 << 20 }); s.on('message', (b, from) => s.send(b, from.port, from.address)); s.bind(7, '10.88.0.1', () => console.log(1))"
+
+// A thousand in `many-peers.test.ts` always, and here in full runs: their handshakes alone take half a minute where others use the processor.
+const MANY = FULL ? 1_000 : 250
+
+flow(`${MANY} peers at once: each asks and is answered, none hears what is another's`, missing, async (lab, file) => {
+  const a = await lab.start(lab.a, lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }), 5000, '10.88.0.1/16')
+  const bundle = path.join(path.dirname(file), 'many-peers-child.mjs')
+  buildSync({
+    entryPoints: [path.join(import.meta.dirname, 'many-peers-child.ts')], outfile: bundle, bundle: true, platform: 'node', format: 'esm', target: 'node20',
+    conditions: ['@meshwright/source'], mainFields: ['module', 'main'], external: ['koffi', 'ws'], logLevel: 'error',
+    banner: { js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url)" },
+  })
+  const places = Array.from({ length: 100 }, (_, i) => `10.87.0.${100 + i}`)
+  spawnSync('ip', ['-n', lab.b, '-batch', '-'], { input: places.map((place) => `addr add ${place}/24 dev wire`).join('\n') })
+  const child = lab.talking(process.execPath, bundle, '10.87.0.1', '5000', formatHex(a.key.publicKey().bytes), String(MANY), places.join())
+  const next = answers(child)
+  const keys = (await next()) as readonly (readonly [string, string])[] // what the child writes
+  const lines = keys.flatMap(([key, address]) => [`public_key=${key}`, `allowed_ip=${address}/32`])
+  const request = parseUapi(['set=1', ...lines])
+  if (request.type !== 'set') throw new Error('no set')
+  await lab.set(a, request.changes)
+  const echo = spawn('ip', ['netns', 'exec', lab.a, process.execPath, '-e', ECHO], { stdio: ['ignore', 'pipe', 'inherit'] })
+  try {
+    await answers(echo)()
+    child.stdin?.write('go\n')
+    expect(await next()).toEqual({ established: MANY, answered: MANY, wrong: 0 } satisfies ManyPeersResult)
+  } finally {
+    echo.kill('SIGKILL')
+  }
 })
 
 for (const [lane, name, seconds] of [['mesh', 'of a mesh node', 20], ['engine', 'of meshwright-wg', 15]] as const satisfies readonly (readonly [FireLane, string, number])[]) {
