@@ -6,6 +6,7 @@ import { bundlePrograms, type OurPrograms } from './lab-ours.ts'
 import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
 import { NamePlace, OFFICE_SERVER, whyNoNamePlace } from './lab-system-dns.ts'
 import { OuterWatch } from './outer-watch.ts'
+import { WORKER_FAULTS } from './worker-faults.ts'
 
 const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
 const koffi = await import('koffi').then(() => true, () => false)
@@ -21,6 +22,8 @@ if (reason !== undefined && REQUIRED) throw new Error(reason)
 
 // Two computers on one wire: servers and a real node in userspace mode here, our node with a TUN device there.
 const ID = process.pid.toString(36)
+/** The lane that this run is made on: all of it runs on any. */
+const LANE = process.env['MESHWRIGHT_DATAPLANE'] === 'portable' ? 'portable' : 'worker'
 const HERE = `mwh${ID}`
 const THERE = `mwt${ID}`
 const BEHIND = `mwb${ID}`
@@ -68,6 +71,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
   beforeAll(async () => {
     programs = await bundlePrograms(lab)
     writeFileSync(lab.at('helper.mjs'), HELPER)
+    writeFileSync(lab.at('faults.mjs'), WORKER_FAULTS)
     for (const space of [HERE, THERE, BEHIND]) {
       await runOk('ip', ['netns', 'add', space])
       lab.onStop(async () => void (await runProgram('ip', ['netns', 'del', space])))
@@ -101,7 +105,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     const { key } = JSON.parse(await command('preauthkeys', 'create', '-u', '1', '--reusable', '-e', '1h', '-o', 'json')) as { readonly key: string } // headscale's form
     mkdirSync(lab.at('peer'))
     lab.start('tailscaled', 'ip', inside(HERE, path.join(bin, 'tailscaled'), '--no-logs-no-support', '--tun=userspace-networking', `--statedir=${lab.at('peer')}`, `--state=${lab.at('peer', 'state.json')}`, `--socket=${lab.at('peer.sock')}`, '--port=0'))
-    startDaemon = () => lab.start('meshwrightd', 'ip', inside(THERE, process.execPath, programs.daemon, '--state', lab.at('ours.json'), '--socket', socket, '--tun=mw0', '--verbose=1'))
+    startDaemon = () => lab.start('meshwrightd', 'ip', inside(THERE, process.execPath, '--import', lab.at('faults.mjs'), programs.daemon, '--state', lab.at('ours.json'), '--socket', socket, '--tun=mw0', '--verbose=1'), { env: { MESHWRIGHT_TEST_FAULTS: lab.at('fault') } })
     daemon = startDaemon()
     await lab.until('both daemons answer', () => existsSync(lab.at('peer.sock')) && / is ready: /.test(daemon.log))
     for (const name of ['peer', 'ours']) await tailscale(name, 'up', '--login-server', CONTROL, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--timeout', '20s')
@@ -121,7 +125,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(shown).toMatch(/mtu 1280 .*[\s\S]*inet6 fd7a:115c:a1e0::/)
     expect(await mesh('-4')).toMatch(/100\.100\.100\.100 dev mw0/)
     expect(JSON.parse(await tailscale('ours', 'status', '--json'))).toMatchObject({ TUN: true, BackendState: 'Running' })
-    expect(JSON.parse(await there(process.execPath, programs.cli, '--socket', socket, 'status', '--json'))).toMatchObject({ Meshwright: { DataPlane: { Lane: 'worker', Restarts: 0 } } })
+    expect(JSON.parse(await there(process.execPath, programs.cli, '--socket', socket, 'status', '--json'))).toMatchObject({ Meshwright: { DataPlane: { Lane: LANE, Restarts: 0 } } })
   })
 
   test('a program of this computer reaches the peer by TCP [tailscaled@1.102.5]', async () => {
@@ -131,6 +135,18 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
   test('the peer reaches a program of this computer by TCP [tailscaled@1.102.5]', async () => {
     const asked = await runProgram('sh', ['-c', `(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | "$0" --socket="$1" nc ${ours} 8001`, path.join(bin, 'tailscale'), lab.at('peer.sock')])
     expect(asked.out).toContain(`hello from ours to ${peer}`)
+  })
+
+  test.skipIf(LANE === 'portable')('a data plane that ends or hangs is started again: packets pass with new sessions, and log, status and metrics say so [tailscaled@1.102.5]', async () => {
+    const cli = (...words: readonly string[]): Promise<string> => there(process.execPath, programs.cli, '--socket', socket, ...words)
+    for (const [i, [fault, words]] of ([['end', 'it ended by itself'], ['hang', 'no sign of life for 10 s']] as const).entries()) {
+      writeFileSync(lab.at('fault'), fault)
+      await lab.until('it was started again', async () => JSON.parse(await cli('status', '--json')).Meshwright.DataPlane.Restarts === i + 1)
+      expect(daemon.log).toContain(`the data plane died (${words}): it is started again`)
+      await lab.until('the peer is reached', async () => (await helper('get', `http://${peer}:8000/`).catch(() => '')) === 'hello from peer to 127.0.0.1')
+      expect(await tailscale('peer', 'ping', '--c', '5', ours)).toContain('pong from ours')
+      expect(await cli('metrics')).toContain(`meshwright_dataplane_restarts_total ${i + 1}\n`)
+    }
   })
 
   test.each(['', '--tsmp', '--icmp'])('ping %s both ways [tailscaled@1.102.5]', async (kind) => {
