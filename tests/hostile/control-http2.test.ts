@@ -110,7 +110,7 @@ describe.runIf(linux)('the control server among liars that have shaken hands', (
   test('registrations with keys that are none fill neither the log nor the memory', async () => {
     const before = server.process.log.length
     const connection = await stranger(server.url, key)
-    for (let round = 0; round < 20; round += 1) {
+    for (let round = 0; round < 5; round += 1) {
       await Promise.all(Array.from({ length: 40 }, (_, i) => ask(connection, '/machine/register', Buffer.from(JSON.stringify({ Version: 142, NodeKey: `nodekey:${(round * 40 + i).toString(16).padStart(64, '1')}`, Hostinfo: { Hostname: 'x\n'.repeat(20_000) }, Auth: { AuthKey: 'hskey-auth-x' } })))))
     }
     connection.close()

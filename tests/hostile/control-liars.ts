@@ -3,7 +3,8 @@ import path from 'node:path'
 import { encodeJson } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
 import { type ControlConnection, dialControl, fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
-import { afterHead, talk, upgradeHead } from './wire.ts'
+import { outsideFrom } from './outside-from.ts'
+import { afterHead, LIAR_ADDRESS, talk, upgradeHead } from './wire.ts'
 
 /** A recorded handshake of a real client and its first records. */
 export interface RecordedHandshake {
@@ -46,8 +47,8 @@ export async function ask(connection: ControlConnection, target: string, body: U
 }
 
 /** A connection with a machine key that nobody knows. */
-export function stranger(url: string, serverKey: MachinePublicKey): Promise<ControlConnection> {
-  return dialControl({ url, serverKey, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, provider: fastCryptoProvider() })
+export function stranger(url: string, serverKey: MachinePublicKey, from: string = LIAR_ADDRESS): Promise<ControlConnection> {
+  return dialControl({ url, serverKey, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, provider: fastCryptoProvider(), outside: outsideFrom(from), timeoutMs: 30_000 })
 }
 
 /** Heads of requests, and handshakes, of which none may be believed. */
@@ -70,8 +71,8 @@ export const BAD_HANDSHAKES: readonly (readonly [string, string | Buffer])[] = [
 ]
 
 /** Replays a recorded handshake and, behind it, the recorded records. Gives what the server wrote behind its 101, and whether it closed. */
-export async function replay(port: number, records: readonly Uint8Array[], listenMs: number = 2_000): Promise<{ readonly bytes: number; readonly closed: boolean }> {
-  const { received, closed } = await talk(port, [upgradeHead(initiation()), ...records.map((record) => () => record)], listenMs)
+export async function replay(port: number, records: readonly Uint8Array[], listenMs: number = 2_000, from: string = LIAR_ADDRESS): Promise<{ readonly bytes: number; readonly closed: boolean }> {
+  const { received, closed } = await talk(port, [upgradeHead(initiation()), ...records.map((record) => () => record)], listenMs, from)
   return { bytes: afterHead(received).length, closed }
 }
 

@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatHandshakeHeader, NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseInitiator } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
 import { fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
-import { NoiseStream } from '../../packages/runtime-node/src/control-dial.ts'
+import { NoiseStream } from '../../packages/runtime-node/src/noise-stream.ts'
 import { LIAR_ADDRESS } from './wire.ts'
 
 // Liars that shake hands well and then speak HTTP/2 (RFC 9113) as no client does: frame by frame, written by hand.
@@ -82,11 +82,11 @@ export class RawHttp2 {
 }
 
 /** Shakes hands, and gives what no HTTP/2 library gives. */
-export async function rawHttp2(url: string, serverKey: MachinePublicKey, machineKey: MachinePrivateKey = MachinePrivateKey.generate(systemRandom)): Promise<RawHttp2> {
+export async function rawHttp2(url: string, serverKey: MachinePublicKey, machineKey: MachinePrivateKey = MachinePrivateKey.generate(systemRandom), from: string = LIAR_ADDRESS): Promise<RawHttp2> {
   const channel = new NoiseInitiator({ provider: fastCryptoProvider(), random: systemRandom, machineKey, serverKey, version: CAPABILITY_VERSION })
   const headers = { Upgrade: NOISE_UPGRADE, Connection: 'upgrade', [NOISE_HANDSHAKE_HEADER]: formatHandshakeHeader(channel.initiation) }
   const raw = await new Promise<Duplex>((resolve, reject) => {
-    const request = http.request(new URL('/ts2021', url), { method: 'POST', headers, agent: false, localAddress: LIAR_ADDRESS })
+    const request = http.request(new URL('/ts2021', url), { method: 'POST', headers, agent: false, localAddress: from })
     request.once('error', reject)
     request.once('response', (response) => reject(new Error(`status ${String(response.statusCode)}`)))
     request.once('upgrade', (_response, socket, head) => {

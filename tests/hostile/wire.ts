@@ -10,13 +10,16 @@ export interface Talk {
 /** Where liars come from: an address of loopback that honest clients do not use. */
 export const LIAR_ADDRESS = '127.0.0.66'
 
+/** Where many liars come from, one after the other: sixteen addresses. */
+export const LIAR_ADDRESSES: readonly string[] = Array.from({ length: 16 }, (_, i) => `127.0.0.${66 + i}`)
+
 /**
  * Connects, writes the chunks one after the other, and listens until the other side closes or `listenMs` are over. Whatever a chunk
  * function gives is written when the first answer has come.
  */
-export function talk(port: number, chunks: readonly (Uint8Array | string | ((received: Buffer) => Uint8Array))[], listenMs: number = 300): Promise<Talk> {
+export function talk(port: number, chunks: readonly (Uint8Array | string | ((received: Buffer) => Uint8Array))[], listenMs: number = 300, from: string = LIAR_ADDRESS): Promise<Talk> {
   return new Promise((resolve) => {
-    const socket = net.connect({ port, host: '127.0.0.1', localAddress: LIAR_ADDRESS })
+    const socket = net.connect({ port, host: '127.0.0.1', localAddress: from })
     const parts: Buffer[] = []
     const later: ((received: Buffer) => Uint8Array)[] = []
     let closed = false
@@ -63,12 +66,12 @@ export class Crowd {
   }
 
   /** Opens `count` more, some at once; each says `first` and nothing else. Those that are refused count as closed. */
-  async open(port: number, count: number, first: Uint8Array | string | (() => Uint8Array), atOnce: number = 250): Promise<void> {
+  async open(port: number, count: number, first: Uint8Array | string | (() => Uint8Array), atOnce: number = 250, from: readonly string[] = [LIAR_ADDRESS]): Promise<void> {
     for (let left = count; left > 0; left -= atOnce) {
       await Promise.all(
         Array.from({ length: Math.min(left, atOnce) }, () =>
           new Promise<void>((resolve) => {
-            const socket = net.connect({ port, host: '127.0.0.1', localAddress: LIAR_ADDRESS })
+            const socket = net.connect({ port, host: '127.0.0.1', localAddress: from[this.#sockets.length % from.length] })
             this.#sockets.push(socket)
             socket.on('error', () => undefined)
             socket.once('close', () => {

@@ -3,10 +3,11 @@ import path from 'node:path'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
 import { RECORDED_SERVER_KEY } from '../hostile/control-liars.ts'
 import { quantile } from './control.ts'
-import { LIES, type LieKind } from './lies.ts'
+import { outsideFrom } from '../hostile/outside-from.ts'
+import type { LieKind } from './lies.ts'
 import { LightClient } from './light-client.ts'
 import { loadPolicy } from './policies.ts'
-import { pause } from './process.ts'
+import { cpuSecondsOf, pause } from './process.ts'
 import { startServer } from './servers.ts'
 
 const HONEST = 20
@@ -15,6 +16,11 @@ const REQUESTS_PER_SECOND = 100
 const ROUNDS = 3
 const PHASE_MS = 2_500
 const GROWTH_MUST_MEGABYTES = 160
+/** Where those come from who were never there before: neither liars nor nodes share it. */
+const NEWCOMER_ADDRESS = '127.0.0.99'
+const NEWCOMER_MUST_SECONDS = 2
+/** An attacker has a computer of its own. Here it has what server and honest clients leave of this one. */
+const LIAR_NICE = '19'
 
 /** What honest clients felt of one kind of liars. */
 export interface LiarFigures {
@@ -27,6 +33,12 @@ export interface LiarFigures {
   /** p99 among liars to p99 alone. */
   readonly ratio: number
   readonly failed: number
+  /** The longest that a device took to join which was never there before, from an address of its own; `Infinity`: one did not. */
+  readonly newcomerSeconds: number
+  /** What liars got done: conversations, or connections opened anew, in a second. */
+  readonly liesPerSecond: number
+  /** Of one core, while liars were there: the server, the liars, and the honest clients with what measures them. */
+  readonly cpu: { readonly server: number; readonly liars: number; readonly honest: number }
 }
 
 /** All that was measured of liars. */
@@ -36,13 +48,19 @@ export interface LiarReport {
   /** What the server holds more at the end than before the first lie. */
   readonly grownMegabytes: number
   readonly growthMustMegabytes: number
+  readonly newcomerMustSeconds: number
 }
 
 /** Honest requests beside a process that lies, one kind after the other, and at last in many ways at once. */
-export async function measureLiars(halfOpen: number, tell: (line: string) => void): Promise<LiarReport> {
+export async function measureLiars(halfOpen: number, wanted: readonly LieKind[], tell: (line: string) => void): Promise<LiarReport> {
   const server = await startServer('ours', loadPolicy('allow-all'), { noiseKey: RECORDED_SERVER_KEY })
   const clients: LightClient[] = []
-  const attacker = fork(path.join(import.meta.dirname, 'liar-process.ts'), [server.url, server.authKey(0), String(halfOpen)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  // `nice` starts it, so that every thread of it is nice.
+  const attacker = fork(path.join(import.meta.dirname, 'liar-process.ts'), [server.url, server.authKey(0), String(halfOpen)], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    execPath: 'nice',
+    execArgv: ['-n', LIAR_NICE, process.execPath, ...process.execArgv],
+  })
   try {
     const key = await fetchControlKey({ url: server.url })
     for (let i = 0; i < HONEST; i += 1) {
@@ -52,24 +70,64 @@ export async function measureLiars(halfOpen: number, tell: (line: string) => voi
       clients.push(client)
     }
     await requests(clients, 1_500) // until everything is compiled
+    let newcomers = 0
+    const newcomer = async (): Promise<number> => {
+      const begun = performance.now()
+      const client = new LightClient(1_000 + (newcomers += 1), { frame: () => undefined, lost: () => undefined }, undefined, outsideFrom(NEWCOMER_ADDRESS))
+      try {
+        await client.join(server.url, key, server.authKey(0))
+        await client.poll()
+        return (performance.now() - begun) / 1000
+      } catch (error) {
+        tell(error instanceof Error ? error.message : String(error))
+        return Number.POSITIVE_INFINITY
+      } finally {
+        client.drop()
+      }
+    }
     const rss = server.process.rssBytes
+    const spent = (): readonly number[] => {
+      const own = process.cpuUsage()
+      return [server.process.cpuSeconds, cpuSecondsOf(attacker.pid ?? 0), (own.user + own.system) / 1_000_000]
+    }
     const kinds: LiarFigures[] = []
-    for (const kind of LIES) {
+    for (const kind of wanted) {
       const [quiet, attacked] = [{ times: [] as number[], failed: 0 }, { times: [] as number[], failed: 0 }]
+      const used = [0, 0, 0]
+      let [seconds, lies, newcomerSeconds] = [0, 0, 0]
       for (let round = 0; round < ROUNDS; round += 1) {
-        add(quiet, await requests(clients, PHASE_MS))
-        const [begun, done] = [heard(attacker, 'begun'), heard(attacker, 'done')]
+        add(quiet, (await Promise.all([requests(clients, PHASE_MS), newcomer()]))[0])
+        const [begun, done] = [heard(attacker, (message) => message === 'begun'), heard(attacker, (message) => typeof message === 'object')]
         attacker.send({ kind, ms: PHASE_MS })
         await begun // what it holds stands
-        add(attacked, await requests(clients, PHASE_MS))
-        await done
+        const [before, at] = [spent(), performance.now()]
+        const [sample, joined] = await Promise.all([requests(clients, PHASE_MS), newcomer()])
+        seconds += (performance.now() - at) / 1000
+        spent().forEach((value, i) => (used[i] = (used[i] ?? 0) + value - (before[i] ?? 0)))
+        add(attacked, sample)
+        newcomerSeconds = Math.max(newcomerSeconds, joined)
+        const { conversations } = (await done) as { readonly conversations: number }
+        lies += conversations
         await pause(300)
       }
       const [before, among] = [at(quiet.times, 0.99), at(attacked.times, 0.99)]
-      kinds.push({ kind, quietP50: at(quiet.times, 0.5), quietP99: before, attackedP50: at(attacked.times, 0.5), attackedP99: among, ratio: among / before, failed: attacked.failed })
-      tell(`${kind}: p99 ${(before * 1000).toFixed(1)} -> ${(among * 1000).toFixed(1)} ms`)
+      const [ofServer = 0, ofLiars = 0, ofHonest = 0] = used.map((value) => value / seconds)
+      kinds.push({
+        kind,
+        quietP50: at(quiet.times, 0.5),
+        quietP99: before,
+        attackedP50: at(attacked.times, 0.5),
+        attackedP99: among,
+        ratio: among / before,
+        failed: attacked.failed,
+        newcomerSeconds,
+        liesPerSecond: lies / ((ROUNDS * PHASE_MS) / 1000),
+        cpu: { server: ofServer, liars: ofLiars, honest: ofHonest },
+      })
+      const held = ((server.process.rssBytes - rss) / 1_048_576).toFixed(0)
+      tell(`${kind}: p99 ${(before * 1000).toFixed(1)} -> ${(among * 1000).toFixed(1)} ms, newcomer ${newcomerSeconds.toFixed(2)} s, ${kinds.at(-1)?.liesPerSecond.toFixed(0) ?? ''} lies/s, server ${ofServer.toFixed(2)}, liars ${ofLiars.toFixed(2)}, honest ${ofHonest.toFixed(2)} of a core, ${held} MB added`)
     }
-    return { halfOpen, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES }
+    return { halfOpen, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
   } finally {
     attacker.kill('SIGKILL')
     for (const client of clients) client.drop()
@@ -91,15 +149,15 @@ function at(times: readonly number[], share: number): number {
   return quantile(times, share) ?? Number.NaN
 }
 
-function heard(child: ChildProcess, word: string): Promise<void> {
+function heard(child: ChildProcess, wanted: (message: unknown) => boolean): Promise<unknown> {
   return new Promise((resolve, reject) => {
+    const onExit = (): void => reject(new Error('the liar ended'))
     const onMessage = (message: unknown): void => {
-      if (message !== word) return
-      child.off('message', onMessage)
-      resolve()
+      if (!wanted(message)) return
+      child.off('message', onMessage).off('exit', onExit)
+      resolve(message)
     }
-    child.on('message', onMessage)
-    child.once('exit', () => reject(new Error('the liar ended')))
+    child.on('message', onMessage).once('exit', onExit)
   })
 }
 

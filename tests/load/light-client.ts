@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { encodeJson, MapChunkReader, type MapRequest, type RegisterRequest, ZERO_NODE_KEY } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
-import { type ControlConnection, dialControl, fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
+import { type ControlConnection, type ControlDialOptions, dialControl, fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
 
 const VERSION = 142
 const CRYPTO = fastCryptoProvider()
@@ -28,18 +28,23 @@ export class LightClient {
   readonly #machineKey = MachinePrivateKey.generate(systemRandom)
   readonly #nodeKey: string
   readonly #discoKey: string
+  readonly #way: Pick<ControlDialOptions, 'outside'>
   #connection: ControlConnection | undefined
   #endpoints: readonly string[]
   #id = ''
   #frames = 0
   #bytes = 0
 
-  /** @param keys of whom it is, where somebody must be able to speak with them; else of nobody */
-  constructor(index: number, events: LightEvents, keys?: { readonly nodeKey: string; readonly discoKey: string }) {
+  /**
+   * @param keys of whom it is, where somebody must be able to speak with them; else of nobody
+   * @param outside how it connects; default: the system's way
+   */
+  constructor(index: number, events: LightEvents, keys?: { readonly nodeKey: string; readonly discoKey: string }, outside?: ControlDialOptions['outside']) {
     this.index = index
     this.#nodeKey = keys?.nodeKey ?? `nodekey:${randomBytes(32).toString('hex')}`
     this.#discoKey = keys?.discoKey ?? `discokey:${randomBytes(32).toString('hex')}`
     this.#events = events
+    this.#way = outside === undefined ? {} : { outside }
     this.#endpoints = [`203.0.113.${index % 250}:${10_000 + (index % 50_000)}`, `192.168.${index >> 8}.${index & 255}:41641`]
   }
 
@@ -156,7 +161,7 @@ export class LightClient {
   async #dial(url: string, serverKey: MachinePublicKey): Promise<void> {
     for (let left = TRIES; ; left -= 1) {
       try {
-        this.#connection = await dialControl({ url, serverKey, machineKey: this.#machineKey, random: systemRandom, provider: CRYPTO, version: VERSION, timeoutMs: 30_000 })
+        this.#connection = await dialControl({ url, serverKey, machineKey: this.#machineKey, random: systemRandom, provider: CRYPTO, version: VERSION, timeoutMs: 30_000, ...this.#way })
         return
       } catch (error) {
         if (left === 1) throw error

@@ -3,13 +3,14 @@ import { parseArgs } from 'node:util'
 import { type ControlFigures, measureControl } from './control.ts'
 import { type FloodFigures, measureFlood, missingRelay, type RelayKind } from './flood.ts'
 import { measureLiars } from './liars.ts'
+import { LIES } from './lies.ts'
 import type { PolicyKind } from './policies.ts'
 import { formatFlood, formatLiars, formatTables, GROWN_MUST_MEGABYTES, liarsHeld, rowsFor, SHARE_MUST, verdict } from './report.ts'
 import { missing, type ServerKind } from './servers.ts'
 
 const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
        npm run load -- --flood [--pairs N] [--json]
-       npm run load -- --liars [--half-open N] [--json]
+       npm run load -- --liars [--half-open N] [--lies KIND,KIND] [--json]
 
 Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
 how fast changes are seen, what a mass reconnection takes. Linux only.
@@ -20,6 +21,7 @@ how fast changes are seen, what a mass reconnection takes. Linux only.
   --pairs N     how many pairs; 50 unless told
   --liars       instead: what honest clients of our control server feel of liars, alone and beside them
   --half-open N connections that stop in the middle of their handshake meanwhile; 10000 unless told
+  --lies KINDS  these kinds of liars alone, by their names in the table
   --json        print {machine, figures} alone on standard output
 
 Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
@@ -29,14 +31,14 @@ const FLOOD_SECONDS = 6
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, lies: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
   if (values.flood === true) return flood(Number(values.pairs ?? 50), values.json === true)
-  if (values.liars === true) return liars(Number(values['half-open'] ?? 10_000), values.json === true)
+  if (values.liars === true) return liars(Number(values['half-open'] ?? 10_000), values.lies?.split(','), values.json === true)
   const clients = Number(values.clients ?? 300)
   const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
   const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
@@ -77,12 +79,13 @@ async function flood(pairs: number, json: boolean): Promise<number> {
   return figures.some((each) => each.relay === 'ours' && (each.deliveredShare < SHARE_MUST || each.grownMegabytes > GROWN_MUST_MEGABYTES)) ? 1 : 0
 }
 
-async function liars(halfOpen: number, json: boolean): Promise<number> {
-  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000) {
+async function liars(halfOpen: number, kinds: readonly string[] | undefined, json: boolean): Promise<number> {
+  const wanted = LIES.filter((kind) => kinds?.includes(kind) !== false)
+  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || (kinds !== undefined && wanted.length !== kinds.length)) {
     process.stderr.write(USAGE)
     return 2
   }
-  const figures = await measureLiars(halfOpen, (line) => process.stderr.write(`  ${line}\n`))
+  const figures = await measureLiars(halfOpen, wanted, (line) => process.stderr.write(`  ${line}\n`))
   process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatLiars(figures)}`)
   return liarsHeld(figures) ? 0 : 1
 }

@@ -13,7 +13,7 @@ import { MachinePrivateKey } from '@meshwright/crypto'
 import { fetchControlKey, nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
 import { afterEach, describe, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocket } from 'ws'
-import { NoiseStream } from '../../../packages/runtime-node/src/control-dial.ts'
+import { NoiseStream } from '../../../packages/runtime-node/src/noise-stream.ts'
 import { ask } from './cli/client.ts'
 import { type RunningServer, startServer } from './serve.ts'
 
@@ -280,10 +280,14 @@ describe('connections', () => {
 describe('limits', () => {
   test('a body of 1 MiB is read, one byte more is not', async () => {
     const here = await site()
-    const wire = await here.dial()
+    const { wire } = await joined(here)
+    const stranger = await here.dial()
     const body = (bytes: number): Buffer => Buffer.concat([Buffer.from('{"Padding":"'), Buffer.alloc(bytes - 14, 'x'), Buffer.from('"}')])
     expect((await wire.ask('POST', '/machine/register', body(MEGABYTE))).status).toBe(400) // read, and not a registration
     expect((await wire.ask('POST', '/machine/register', body(MEGABYTE + 1))).status).toBe(413)
+    // Who has not registered has less to say.
+    expect((await stranger.ask('POST', '/machine/register', body(65_536))).status).toBe(400)
+    expect((await stranger.ask('POST', '/machine/register', body(65_537))).status).toBe(413)
     expect((await wire.ask('GET', '/machine/whoami')).status).toBe(200)
     expect((await fetch(`${here.url}/verify`, { method: 'POST', body: 'x'.repeat(4097) })).status).toBe(413)
   })
@@ -308,8 +312,8 @@ describe('limits', () => {
         const { AuthURL } = JSON.parse(text) as { readonly AuthURL: string }
         held.push(wire.request('POST', '/machine/register', registration(keys[i] ?? '', undefined, { Followup: AuthURL })))
       }
-      // That the server has taken them: a later request of the connection is answered.
-      expect((await wire.ask('GET', '/machine/whoami')).status).toBe(200)
+      // That the server has taken them: a later request of the connection, whose body comes behind theirs, is answered.
+      expect((await wire.ask('POST', '/machine/map', lite(freshKey()))).status).toBe(404)
     }
     const late = await here.dial(undefined, { forwardedFor: '203.0.113.1' })
     const knock = (): Promise<Answer> => late.ask('POST', '/machine/register', registration(freshKey()))

@@ -3,7 +3,7 @@ import type { CryptoProvider } from '@meshwright/crypto'
 import { fastCryptoProvider } from '@meshwright/runtime-node/control'
 
 export { acceptControl, drive, systemRandom } from '@meshwright/runtime-node/control'
-export type { AcceptedControl, Driver } from '@meshwright/runtime-node/control'
+export type { AcceptedControl, Driver, ReadPace } from '@meshwright/runtime-node/control'
 export { attachDerpServer, startStunService } from '@meshwright/runtime-node/relay'
 export type { DerpService, StunService } from '@meshwright/runtime-node/relay'
 

@@ -13,8 +13,9 @@ import { loadSettings, type ServerSettings } from './config/load.ts'
 import { ControlService } from './control-service.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { serveAdminSocket } from './http/admin-socket.ts'
-import { isTrusted } from './http/client-address.ts'
+import { clientAddress, isTrusted } from './http/client-address.ts'
 import { frontHandler } from './http/front.ts'
+import { Gate } from './http/gate.ts'
 import { Newcomers } from './http/newcomers.ts'
 import { NodeDoor } from './http/node-door.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
@@ -71,8 +72,10 @@ export async function startServer(configFile: string, options: { readonly allowL
     closers.push(() => newcomers.stop())
     const relay = startRelay(settings, service, web, clock, log)
     if (relay !== undefined) closers.push(() => relay.service.close())
-    web.on('request', frontHandler({ service, store, serverUrl: settings.serverUrl, publicKey: machineKey.publicKey().text, relay: relay && ((request, response) => relay.service.handleRequest(request, response)) }))
-    const nodes = new NodeDoor({ machineKey, service, log, newcomers, trustedProxies: settings.trustedProxies })
+    const gate = new Gate()
+    const front = frontHandler({ service, store, serverUrl: settings.serverUrl, publicKey: machineKey.publicKey().text, relay: relay && ((request, response) => relay.service.handleRequest(request, response)) })
+    web.on('request', (request: http.IncomingMessage, response: http.ServerResponse) => gate.add(clientAddress(request, settings.trustedProxies), () => front(request, response)))
+    const nodes = new NodeDoor({ machineKey, service, log, newcomers, gate, trustedProxies: settings.trustedProxies })
     web.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => {
       const path = (request.url ?? '').split('?')[0]
       if (path === '/ts2021') return nodes.upgrade(request, socket, head)

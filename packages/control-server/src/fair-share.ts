@@ -140,7 +140,7 @@ export class FairShare<Work> {
     const waiting = this.#trusted.get(out.source)
     if (waiting === undefined || this.trusts(now, out.source)) return
     this.#trusted.delete(out.source)
-    this.#strangers.set(out.source, waiting)
+    this.#strangers.set(out.source, [...waiting, ...(this.#strangers.get(out.source) ?? [])])
   }
 
   #charge(source: string, ms: number): void {

@@ -7,7 +7,7 @@ import { MachinePrivateKey, nobleProvider } from '@meshwright/crypto'
 import { afterEach, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocket } from 'ws'
 import { acceptControl } from './control-accept.ts'
-import { NoiseStream } from './control-dial.ts'
+import { NoiseStream } from './noise-stream.ts'
 import { systemRandom } from './random.ts'
 
 const serverKey = MachinePrivateKey.generate(systemRandom)

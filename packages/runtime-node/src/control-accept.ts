@@ -4,9 +4,10 @@ import type { Duplex } from 'node:stream'
 import { NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseResponder, type NoiseResponderOutput, parseHandshakeHeader } from '@meshwright/control-protocol'
 import { instant, type RandomSource } from '@meshwright/core'
 import { type ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, type MachinePublicKey, nobleProvider } from '@meshwright/crypto'
-import { ControlConnectionError, NoiseStream } from './control-dial.ts'
+import { ControlConnectionError } from './control-dial.ts'
 import { keepPinging } from './control-ping.ts'
 import { acceptWebSocket, asksForWebSocket } from './control-websocket.ts'
+import { NoiseStream, type ReadPace } from './noise-stream.ts'
 
 /** How a server takes control connections. */
 export interface ControlAcceptOptions {
@@ -20,6 +21,8 @@ export interface ControlAcceptOptions {
   readonly maxConcurrentStreams?: number
   /** How often the connection is tried by an HTTP/2 ping; one that is not answered until the next is dead. Default 30 s. */
   readonly pingEveryMs?: number
+  /** Who says when the bytes of this client are worked on; default: as they come. */
+  readonly pace?: ReadPace
 }
 
 /** A client that proved its machine key. */
@@ -67,7 +70,7 @@ export async function acceptControl(request: IncomingMessage, socket: Duplex, he
   raw.on('error', () => raw.destroy())
   if (!webSocket) raw.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: ${NOISE_UPGRADE}\r\nConnection: upgrade\r\n\r\n`)
   channel.handleInput(instant(performance.now()), { type: 'initiation', bytes: initiation })
-  const stream = new NoiseStream(raw, channel)
+  const stream = new NoiseStream(raw, channel, options.pace)
   const established = await new Promise<NoiseResponderOutput & { type: 'established' }>((resolve, reject) => {
     stream.once('established', resolve)
     stream.once('error', (cause: Error) => reject(new ControlConnectionError('RUNTIME_CONTROL_CHANNEL', cause.message, { cause })))

@@ -13,13 +13,12 @@ import {
   NOISE_HANDSHAKE_HEADER,
   NOISE_UPGRADE,
   NoiseInitiator,
-  type NoiseInitiatorOutput,
-  type NoiseResponderOutput,
 } from '@meshwright/control-protocol'
 import type { ControlClientOutput, ControlResponseInput } from '@meshwright/control-client'
-import { instant, type Machine, MeshwrightError, type RandomSource } from '@meshwright/core'
+import { MeshwrightError, type RandomSource } from '@meshwright/core'
 import { type CryptoProvider, type MachinePrivateKey, MachinePublicKey, nobleProvider } from '@meshwright/crypto'
 import { keepPinging } from './control-ping.ts'
+import { NoiseStream } from './noise-stream.ts'
 import type { Outside } from './outside.ts'
 
 /** Codes of the errors of dialling and accepting control connections. */
@@ -294,93 +293,7 @@ export class ControlTransport {
   }
 }
 
-/** Either end of the channel, as {@link NoiseStream} drives it. */
-type NoiseChannel = Machine<{ readonly type: 'received'; readonly bytes: Uint8Array }, NoiseInitiatorOutput | NoiseResponderOutput> & {
-  send(now: ReturnType<typeof instant>, plaintext: Uint8Array): boolean
-}
-
-/** The plaintext side of a Noise channel over a raw stream, as a duplex stream with back-pressure both ways. Emits `established` and `early` too. */
-export class NoiseStream extends Duplex {
-  readonly #raw: Duplex
-  readonly #channel: NoiseChannel
-  #draining = false
-
-  constructor(raw: Duplex, channel: NoiseChannel) {
-    super()
-    this.#raw = raw
-    this.#channel = channel
-  }
-
-  /** Starts reading; `head` is what had already been read from the raw stream. */
-  begin(head: Uint8Array): void {
-    this.#raw.on('data', (bytes: Buffer) => this.#received(bytes))
-    this.#raw.once('end', () => this.push(null))
-    this.#raw.once('error', (error) => this.destroy(error))
-    this.#raw.once('close', () => this.destroy())
-    this.drain()
-    if (head.length > 0) this.#received(head)
-  }
-
-  /**
-   * Performs what the channel owes. Whoever reads may write at once, while its bytes are still being handed over: then the outer call goes
-   * on, so that nobody is given bytes inside their own reading (Node's HTTP/2 asserts against that and ends the process).
-   */
-  drain(): void {
-    if (this.#draining) return
-    this.#draining = true
-    try {
-      for (let output = this.#channel.pollOutput(); output !== undefined; output = this.#channel.pollOutput()) this.#perform(output)
-    } finally {
-      this.#draining = false
-    }
-  }
-
-  override _read(): void {
-    if (this.#raw.isPaused()) this.#raw.resume()
-  }
-
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    if (!this.#channel.send(now(), chunk)) return done(new Error('the Noise channel is not open'))
-    this.drain()
-    if (this.#raw.writableNeedDrain) this.#raw.once('drain', () => done())
-    else done()
-  }
-
-  /** HTTP/2 writes the head of a frame and its data apart: together they are one record, and one write to the socket. */
-  override _writev(chunks: readonly { readonly chunk: Buffer }[], done: (error?: Error | null) => void): void {
-    this._write(Buffer.concat(chunks.map(({ chunk }) => chunk)), 'binary', done)
-  }
-
-  override _final(done: (error?: Error | null) => void): void {
-    this.#raw.end(() => done())
-  }
-
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.#raw.destroy()
-    done(error)
-  }
-
-  #perform(output: NoiseInitiatorOutput | NoiseResponderOutput): void {
-    if (output.type === 'transmit') this.#raw.write(output.bytes)
-    else if (output.type === 'data') {
-      if (!this.push(output.bytes)) this.#raw.pause()
-    } else if (output.type === 'failed') this.destroy(new MeshwrightError(output.code, output.message))
-    else if (output.type === 'early') this.emit('early', output.payload)
-    else this.emit('established', output)
-  }
-
-  #received(bytes: Uint8Array): void {
-    if (this.destroyed) return
-    this.#channel.handleInput(now(), { type: 'received', bytes })
-    this.drain()
-  }
-}
-
 const NOT_A_CONTROL_SERVER = { remedy: 'Check that the login server is the address of a control server.' }
-
-function now(): ReturnType<typeof instant> {
-  return instant(performance.now())
-}
 
 function parseBase(url: string): URL {
   const base = URL.canParse(url) ? new URL(url) : undefined

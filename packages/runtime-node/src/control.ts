@@ -4,5 +4,6 @@ export { type ControlConnection, ControlConnectionError, type ControlConnectionE
 export { type Driver, drive } from './drive.ts'
 export { fastCryptoProvider } from './fast-crypto.ts'
 export { nodeCryptoProvider } from './node-crypto.ts'
+export type { ReadPace } from './noise-stream.ts'
 export { systemRandom } from './random.ts'
 export { wasmCryptoProvider } from './wasm-crypto.ts'

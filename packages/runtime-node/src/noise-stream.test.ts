@@ -3,7 +3,7 @@ import { NoiseInitiator, NoiseResponder } from '@meshwright/control-protocol'
 import { concatBytes, instant } from '@meshwright/core'
 import { MachinePrivateKey, nobleProvider } from '@meshwright/crypto'
 import { expect, test } from 'vitest'
-import { NoiseStream } from './control-dial.ts'
+import { NoiseStream } from './noise-stream.ts'
 import { systemRandom } from './random.ts'
 
 /** Both ends of a channel, their handshake done. */

@@ -8,18 +8,25 @@ import { BODY_WITHIN_MS, BodyBudget, type BodyProblem, readBody } from './body.t
 import { RateLimit } from './rate-limit.ts'
 
 const MAX_BODY_BYTES = 1_048_576
+/** Of a machine that holds no node: all that it may want is to register, in a few kilobytes. */
+const MAX_STRANGER_BODY_BYTES = 65_536
 /** Bodies that are being read: of one connection, and of all together. */
 const MAX_CONNECTION_BYTES = 4 * MAX_BODY_BYTES
 const MAX_READING_BYTES = 64 * MAX_BODY_BYTES
+const MAX_STRANGERS_READING_BYTES = 4 * MAX_BODY_BYTES
 /** Requests of one connection: far more than any client has to ask. */
 const REQUESTS_AT_ONCE = 1_000
 const REQUESTS_PER_SECOND = 200
+const STRANGER_REQUESTS_AT_ONCE = 200
+const STRANGER_REQUESTS_PER_SECOND = 20
 /** HTTP/2 pings, settings and requests taken back, of one connection: clients do each every few seconds at most. */
 const SIGNALS_AT_ONCE = 200
 const SIGNALS_PER_SECOND = 20
 /** An answer that nobody reads holds memory: so long it may. */
 const UNREAD_MS = 60_000
 const BUSY_SECONDS = 5
+/** A stranger whose body was refused has so long to read why; then its connection ends. */
+const LAST_WORDS_MS = 500
 /** From which node to which: numbers below 2^53. */
 const SSH_ACTION = /^\/machine\/ssh\/action\/([0-9]{1,15})\/to\/([0-9]{1,15})$/
 const MAX_USER_NAME = 256
@@ -29,7 +36,17 @@ interface Call {
   readonly stream: http2.ServerHttp2Stream
   readonly machineKey: string
   readonly source: string
-  readonly reading: BodyBudget
+  readonly session: http2.ServerHttp2Session
+  readonly maxBodyBytes: number
+  readonly reading: readonly BodyBudget[]
+}
+
+/** What the door wants to know of a connection. */
+export interface ConnectionEvents {
+  /** Called once: a node of this machine is registered. */
+  proved(): void
+  /** Something was asked. */
+  asked(): void
 }
 
 /** A connection on which nothing was asked, and one on which nothing is asked any more, are closed after so long. Clients dial anew. */
@@ -41,20 +58,19 @@ export class NodeApi {
   readonly #service: ControlService
   readonly #log: Log
   readonly #reading = new BodyBudget(MAX_READING_BYTES)
+  readonly #strangersReading = new BodyBudget(MAX_STRANGERS_READING_BYTES)
 
   constructor(service: ControlService, log: Log) {
     this.#service = service
     this.#log = log
   }
 
-  /**
-   * Serves one connection until it ends.
-   * @param onNode called once, when a node of this machine is registered
-   */
-  serve(connection: AcceptedControl, source: string, onNode: () => void): void {
+  /** Serves one connection until it ends. */
+  serve(connection: AcceptedControl, source: string, events: ConnectionEvents): void {
     const machineKey = connection.machineKey.text
     const { session } = connection
-    const [requests, signals] = [new RateLimit(REQUESTS_AT_ONCE, REQUESTS_PER_SECOND), new RateLimit(SIGNALS_AT_ONCE, SIGNALS_PER_SECOND)]
+    const signals = new RateLimit(SIGNALS_AT_ONCE, SIGNALS_PER_SECOND)
+    let requests = new RateLimit(STRANGER_REQUESTS_AT_ONCE, STRANGER_REQUESTS_PER_SECOND)
     const reading = new BodyBudget(MAX_CONNECTION_BYTES)
     const signalled = (): void => {
       if (!signals.allows(performance.now())) session.destroy()
@@ -64,7 +80,8 @@ export class NodeApi {
     const look = (): void => {
       if (isNode || !this.#service.machine.knowsMachine(machineKey)) return
       isNode = true
-      onNode()
+      requests = new RateLimit(REQUESTS_AT_ONCE, REQUESTS_PER_SECOND)
+      events.proved()
     }
     look()
     // Any machine key is let this far. Polls keep a connection busy; one without any request only holds memory.
@@ -81,12 +98,14 @@ export class NodeApi {
       })
       stream.on('error', () => stream.destroy()) // `close` follows and is what counts
       look()
+      events.asked()
       if (!requests.allows(performance.now())) {
         send(stream, 429, 'too many requests: try again later\n', BUSY_SECONDS)
         stream.close(http2.constants.NGHTTP2_NO_ERROR) // its body is not waited for
         return
       }
-      void this.#route({ stream, machineKey, source, reading }, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
+      const call = { stream, session, machineKey, source, maxBodyBytes: isNode ? MAX_BODY_BYTES : MAX_STRANGER_BODY_BYTES, reading: [reading, isNode ? this.#reading : this.#strangersReading] }
+      void this.#route(call, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
       })
@@ -173,10 +192,12 @@ export class NodeApi {
 
   async #body<T>(call: Call, method: string, expected: string, decode: JsonDecoder<T>): Promise<T | undefined> {
     if (method !== expected) return void send(call.stream, 405, `only ${expected} is supported\n`)
-    const bytes = await readBody(call.stream, { bytes: MAX_BODY_BYTES, withinMs: BODY_WITHIN_MS, budgets: [call.reading, this.#reading] })
+    const bytes = await readBody(call.stream, { bytes: call.maxBodyBytes, withinMs: BODY_WITHIN_MS, budgets: call.reading })
     if (typeof bytes === 'string') {
       // Answered while the client still writes; what it has not sent yet it may keep.
       call.stream.once('finish', () => call.stream.close(http2.constants.NGHTTP2_NO_ERROR))
+      // What a stranger still has on its way is not worth a turn: it may come again.
+      if (call.maxBodyBytes < MAX_BODY_BYTES) call.stream.once('finish', () => setTimeout(() => call.session.destroy(), LAST_WORDS_MS).unref())
       const [status, text] = PROBLEMS[bytes]
       return void send(call.stream, status, text, status === 503 ? BUSY_SECONDS : undefined)
     }
@@ -188,7 +209,7 @@ export class NodeApi {
 }
 
 const PROBLEMS: Readonly<Record<BodyProblem, readonly [status: number, text: string]>> = {
-  'too-long': [413, 'the body is larger than 1 MiB\n'],
+  'too-long': [413, 'the body is larger than 1 MiB, or than 64 KiB from a machine that is not registered\n'],
   'too-slow': [408, 'the body did not come within 30 s\n'],
   busy: [503, 'too much is being read: try again later\n'],
   gone: [400, 'the body broke off\n'],

@@ -6,10 +6,15 @@ import type { ControlService } from '../control-service.ts'
 import { reasonOf } from '../failure.ts'
 import type { Log } from '../log.ts'
 import { acceptControl, serverCrypto, systemRandom } from '../runtime.ts'
+import { BodyBudget } from './body.ts'
 import { clientAddress } from './client-address.ts'
-import { HandshakeQueue } from './handshake-queue.ts'
+import type { Gate } from './gate.ts'
 import type { Newcomers } from './newcomers.ts'
 import { NodeApi } from './node-api.ts'
+import { Visitor } from './visitor.ts'
+
+/** What all strangers together may have sent that is not worked on yet. Beyond it the connection that sends more is ended. */
+const UNREAD_BYTES = 8_388_608
 
 /** What the door needs. */
 export interface NodeDoorOptions {
@@ -17,14 +22,15 @@ export interface NodeDoorOptions {
   readonly service: ControlService
   readonly log: Log
   readonly newcomers: Newcomers
+  readonly gate: Gate
   readonly trustedProxies: readonly Prefix[]
 }
 
-/** Takes upgrades to the Noise channel: handshakes stand in a queue, and who proves no node stays a newcomer. */
+/** Takes upgrades to the Noise channel: handshakes and all that strangers say wait for their turn, and who proves no node stays a newcomer. */
 export class NodeDoor {
   readonly #options: NodeDoorOptions
   readonly #api: NodeApi
-  readonly #queue = new HandshakeQueue()
+  readonly #unread = new BodyBudget(UNREAD_BYTES)
 
   constructor(options: NodeDoorOptions) {
     this.#options = options
@@ -33,22 +39,29 @@ export class NodeDoor {
 
   /** Takes over the socket of an upgrade to `/ts2021`. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const { newcomers, trustedProxies } = this.#options
+    const { newcomers, gate, trustedProxies } = this.#options
     socket.on('error', () => socket.destroy())
     newcomers.add(request.socket) // with new patience: for the handshake
     const source = clientAddress(request, trustedProxies)
-    this.#queue.add(source, () => {
+    gate.add(source, () => {
       if (socket.destroyed) return // it gave way, or did not wait
       void this.#accept(request, socket, head, source)
     })
   }
 
   async #accept(request: IncomingMessage, socket: Duplex, head: Buffer, source: string): Promise<void> {
-    const { machineKey, log, newcomers } = this.#options
+    const { machineKey, log, newcomers, gate } = this.#options
+    const visitor = new Visitor(gate, source, this.#unread)
     try {
-      const connection = await acceptControl(request, socket, head, { machineKey, random: systemRandom, provider: serverCrypto })
+      const connection = await acceptControl(request, socket, head, { machineKey, random: systemRandom, provider: serverCrypto, pace: visitor })
       newcomers.addStranger(request.socket)
-      this.#api.serve(connection, source, () => newcomers.remove(request.socket))
+      this.#api.serve(connection, source, {
+        proved: () => {
+          newcomers.remove(request.socket)
+          visitor.proved(connection.machineKey.text)
+        },
+        asked: () => visitor.asked(),
+      })
     } catch (error) {
       log.debug('a control connection was refused', { source, reason: reasonOf(error) })
       if (!socket.writableEnded) socket.destroy()

@@ -1,0 +1,108 @@
+import { expect, test } from 'vitest'
+import { Gate } from './gate.ts'
+
+/** Turns that the test takes, and a clock that only work moves. */
+class Turns {
+  readonly #next: { readonly run: () => void; readonly done: () => void }[] = []
+  readonly #later: { readonly at: number; readonly run: () => void }[] = []
+  clock = 0
+
+  now(): number {
+    return this.clock
+  }
+
+  next(run: () => void, done: () => void): void {
+    this.#next.push({ run, done })
+  }
+
+  later(ms: number, run: () => void): void {
+    this.#later.push({ at: this.clock + ms, run })
+  }
+
+  /** One turn of the event loop, waiting for the next timer when there is nothing else; whether there was something to do. */
+  turn(): boolean {
+    const next = this.#next.shift()
+    if (next !== undefined) {
+      next.run()
+      next.done()
+      return true
+    }
+    const timer = this.#later.shift()
+    if (timer === undefined) return false
+    this.clock = Math.max(this.clock, timer.at)
+    timer.run()
+    return true
+  }
+}
+
+const ANYBODY = '192.0.2.1'
+
+test('nothing is done before its turn, and a turn does one piece of work', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  let done = 0
+  for (let i = 0; i < 100; i += 1) gate.add(ANYBODY, () => ((done += 1), (turns.clock += 1)))
+  expect(done).toBe(0)
+  turns.turn()
+  expect([done, gate.size]).toEqual([1, 99])
+  while (turns.turn()) expect(gate.size).toBeGreaterThanOrEqual(0)
+  expect([done, gate.size, turns.clock]).toEqual([100, 0, 100])
+})
+
+test('while a registered machine asks, strangers get a quarter of the time, whatever they send', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  gate.trust('mkey:1', '192.0.2.9')
+  let done = 0
+  for (let i = 0; i < 1_000; i += 1) gate.add(`192.0.2.${i % 8}`, () => ((done += 1), (turns.clock += 1)))
+  while (turns.clock < 1_000) {
+    expect(gate.admits('mkey:1')).toBe(true)
+    turns.turn()
+  }
+  expect(done).toBeGreaterThan(240)
+  expect(done).toBeLessThan(256)
+})
+
+test('sources take turns: one that floods delays itself', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  const order: string[] = []
+  const add = (source: string): void => gate.add(source, () => (order.push(source), (turns.clock += 3)))
+  for (let i = 0; i < 50; i += 1) add('liar')
+  add('honest')
+  add('another')
+  while (order.length < 4) turns.turn()
+  expect(order).toEqual(['liar', 'honest', 'another', 'liar'])
+})
+
+test('an address from which a registered machine came is served before strangers', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  gate.trust('mkey:1', 'site')
+  const order: string[] = []
+  for (const source of ['liar', 'liar', 'site', 'site']) gate.add(source, () => (order.push(source), (turns.clock += 1)))
+  while (turns.turn()) expect(order.length).toBeLessThanOrEqual(4)
+  expect(order).toEqual(['site', 'site', 'liar', 'liar'])
+})
+
+test('a registered machine that costs too much is a stranger until it has paid back', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  gate.trust('mkey:1', 'site')
+  gate.spent('mkey:1', 250)
+  expect(gate.admits('mkey:1')).toBe(false)
+  turns.clock += 501 // 50 ms at a tenth of the time
+  expect(gate.admits('mkey:1')).toBe(true)
+})
+
+test('work that puts more work in is served too', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  const order: number[] = []
+  gate.add('a', () => {
+    order.push(1)
+    gate.add('b', () => order.push(2))
+  })
+  while (turns.turn()) expect(order.length).toBeGreaterThan(0)
+  expect(order).toEqual([1, 2])
+})
