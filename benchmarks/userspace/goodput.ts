@@ -66,6 +66,8 @@ const COMPARISONS: readonly { readonly name: string; readonly ours: Pair; readon
 const MUST = 0.5
 const AIM = 1
 const ONE_WAY_MS = 10
+/** The line, in words. */
+export const GOODPUT_LINE: string = `one connection, ${2 * ONE_WAY_MS} ms round trip, losses both ways, all pairs at the same time`
 
 /** Goodput beside a baseline. */
 export interface GoodputFigure {

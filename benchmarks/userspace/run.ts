@@ -7,12 +7,12 @@ import { build } from 'esbuild'
 import { bundlePrograms, OurControl, OurNode, OurRelay, type OurPrograms } from '../../tests/interop/lab-ours.ts'
 import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
-import { measureGoodput } from './goodput.ts'
+import { GOODPUT_LINE, measureGoodput } from './goodput.ts'
 import { measure, median, type Round, type SocksNode, startSource } from './throughput.ts'
 
 const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay] [--portable] [--json] [--record] [--profile FOLDER]
        npm run bench:userspace -- --only-ours [...]
-       npm run bench:userspace -- --goodput [--rounds N] [--json]
+       npm run bench:userspace -- --goodput [--rounds N] [--json] [--record]
 
 Bytes through two nodes in userspace mode, from SOCKS5 port to SOCKS5 port: two of ours, and two real tailscaled, in turns; then single
 bytes there and back. Each figure is the median of the rounds' ratios, ours to tailscaled's. The last line of each tells whether the must is
@@ -25,13 +25,14 @@ met; the command ends with status 1 where one is missed, or nothing could be mea
   --only-ours       without tailscaled, and so without ratios
   --profile FOLDER  CPU profiles of our two daemons (slower)
   --json            {machine, path, figures} on standard output
-  --record          writes benchmarks/baselines/userspace.json
+  --record          writes benchmarks/baselines/userspace.json, with --goodput goodput.json
   --goodput         the stack alone on a line that loses packets, beside gVisor's (set up as tailscaled sets it up) and the kernel's on
                     lines that lose the same. Needs tcp-peer in MESHWRIGHT_INTEROP_BIN, and root.
 
 Needs tailscaled and tailscale in the folder MESHWRIGHT_INTEROP_BIN.
 `
 const BASELINES = path.resolve(import.meta.dirname, '../baselines/userspace.json')
+const GOODPUT_BASELINES = path.resolve(import.meta.dirname, '../baselines/goodput.json')
 const FIGURES = [
   { name: 'userspace-throughput', what: 'megabitsPerSecond', unit: 'Mbit/s', must: 0.2, aim: 0.5 },
   { name: 'userspace-latency-p50', what: 'latencyMs', unit: 'ms', must: 1.3, aim: 1, less: true },
@@ -157,9 +158,13 @@ async function main(): Promise<number> {
   const bytes = positive('mb', values.mb) * 1e6
   const say = (text: string): void => void process.stderr.write(`${text}\n`)
   const machine = `${os.cpus()[0]?.model ?? '?'}, ${os.cpus().length} cores, Linux ${os.release()} ${process.arch}, Node ${process.versions.node}, load ${os.loadavg()[0]?.toFixed(1) ?? '?'}`
+  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', cwd: import.meta.dirname }).trim()
   if (values.goodput) {
     const figures = await measureGoodput(rounds, say)
-    process.stdout.write(`${JSON.stringify({ machine, figures }, null, 2)}\n`)
+    const report = `${JSON.stringify({ machine, commit, line: GOODPUT_LINE, figures }, null, 2)}\n`
+    if (values.json) process.stdout.write(report)
+    else for (const { name, ratio, ours: own, baseline, must, aim } of figures) process.stdout.write(`${name.padEnd(46)} ${ratio.toFixed(2).padStart(6)} x (${own.toFixed(2)} against ${baseline.toFixed(2)} Mbit/s); must ${must}, aim ${aim}: ${ratio >= must ? 'met' : 'NOT MET'}\n`)
+    if (values.record) writeFileSync(GOODPUT_BASELINES, report)
     return figures.some(({ ratio, must }) => !(ratio >= must)) ? 1 : 0
   }
   const bin = process.env['MESHWRIGHT_INTEROP_BIN'] ?? ''
@@ -170,7 +175,6 @@ async function main(): Promise<number> {
   const pairs = await measurePairs({ rounds, bytes, relay: values.relay, portable: values.portable, bin: values['only-ours'] ? undefined : bin, profile: values.profile, say })
   const baseline = pairs.find(({ name }) => name === 'tailscaled')
   const figures = baseline === undefined ? [] : pairs.flatMap((pair) => (pair === baseline ? [] : FIGURES.map((goal) => figure(goal, pair, baseline))))
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', cwd: import.meta.dirname }).trim()
   const report = `${JSON.stringify({ machine, commit, path: values.relay ? 'relay' : 'direct', figures }, null, 2)}\n`
   if (values.json) process.stdout.write(report)
   else for (const each of figures) process.stdout.write(`${line(each)}\n`)
