@@ -76,6 +76,8 @@ export class LiarControl {
   upgrade: ((request: http.IncomingMessage, socket: Duplex) => void) | undefined
   register: (body: Json) => LiarAnswer = () => ({ body: ACCEPTED })
   map: (poll: Poll, name: string) => void = () => undefined
+  /** Called for each connection. */
+  connected: () => void = () => undefined
   /** Whatever else is asked; without an answer the stream stays open. */
   other: ((stream: ServerHttp2Stream, path: string) => void) | undefined
 
@@ -86,6 +88,7 @@ export class LiarControl {
     })
     this.#server.on('connection', (socket) => {
       this.#sockets.add(socket)
+      this.connected()
       socket.on('error', () => undefined)
       socket.once('close', () => this.#sockets.delete(socket))
     })
@@ -111,8 +114,13 @@ export class LiarControl {
     return this
   }
 
-  async stop(): Promise<void> {
+  /** Ends every connection. */
+  hangUp(): void {
     for (const socket of this.#sockets) socket.destroy()
+  }
+
+  async stop(): Promise<void> {
+    this.hangUp()
     await new Promise<void>((resolve) => this.#server.close(() => resolve()))
   }
 

@@ -13,6 +13,9 @@ const FRIEND_ID = 2
 export const VICTIM_IP = '100.64.0.1'
 export const FRIEND_IP = '100.64.0.2'
 
+/** Drops that say nothing of packets. */
+const BESIDE = /^(disco|dns|udp)-/
+
 /** What a map says beside its nodes. */
 export interface MapMore {
   readonly frame?: Json
@@ -45,6 +48,9 @@ export class NodeRig {
   #rss = 0
   /** Connections that services behind the victim have taken. */
   served = 0
+  /** More peers in every honest map of the victim, and what its filter says of them. */
+  readonly guests: Json[] = []
+  readonly guestRules: Json[] = []
 
   /** @param flags of both nodes */
   constructor(flags: { readonly blockUdp?: boolean } = {}) {
@@ -79,11 +85,11 @@ export class NodeRig {
   /** A whole map as a node of the mesh should get it. */
   honest(name: string, more: MapMore = {}): Json {
     const self = name === 'victim'
-    const filter = more.filter ?? (self ? onlyFriend(this.openPort) : OPEN_FILTER)
+    const filter = more.filter ?? (self ? [...onlyFriend(this.openPort), ...this.guestRules] : OPEN_FILTER)
     const other = self ? this.node('friend', more.friend) : this.node('victim')
     return {
       Node: this.node(name, more.self),
-      Peers: other === undefined ? [] : [other],
+      Peers: [...(other === undefined ? [] : [other]), ...(self ? this.guests : [])],
       PacketFilters: { '*': null, base: filter },
       Domain: 'liar.test',
       UserProfiles: [{ ID: 1, LoginName: 'alice@liar.test', DisplayName: 'alice' }],
@@ -117,7 +123,7 @@ export class NodeRig {
 
   /** Whether the victim lets the friend in to a port; decided by a connection, or by a drop that the victim has counted. */
   async letsIn(port: number): Promise<boolean> {
-    const before = await this.#drops()
+    const before = await this.drops()
     const abort = new AbortController()
     let outcome: boolean | undefined
     this.friend.dialTcp(VICTIM_IP, port, { signal: abort.signal, timeoutMs: 2_000 }).then(
@@ -129,7 +135,7 @@ export class NodeRig {
     )
     while (outcome === undefined) {
       await new Promise((resolve) => setTimeout(resolve, 20))
-      if ((await this.#drops()) > before) outcome ??= false
+      if ((await this.drops()) > before) outcome ??= false
     }
     abort.abort()
     return outcome
@@ -146,7 +152,7 @@ export class NodeRig {
       if ((await this.status()).BackendState !== 'Running') return false
       if (await this.letsIn(this.openPort)) return true
       // Where the friend keeps a session that the victim has had to forget, a packet of the victim makes a new one at once.
-      return void (await this.#ask('POST', `ping?ip=${FRIEND_IP}&type=TSMP`, 500))
+      return void (await this.ping(FRIEND_IP, 'TSMP', 500))
     }, 60_000)
     if (await this.letsIn(this.shutPort)) throw new Error('the victim lets in what no rule allows')
     const grown = this.victim.rssBytes - this.#rss
@@ -184,8 +190,27 @@ export class NodeRig {
     })
   }
 
-  async #drops(): Promise<number> {
-    return Object.values((await this.status()).Meshwright.Drops).reduce((sum, count) => sum + count, 0)
+  /** How many packets have been dropped for these reasons; without any: for every reason that concerns packets. */
+  async drops(...reasons: readonly string[]): Promise<number> {
+    return Object.entries((await this.status()).Meshwright.Drops).reduce((sum, [reason, count]) => ((reasons.length === 0 ? !BESIDE.test(reason) : reasons.includes(reason)) ? sum + count : sum), 0)
+  }
+
+  /** How many entries the victim's tables hold. */
+  async held(): Promise<Readonly<Record<string, number>>> {
+    return (await this.status()).Meshwright.Held
+  }
+
+  /** Has the victim ping an address, inside the tunnel; gives what came of it. */
+  async ping(ip: string, type: 'TSMP' | 'disco', timeoutMs: number): Promise<string | undefined> {
+    return this.#ask('POST', `ping?ip=${ip}&type=${type}`, timeoutMs)
+  }
+
+  /** Waits until so many more packets have been dropped for these reasons. */
+  async dropped(before: number, more: number, ...reasons: readonly string[]): Promise<void> {
+    let now = 0
+    await this.lab.until(`${more} packets are dropped as ${reasons.join(' or ')}`, async () => (now = await this.drops(...reasons)) >= before + more, 20_000).catch((error: unknown) => {
+      throw new Error(`${now - before} of ${more} were dropped as ${reasons.join(' or ')}`, { cause: error })
+    })
   }
 
   async #service(): Promise<number> {

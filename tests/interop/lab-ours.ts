@@ -275,7 +275,7 @@ export interface OurStatus {
   readonly Health: readonly string[]
   readonly Peer: Readonly<Record<string, OurPeer>> | null
   readonly MagicDNSSuffix: string
-  readonly Meshwright: { readonly HomeRelay: string; readonly RelayBytesIn: number; readonly RelayBytesOut: number; readonly DirectBytesIn: number; readonly DirectBytesOut: number; readonly PacketsIn: number; readonly Drops: Readonly<Record<string, number>> }
+  readonly Meshwright: { readonly HomeRelay: string; readonly RelayBytesIn: number; readonly RelayBytesOut: number; readonly DirectBytesIn: number; readonly DirectBytesOut: number; readonly PacketsIn: number; readonly Drops: Readonly<Record<string, number>>; readonly Held: Readonly<Record<string, number>> }
 }
 
 /** Our node as daemon, with our command line. */
