@@ -89,6 +89,11 @@ async function datagramsBack(lab: Lab, address: string, count: number, bytes: nu
   }
 }
 
+/** Three echoes of a size come back. One at a time: after the first answer of several, ping waits for the others no longer than two round trips. */
+async function echoes(lab: Lab, size: number): Promise<void> {
+  for (let i = 0; i < 3; i += 1) expect(await lab.inA('ping', '-c', '1', '-W', '20', '-s', String(size), '10.88.0.2')).toContain('1 received')
+}
+
 const lane = (file: string, env: Readonly<Record<string, string>>): Opponent => ({ name: 'ours', file: process.execPath, args: [file, '-f'], env: { LOG_LEVEL: 'silent', ...env } })
 const go = (): Opponent => ({ name: 'go', file: WIREGUARD_GO.file ?? 'wireguard', args: ['-f'], env: { LOG_LEVEL: 'silent' } })
 
@@ -123,15 +128,72 @@ flow('our rows and those of wireguard-go: 50 MB each way', missing ?? WIREGUARD_
   expect((await datagrams(lab, '10.88.0.2', 5_000, 1200)).changed).toBe(0)
 })
 
-flow('a tunnel of 9000 and one of 576 bytes; what is too long comes in fragments', missing, async (lab, file) => {
+flow('a tunnel of 9000, of 1280 and of 576 bytes; what is too long comes in fragments', missing, async (lab, file) => {
   const ends = await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }))
-  for (const mtu of [9000, 576]) {
+  for (const mtu of [9000, 1280, 576]) {
     for (const { namespace, interfaceName } of ends) expect(spawnSync('ip', ['-n', namespace, 'link', 'set', interfaceName, 'mtu', String(mtu)]).status).toBe(0)
     expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
-    for (const size of [mtu - 28, 20_000]) expect(await lab.inA('ping', '-c', '3', '-i', '0.2', '-W', '10', '-s', String(size), '10.88.0.2')).toContain('3 received')
+    for (const size of [mtu - 28, 20_000]) await echoes(lab, size)
     // Too long to be sent whole: the kernel says so by itself.
     expect(await lab.inA('sh', '-c', `ping -c 1 -W 2 -M do -s ${mtu} 10.88.0.2 2>&1 || true`)).toMatch(/message too long|Frag needed/i)
   }
+})
+
+flow('outside all is IPv6: marks of congestion each way; a wire that goes and comes back, an address that changes, a path that becomes narrow', missing ?? ['nft', 'tcpdump'].map((program) => (spawnSync('sh', ['-c', `command -v ${program}`]).status === 0 ? undefined : `${program} is not installed`)).find((why) => why !== undefined), async (lab, file) => {
+  const [a, b] = await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }))
+  const ip = (...words: readonly string[]): void => expect([words.join(' '), spawnSync('ip', words).status]).toEqual([words.join(' '), 0])
+  const outside = (host: number): string => `fd87::${host}`
+  const wire = (): void => {
+    for (const [i, namespace] of [lab.a, lab.b].entries()) {
+      ip('-n', namespace, '-4', 'addr', 'flush', 'dev', 'wire')
+      ip('-n', namespace, 'addr', 'add', `${outside(i + 1)}/64`, 'dev', 'wire', 'nodad')
+    }
+  }
+  const know = (end: typeof a, other: typeof b, inner: string, host: number): Promise<void> => {
+    const request = parseUapi(['set=1', `public_key=${formatHex(other.key.publicKey().bytes)}`, `endpoint=[${outside(host)}]:5000`, `allowed_ip=${inner}/32`])
+    if (request.type !== 'set') throw new Error('no set')
+    return lab.set(end, request.changes)
+  }
+  wire()
+  await know(a, b, '10.88.0.2', 2)
+  await know(b, a, '10.88.0.1', 1)
+  await lab.reach('10.88.0.2')
+  expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+  await echoes(lab, 20_000)
+
+  // What a capture in B shows first, while A sends packets that may be marked.
+  const captured = async (device: string, filter: string): Promise<boolean> => {
+    const capture = spawn('ip', ['netns', 'exec', lab.b, 'timeout', '30', 'tcpdump', '-i', device, '-n', '-c', '1', '-w', '/dev/null', filter], { stdio: 'ignore' })
+    const found = new Promise<boolean>((resolve) => capture.once('exit', (status) => resolve(status === 0)))
+    let over = false
+    void found.then(() => (over = true))
+    while (!over) await lab.inA('ping', '-c', '3', '-i', '0.2', '-W', '1', '-Q', '2', '10.88.0.2').catch(() => '')
+    return found
+  }
+  // Two bits of the traffic class: ECT(0) goes out on the outer header.
+  expect(await captured('wire', 'ip6 and udp port 5000 and ip6[0:2] & 0x0030 == 0x0020')).toBe(true)
+  // The network marks the outer header, and the inner one comes out marked.
+  const nft = (words: string): void => expect([words, spawnSync('ip', ['netns', 'exec', lab.b, 'nft', words]).status]).toEqual([words, 0])
+  nft('add table ip6 marking; add chain ip6 marking incoming { type filter hook prerouting priority 0; }; add rule ip6 marking incoming udp dport 5000 ip6 ecn set ce')
+  expect(await captured(b.interfaceName, 'icmp and ip[1] & 3 == 3')).toBe(true)
+  nft('delete table ip6 marking')
+
+  ip('-n', lab.a, 'link', 'del', 'wire')
+  expect(await lab.inA('ping', '-c', '1', '-W', '1', '10.88.0.2').then(() => 'answered', () => 'silent')).toBe('silent')
+  ip('link', 'add', 'wire', 'netns', lab.a, 'type', 'veth', 'peer', 'name', 'wire', 'netns', lab.b)
+  for (const namespace of [lab.a, lab.b]) ip('-n', namespace, 'link', 'set', 'wire', 'up')
+  wire()
+  await lab.reach('10.88.0.2')
+
+  // B is somewhere else; A learns of it from the first packet.
+  ip('-n', lab.b, 'addr', 'del', `${outside(2)}/64`, 'dev', 'wire')
+  ip('-n', lab.b, 'addr', 'add', `${outside(22)}/64`, 'dev', 'wire', 'nodad')
+  for (let i = 0; i < 40 && spawnSync('ip', ['netns', 'exec', lab.b, 'ping', '-c', '1', '-W', '1', '10.88.0.1']).status !== 0; i += 1);
+  await lab.reach('10.88.0.2')
+
+  // Too narrow for the tunnel's datagrams: rows are refused there, and the kernel sends fragments.
+  for (const namespace of [lab.a, lab.b]) ip('-n', namespace, 'link', 'set', 'wire', 'mtu', '1280')
+  expect(await transfer(lab, '10.88.0.2', 2)).toEqual([0, 1].map(() => ({ bytes: 2 << 20, sha256: transferHash(2) })))
 })
 
 /** A child in B with an interface that can be asked and made to fail, and an interface of meshwright-wg in A that it knows. */
