@@ -2,6 +2,7 @@ import { DONE, type PacketBatch } from '@meshwright/core'
 import { type Endpoint, type Ip, parseIp } from '@meshwright/ip'
 import { afterEach, expect, test } from 'vitest'
 import { fastCryptoProvider } from './fast-crypto.ts'
+import { findKoffi } from './koffi-functions.ts'
 import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 
 const loopback: Ip = parseIp('127.0.0.1') ?? expect.fail('address')
@@ -112,6 +113,11 @@ for (const lane of WAYS) {
     expect(b.batches).toEqual([])
   })
 }
+
+test('system calls are used where koffi is, and nowhere else', async () => {
+  const can = process.platform === 'linux' && findKoffi() !== undefined && 'instance' in provider
+  for (const lane of WAYS) expect((await listen(lane)).socket.way).toBe(can && lane !== 'portable' ? 'calls' : 'singles')
+})
 
 test('a port that is taken says so, whichever way would have been taken', async () => {
   const { socket } = await listen('best')
