@@ -20,7 +20,7 @@ if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
 else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('"ready"'))
 `
 
-/** Datagrams that name themselves in every word, a window of them under way: counts what arrived, whole and changed. */
+/** Datagrams that name themselves in every word; no more of them under way than the smallest queue holds, which is that of the socket at the other end: counts what arrived, whole and changed. */
 export const DATAGRAM_SCRIPT = `
 import dgram from 'node:dgram'
 const [mode, host, port, count, bytes] = JSON.parse(process.argv[1])
@@ -39,7 +39,7 @@ if (mode === 'receive') {
   socket.on('message', (b) => { got = JSON.parse(b.toString()) })
   const asked = async () => { got = undefined; for (let i = 0; i < 200 && !got; i++) { socket.send(Buffer.from('ask!'), port, host); await new Promise((r) => setTimeout(r, i < 20 ? 1 : 50)) } return got }
   for (let sent = 0; sent < count; ) {
-    for (let i = 0; i < 256 && sent < count; i++) socket.send(put(Buffer.alloc(bytes), sent++), port, host)
+    for (let i = 0; i < 64 && sent < count; i++) socket.send(put(Buffer.alloc(bytes), sent++), port, host)
     await asked()
   }
   console.log(JSON.stringify(await asked()))
