@@ -47,6 +47,26 @@ class Counter implements Machine<number, number> {
 const turn = (ms = 0): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
 describe('drive', () => {
+  test('the fast lane has its turn when nothing is owed, and what it causes is performed before anything else is awaited', () => {
+    const machine = new Counter()
+    const seen: string[] = []
+    let left = 2
+    const lane = (now: Instant): void => {
+      seen.push('lane')
+      if (left > 0) machine.handleInput(now, 100 + left)
+      left -= 1
+    }
+    const driver = drive(machine, () => instant(0), (output) => seen.push(String(output)), lane)
+    seen.length = 0
+    left = 2
+    driver.feed(1)
+    expect(seen).toEqual(['1', 'lane', '102', 'lane', '101', 'lane'])
+    driver.stop()
+    driver.feed(2)
+    expect(seen).toHaveLength(6)
+    expect(machine.reentered).toBe(false)
+  })
+
   test('never enters the machine twice; what an effect feeds back comes behind all that was owed', () => {
     const machine = new Counter()
     const seen: string[] = []
