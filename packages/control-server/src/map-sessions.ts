@@ -1,5 +1,5 @@
-import { after, earlier, type Instant, type RandomSource, utf8Encode } from '@meshwright/core'
-import { encodeKeepAliveChunk, encodeMapChunk, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
+import { after, earlier, type Instant, type RandomSource, type UnixMillis, utf8Encode } from '@meshwright/core'
+import { encodeKeepAliveChunk, encodeMapChunk, formatTime, frameMapPayload, type MapCompression } from '@meshwright/control-protocol'
 import type { RequestId } from './context.ts'
 import type { FrameParts } from './frame-parts.ts'
 import { Delivered, type Difference, type MapComposer, type Receiver } from './map-composer.ts'
@@ -236,6 +236,12 @@ export class MapSessions {
     if (session === undefined || session.blocked) return
     const frame = utf8Encode(JSON.stringify({ KeepAlive: true, PingRequest: { URL: url, URLIsNoise: true } }))
     this.#sink.chunk(session.stream, encodeMapChunk(frame, session.compression))
+  }
+
+  /** Tells everybody who reads what time it is here, without anything else. */
+  tellTime(wallNow: UnixMillis): void {
+    const frame = utf8Encode(JSON.stringify({ KeepAlive: true, ControlTime: formatTime(wallNow) }))
+    for (const session of this.#sessions.values()) if (!session.blocked) this.#sink.chunk(session.stream, encodeMapChunk(frame, session.compression))
   }
 
   // A storm of joins makes a frame for everybody in every tick: many receivers get longer ticks, so the frames of a second stay bounded.

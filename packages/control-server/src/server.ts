@@ -316,8 +316,16 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       if (node !== undefined) this.#state.putNode({ ...node, lastSeen: this.#wallClock() })
     }
     const expired = this.#lifetimes.expire()
+    // A key is good again because the clock was set back. Clients judge keys by the time here, too, and take it up beside the frame that it comes
+    // with (seen with 1.92 to 1.102): so they hear of the time now, and of the nodes with the next tick.
+    if (expired.some((id) => this.#isGood(id))) this.#sessions.tellTime(this.#wallClock())
     // Presence and time are not stored: these changes hold whatever becomes of the commit. Frames wait for it all the same.
     if (gone.length + expired.length + silent.length > 0) this.#changed([...gone, ...expired, ...silent])
+  }
+
+  #isGood(nodeId: number): boolean {
+    const node = this.#state.node(nodeId)
+    return node !== undefined && !isExpired(node, this.#wallClock())
   }
 
   #finish(commit: number, failure: string | undefined): void {
