@@ -52,36 +52,42 @@ export class MeshFlows {
   /** Connects; rejects with an error whose `code` is Node's. */
   connect(to: Endpoint, signal?: AbortSignal, timeoutMs?: number): Promise<MeshSocket> {
     return new Promise((resolve, reject) => {
-      let id: FlowId
-      try {
-        id = this.#door((stack, now) => stack.connectTcp(now, to))
-      } catch (error) {
-        reject(failure('EHOSTUNREACH', error instanceof Error ? error.message : String(error), to))
-        return
-      }
-      const flow = new Flow(id, this.#door, to)
-      const giveUp = (code: string, message: string): void => {
-        if (flow.opened) return
-        this.#flows.delete(id)
-        this.#door((stack, now) => stack.abort(now, id))
-        settle()
-        reject(failure(code, message, to))
-      }
-      const onAbort = (): void => giveUp('ABORT_ERR', 'the dial was aborted')
-      const timer = timeoutMs === undefined ? undefined : setTimeout(() => giveUp('ETIMEDOUT', `no answer within ${timeoutMs} ms (is the port allowed by the policy?)`), timeoutMs)
+      let timer: NodeJS.Timeout | undefined
+      let onAbort = (): void => undefined
       const settle = (): void => {
         clearTimeout(timer)
         signal?.removeEventListener('abort', onAbort)
       }
-      flow.onOpen = () => {
-        settle()
-        resolve(flow)
+      let flow: Flow
+      try {
+        // Known before anything can come of it: the node's own service address answers within this very call.
+        flow = this.#door((stack, now) => {
+          const made = new Flow(stack.connectTcp(now, to), this.#door, to)
+          made.onOpen = () => {
+            settle()
+            resolve(made)
+          }
+          made.onRefused = (reason) => {
+            settle()
+            reject(failure(...ERRORS[reason], to))
+          }
+          this.#flows.set(made.id, made)
+          return made
+        })
+      } catch (error) {
+        reject(failure('EHOSTUNREACH', error instanceof Error ? error.message : String(error), to))
+        return
       }
-      flow.onRefused = (reason) => {
+      if (flow.opened || flow.destroyed) return
+      const giveUp = (code: string, message: string): void => {
+        if (flow.opened) return
+        this.#flows.delete(flow.id)
+        this.#door((stack, now) => stack.abort(now, flow.id))
         settle()
-        reject(failure(...ERRORS[reason], to))
+        reject(failure(code, message, to))
       }
-      this.#flows.set(id, flow)
+      onAbort = () => giveUp('ABORT_ERR', 'the dial was aborted')
+      if (timeoutMs !== undefined) timer = setTimeout(() => giveUp('ETIMEDOUT', `no answer within ${timeoutMs} ms (is the port allowed by the policy?)`), timeoutMs)
       signal?.addEventListener('abort', onAbort, { once: true })
       if (signal?.aborted === true) onAbort()
     })
@@ -267,6 +273,10 @@ class Flow extends Duplex implements MeshSocket {
     this.#door = door
     this.remoteAddress = formatIp(remote.ip)
     this.remotePort = remote.port
+  }
+
+  get id(): FlowId {
+    return this.#id
   }
 
   open(local: Endpoint, remote: Endpoint): void {
