@@ -6,6 +6,8 @@ export interface FlagSpec {
   readonly default?: string
   /** Other names of the same flag. */
   readonly aliases?: readonly string[]
+  /** Why it is not offered: known by name, and taken only with a value that switches it off. */
+  readonly refused?: string
 }
 
 /** Flags by name, values as given, and what stands behind the flags. */
@@ -53,7 +55,9 @@ export function parseFlags(words: readonly string[], specs: Readonly<Record<stri
       value = words[at]
     }
     if (value === undefined) throw new FlagError(`flag needs an argument: -${given}`)
-    values[name] = convert(given, value, spec.type)
+    const read = convert(given, value, spec.type)
+    if (spec.refused === undefined) values[name] = read
+    else if (read !== false && read !== '') throw new FlagError(`--${name} is not offered: ${spec.refused}`)
   }
   return { values, args: words.slice(at) }
 }
@@ -61,7 +65,7 @@ export function parseFlags(words: readonly string[], specs: Readonly<Record<stri
 /** The flags of a command as lines of its help. */
 export function describeFlags(specs: Readonly<Record<string, FlagSpec>>): string {
   return Object.entries(specs)
-    .map(([name, spec]) => `  --${name}${spec.type === 'bool' ? '' : ` ${spec.type}`}${spec.default === undefined ? '' : ` (default ${spec.default})`}\n    \t${spec.help}\n`)
+    .map(([name, spec]) => `  --${name}${spec.type === 'bool' ? '' : ` ${spec.type}`}${spec.default === undefined ? '' : ` (default ${spec.default})`}\n    \t${spec.help}${spec.refused === undefined ? '' : ` (not offered: ${spec.refused})`}\n`)
     .join('')
 }
 

@@ -4,8 +4,8 @@ import { connect } from 'node:net'
 import path from 'node:path'
 import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
-import { formatIp } from '@meshwright/ip'
-import type { PingKind } from '@meshwright/mesh'
+import { formatIp, parseEndpoint, parseIp } from '@meshwright/ip'
+import type { PingKind, WhoIs } from '@meshwright/mesh'
 import { type GoPrefs, readGoPrefs, type RunningNode, systemHints } from '@meshwright/runtime-node'
 import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
@@ -136,7 +136,8 @@ async function reading(call: Call): Promise<boolean> {
       const address = query.get('addr') ?? ''
       const byKey = address.startsWith('nodekey:') ? node.networkMap()?.peersByKey.get(address)?.addresses[0]?.ip : undefined
       const found = node.whois(byKey === undefined ? address : formatIp(byKey))
-      if (found === undefined) throw new ApiError(404, 'no match for IP:port')
+      // Who is behind a router is nobody that the control server knows: the usual daemon says so, too.
+      if (found === undefined || (byKey === undefined && !isOwnAddress(found, address))) throw new ApiError(404, 'no match for IP:port')
       send(whoisJson(found, node.status(), node.networkMap()))
       return true
     }
@@ -217,7 +218,7 @@ async function reading(call: Call): Promise<boolean> {
       if (kind === undefined) throw new ApiError(400, `unknown ping type '${query.get('type') ?? ''}': one of ${PING_KINDS.join(', ')}`)
       const aborted = new AbortController()
       call.response.on('close', () => aborted.abort())
-      send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal })))
+      send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal }), kind, node.networkMap()))
       return true
     }
     default:
@@ -297,6 +298,11 @@ function needMap(node: RunningNode): NonNullable<ReturnType<RunningNode['network
   const map = node.networkMap()
   if (map === undefined) throw new ApiError(503, 'no netmap')
   return map
+}
+
+function isOwnAddress(found: WhoIs, text: string): boolean {
+  const ip = parseIp(text) ?? parseEndpoint(text)?.ip
+  return ip !== undefined && found.node.addresses.some((own) => own.equals(ip))
 }
 
 function readWish(given: JsonObject, masked: boolean): GoPrefs {

@@ -1,6 +1,6 @@
 import { NodePublicKey } from '@meshwright/crypto'
 import { parseIp, parsePrefix } from '@meshwright/ip'
-import { DEFAULT_PREFS, type MeshStatus, type PeerStatus } from '@meshwright/mesh'
+import { DEFAULT_PREFS, type MeshStatus, NO_WAY_COUNTS, type PeerStatus } from '@meshwright/mesh'
 import { expect, test } from 'vitest'
 import { renderMetrics } from './metrics.ts'
 import { pingJson, stateNumber, statusJson, whoisJson } from './wire.ts'
@@ -65,6 +65,8 @@ const status: MeshStatus = {
   relayBytesIn: 4,
   relayBytesOut: 5,
   directBytesIn: 6,
+  received: NO_WAY_COUNTS,
+  sent: NO_WAY_COUNTS,
   directBytesOut: 7,
 }
 
@@ -106,8 +108,8 @@ test('whois of a tagged node names no person', () => {
 
 test('a ping tells its way in seconds, or why there is no answer', () => {
   const result = { ip, peer: key, nodeName: 'db', error: undefined, latencyMs: 12, endpoint, region: 0, regionCode: '', peerApiPort: 80 }
-  expect(pingJson(result)).toMatchObject({ IP: '100.64.0.7', Err: '', LatencySeconds: 0.012, Endpoint: '192.0.2.9:41641', DERPRegionID: 0, PeerAPIPort: 80 })
-  expect(pingJson({ ...result, error: 'no matching peer', endpoint: undefined })).toMatchObject({ Err: 'no matching peer', Endpoint: '' })
+  expect(pingJson(result, 'disco', undefined)).toMatchObject({ IP: '100.64.0.7', Err: '', LatencySeconds: 0.012, Endpoint: '192.0.2.9:41641', DERPRegionID: 0, PeerAPIPort: 80 })
+  expect(pingJson({ ...result, error: 'no matching peer', endpoint: undefined }, 'disco', undefined)).toMatchObject({ Err: 'no matching peer', Endpoint: '' })
 })
 
 test('every metric has its type and help, and names of peers cannot break a line', () => {
@@ -116,7 +118,7 @@ test('every metric has its type and help, and names of peers cannot break a line
   expect(text).toContain('meshwright_dataplane_offload{offload="gro"} 0\n')
   expect(text).toContain('meshwright_dataplane_restarts_total 2\n')
   const lines = text.trimEnd().split('\n')
-  for (const line of lines) expect(line).toMatch(/^(# (TYPE|HELP) [a-z_]+ \S.*|[a-z_]+(\{[a-z]+="([^"\\\n]|\\.)*"\})? \d+)$/)
+  for (const line of lines) expect(line).toMatch(/^(# (TYPE|HELP) [a-z_]+ \S.*|[a-z_]+(\{[a-z_]+="([^"\\\n]|\\.)*"(,[a-z_]+="[^"\\\n]*")*\})? \d+(\.\d+)?)$/)
   expect(lines).toContain('tailscaled_advertised_routes 1')
   expect(lines).toContain('tailscaled_approved_routes 0')
   expect(lines).toContain('meshwright_peer_sent_bytes_total{peer="a\\"b\\\\c\\nd"} 20')

@@ -2,7 +2,7 @@ import os from 'node:os'
 import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
 import type { NetworkMap } from '@meshwright/control-client'
 import { formatEndpoint, formatIp, formatPrefix } from '@meshwright/ip'
-import type { MeshState, MeshStatus, PeerStatus, PingResult, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
+import type { MeshState, MeshStatus, PeerStatus, PingKind, PingResult, SelfStatus, UserStatus, WhoIs } from '@meshwright/mesh'
 import type { DataPlaneReport } from '@meshwright/runtime-node'
 import { type JsonObject, nodeJson, ZERO_TIME } from './netmap-json.ts'
 import { VERSION } from './version.ts'
@@ -155,10 +155,12 @@ function bareNode(node: WhoIs['node']): JsonObject {
 }
 
 /** The answer to `ping`. */
-export function pingJson(result: PingResult): JsonObject {
+export function pingJson(result: PingResult, kind: PingKind, map: NetworkMap | undefined): JsonObject {
+  // Disco asks the node itself, also for an address behind it; the other kinds ask for the address.
+  const asked = kind === 'disco' ? (result.peer && map?.peersByKey.get(result.peer.text)?.addresses[0]?.ip) : undefined
   return {
     IP: formatIp(result.ip),
-    NodeIP: formatIp(result.ip),
+    NodeIP: formatIp(asked ?? result.ip),
     NodeName: result.nodeName,
     Err: result.error ?? '',
     LatencySeconds: result.latencyMs / 1000,

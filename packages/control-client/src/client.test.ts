@@ -467,7 +467,7 @@ test('whether the server knows this node as it is now: from its answer on, until
   expect([bench.client.isTold, bench.types()]).toEqual([false, ['request', 'request']]) // it took what was so before
   bench.answer(bench.find('lite'), 200)
   expect([bench.client.isTold, bench.types().at(-1)]).toEqual([true, 'told'])
-  bench.act((now) => bench.client.stop())
+  bench.act(() => bench.client.stop())
   expect(bench.client.isTold).toBe(false)
 })
 

@@ -6,6 +6,7 @@ import { type PathFinder } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import { type OpenPlan, WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
 import { PeerLies } from './peer-lies.ts'
+import { type Way, WayCounter, type WayCounts, wayTo } from './way-counts.ts'
 
 /** First byte of WireGuard's second message (whitepaper 5.4.3). */
 const HANDSHAKE_RESPONSE = 2
@@ -60,8 +61,8 @@ export class DataPlane {
   readonly #drops: Map<DataPlaneDrop, number> = new Map()
   #packetsIn = 0
   #packetsOut = 0
-  #directIn = 0
-  #directOut = 0
+  readonly #received: WayCounter = new WayCounter()
+  readonly #sent: WayCounter = new WayCounter()
   #lastSend: Instant | undefined
   /** Where the datagram came from that is being taken in. */
   #source: Endpoint | undefined
@@ -88,9 +89,9 @@ export class DataPlane {
     })
   }
 
-  /** Inner packets delivered and sent, and bytes of datagrams that came and went directly. */
-  get traffic(): { readonly packetsIn: number; readonly packetsOut: number; readonly directIn: number; readonly directOut: number } {
-    return { packetsIn: this.#packetsIn, packetsOut: this.#packetsOut, directIn: this.#directIn, directOut: this.#directOut }
+  /** Inner packets delivered and sent, and WireGuard's datagrams that came and went, by their way. */
+  get traffic(): { readonly packetsIn: number; readonly packetsOut: number; readonly received: WayCounts; readonly sent: WayCounts } {
+    return { packetsIn: this.#packetsIn, packetsOut: this.#packetsOut, received: this.#received.counts, sent: this.#sent.counts }
   }
 
   /** Drops of this class, by reason. */
@@ -144,10 +145,10 @@ export class DataPlane {
     for (let slot = 0; slot < batch.count; slot += 1) {
       if (batch.verdict[slot] !== DONE) continue
       bytes += batch.targetLength[slot] ?? 0
-      if (path.type === 'relay' || path.type === 'both') this.#outbox.push({ type: 'relayed', bytes: batch.result(slot).slice(), region: path.region, peer })
+      if (path.type === 'relay' || path.type === 'both') this.#relay(batch.result(slot).slice(), path.region, peer)
     }
     if (path.type !== 'direct' && path.type !== 'both') return undefined
-    this.#directOut += bytes
+    this.#sent.add(wayTo(path.endpoint), bytes, sealed)
     return path.endpoint
   }
 
@@ -161,7 +162,7 @@ export class DataPlane {
 
   /** A WireGuard datagram that came by UDP. */
   inboundDirect(now: Instant, bytes: Uint8Array, from: Endpoint): void {
-    this.#directIn += bytes.length
+    this.#received.add(wayTo(from), bytes.length)
     this.#source = from
     this.device.handleInput(now, { type: 'datagram', bytes, from: directPath(from) })
     this.#drain(now)
@@ -170,7 +171,8 @@ export class DataPlane {
 
   /** As {@link DataPlane.inboundDirect} for a batch from one endpoint, in place: ask {@link DataPlane.admits} about the packets in it. */
   open(now: Instant, from: DataPath, batch: PacketBatch): OpenPlan<DataPath> {
-    for (let slot = 0; slot < batch.count; slot += 1) if (batch.verdict[slot] === PENDING) this.#directIn += batch.length[slot] ?? 0
+    const way = from.via.type === 'direct' ? wayTo(from.via.endpoint) : 'relay'
+    for (let slot = 0; slot < batch.count; slot += 1) if (batch.verdict[slot] === PENDING) this.#received.add(way, batch.length[slot] ?? 0)
     this.#source = from.via.type === 'direct' ? from.via.endpoint : undefined
     const plan = this.device.open(now, from, batch)
     this.#drain(now)
@@ -178,15 +180,16 @@ export class DataPlane {
     return plan
   }
 
-  /** Bytes of datagrams that its caller has sent to endpoints. */
-  noteDirect(bytes: number): void {
-    this.#directOut += bytes
+  /** Datagrams that its caller has sent by itself. */
+  noteCarried(way: Way, bytes: number, datagrams: number): void {
+    this.#sent.add(way, bytes, datagrams)
   }
 
   /** A WireGuard datagram that a relay brought from `peer`. */
   inboundRelayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
     // Named, a peer that still sends on a session that we have forgotten is called at once, and need not notice by itself after 15 seconds.
     const from: DataPath = { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, peer, via: { type: 'relay', region, peer } }
+    this.#received.add('relay', bytes.length)
     this.device.handleInput(now, { type: 'datagram', bytes, from })
     this.#drain(now)
   }
@@ -260,11 +263,11 @@ export class DataPlane {
       case 'direct':
         return this.#sendDirect(bytes, path.endpoint)
       case 'relay':
-        this.#outbox.push({ type: 'relayed', bytes, region: path.region, peer })
+        this.#relay(bytes, path.region, peer)
         return
       case 'both':
         this.#sendDirect(bytes, path.endpoint)
-        this.#outbox.push({ type: 'relayed', bytes, region: path.region, peer })
+        this.#relay(bytes, path.region, peer)
         return
       case 'none':
         return this.#withoutPath(now, peer, bytes)
@@ -284,11 +287,16 @@ export class DataPlane {
     this.lies.noteCookie(now)
     if (to === undefined) return
     if (to.via.type === 'direct') this.#sendDirect(bytes, to.via.endpoint)
-    else this.#outbox.push({ type: 'relayed', bytes, region: to.via.region, peer: to.via.peer })
+    else this.#relay(bytes, to.via.region, to.via.peer)
+  }
+
+  #relay(bytes: Uint8Array, region: number, peer: NodePublicKey): void {
+    this.#sent.add('relay', bytes.length)
+    this.#outbox.push({ type: 'relayed', bytes, region, peer })
   }
 
   #sendDirect(bytes: Uint8Array, to: Endpoint): void {
-    this.#directOut += bytes.length
+    this.#sent.add(wayTo(to), bytes.length)
     this.#outbox.push({ type: 'datagram', bytes, to })
   }
 

@@ -6,6 +6,7 @@ import type { PacketFilter } from '@meshwright/packet-filter'
 import type { AppliedMap } from './apply-network-map.ts'
 import type { PeerLie } from './peer-lies.ts'
 import type { RelayLinksInput } from './relay-links.ts'
+import type { WayCounts } from './way-counts.ts'
 
 /** What comes from sockets and from this node's own programs. */
 export type EngineInput =
@@ -29,12 +30,12 @@ export type EngineOutput =
   | { readonly type: 'changed' }
   | Extract<PathFinderOutput, { readonly type: 'pinged' | 'pingFailed' }>
 
-/** What an engine has moved since it came to be; bytes are those of datagrams. */
+/** What an engine has moved since it came to be. `relayIn` and `relayOut` are all bytes of the connections with relays. */
 export interface EngineTraffic {
   readonly packetsIn: number
   readonly packetsOut: number
-  readonly directIn: number
-  readonly directOut: number
+  readonly received: WayCounts
+  readonly sent: WayCounts
   readonly relayIn: number
   readonly relayOut: number
 }

@@ -9,6 +9,7 @@ import type { EnginePeer, NodeEngine } from './node-engine.ts'
 import type { NodeNames } from './node-names.ts'
 import type { Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PeerPath, PeerStatus, SelfStatus, UserStatus, WhoIs } from './status.ts'
+import { NO_WAY_COUNTS } from './way-counts.ts'
 
 /** What a status is made from. */
 export interface StatusSources {
@@ -31,6 +32,7 @@ export interface StatusSources {
 export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
   const { map, engine } = from
   const traffic = engine?.traffic()
+  const { received, sent } = traffic ?? { received: NO_WAY_COUNTS, sent: NO_WAY_COUNTS }
   return {
     state: from.state,
     authUrl: from.authUrl,
@@ -53,8 +55,10 @@ export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
     held: { ...engine?.watch(now).held, ...from.rooms.names.held, connections: from.rooms.stack.flowCount, fragments: from.rooms.stack.fragmentCount, 'control-requests': from.rooms.control.openRequests },
     relayBytesIn: traffic?.relayIn ?? 0,
     relayBytesOut: traffic?.relayOut ?? 0,
-    directBytesIn: traffic?.directIn ?? 0,
-    directBytesOut: traffic?.directOut ?? 0,
+    directBytesIn: received.ipv4.bytes + received.ipv6.bytes,
+    directBytesOut: sent.ipv4.bytes + sent.ipv6.bytes,
+    received,
+    sent,
   }
 }
 

@@ -2,6 +2,7 @@ import type { CapMap, NodeId, UserId } from '@meshwright/control-protocol'
 import type { UnixMillis } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, Prefix } from '@meshwright/ip'
+import type { WayCounts } from './way-counts.ts'
 
 /**
  * Where a node stands (the states of tailscale/tailscale:ipn/backend.go).
@@ -101,6 +102,10 @@ export interface MeshStatus {
   readonly relayBytesOut: number
   readonly directBytesIn: number
   readonly directBytesOut: number
+  /** Datagrams of WireGuard by the way they came. */
+  readonly received: WayCounts
+  /** Datagrams of WireGuard by the way they went. */
+  readonly sent: WayCounts
 }
 
 /** Who stands behind an address. */

@@ -52,7 +52,7 @@ export function formatGoPrefs(prefs: Prefs, controlUrl: string, loggedOut: boole
   const other = { ...DEFAULT_FOREIGN_PREFS, ...foreign }
   const {
     InternalExitNodePrior, ExitNodeAllowLANAccess, RunSSH, RunWebClient, NotepadURLs, AdvertiseServices, Sync, NoSNAT,
-    NoStatefulFiltering, NetfilterMode, AutoUpdate, AppConnector, PostureChecking, NetfilterKind, RemoteConfig, DriveShares, ...rest
+    NoStatefulFiltering, NetfilterMode, OperatorUser, ProfileName, AutoUpdate, AppConnector, PostureChecking, NetfilterKind, RemoteConfig, DriveShares, ...rest
   } = other
   return {
     ControlURL: controlUrl,
@@ -76,6 +76,9 @@ export function formatGoPrefs(prefs: Prefs, controlUrl: string, loggedOut: boole
     NoSNAT,
     NoStatefulFiltering,
     NetfilterMode,
+    // Left out while they are empty, as tailscaled does it.
+    ...(OperatorUser !== undefined && OperatorUser !== '' && { OperatorUser }),
+    ...(ProfileName !== undefined && ProfileName !== '' && { ProfileName }),
     AutoUpdate,
     AppConnector,
     PostureChecking,
@@ -131,6 +134,7 @@ export function readRoute(text: string): Prefix {
   return prefix
 }
 
+const EMPTY_TEXTS = new Set(['OperatorUser', 'ProfileName', 'NetfilterKind'])
 const OWN = new Set(['ControlURL', 'RouteAll', 'ExitNodeID', 'ExitNodeIP', 'CorpDNS', 'WantRunning', 'LoggedOut', 'ShieldsUp', 'AdvertiseTags', 'Hostname', 'AdvertiseRoutes', 'Config', 'Persist'])
 
 function foreignMembers(given: Readonly<JsonObject>, masked: boolean): JsonObject {
@@ -146,6 +150,11 @@ function foreignMembers(given: Readonly<JsonObject>, masked: boolean): JsonObjec
     const what = UNSUPPORTED[name]
     if (what !== undefined && asksFor(value)) throw new TypeError(`${name}: this node does not offer ${what}`)
     foreign[name] = value
+  }
+  // What is empty is left out of what Go programs write: the mask alone says that it was set.
+  for (const [mask, on] of Object.entries(masked ? given : {})) {
+    const name = mask.replace(/Set$/, '')
+    if (on === true && name !== mask && !OWN.has(name) && !(name in given)) foreign[name] = EMPTY_TEXTS.has(name) ? '' : null
   }
   return foreign
 }

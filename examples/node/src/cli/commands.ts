@@ -2,18 +2,23 @@ import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
 import { FlagError } from '../go-flags.ts'
 import { SHORT_VERSION, VERSION } from '../version.ts'
 import { CommandError } from './client.ts'
-import { type Command, numberFlag } from './command.ts'
+import { type Command, numberFlag, textFlag } from './command.ts'
 import { debug, exitNode, metrics } from './diagnose.ts'
 import { dns } from './dns.ts'
 import { netcheck } from './netcheck.ts'
 import { chosenExitNode } from './exit-choice.ts'
-import { findPeer, object, status } from './status.ts'
+import { RARE_SETTINGS, SET_ONLY } from './settings.ts'
+import { findPeer, object, pingTarget, status } from './status.ts'
 import { login, prefsFromFlags, up } from './up.ts'
 
+/** Flags of the usual command line that nothing here asks for. */
+const REASON: Command['flags'] = { reason: { type: 'string', help: 'taken, without effect: no policy here asks for reasons' } }
+const RISK_AND_REASON: Command['flags'] = { ...REASON, 'accept-risk': { type: 'string', help: 'taken, without effect: nothing here asks about risks' } }
+
 const down: Command = {
-  usage: 'meshwright down',
+  usage: 'meshwright down [flags]',
   summary: 'Disconnect from the mesh',
-  flags: {},
+  flags: RISK_AND_REASON,
   async run(daemon, _flags, output) {
     const found = await daemon.call('GET', 'status?peers=false')
     if (found['BackendState'] === 'Stopped') {
@@ -26,9 +31,9 @@ const down: Command = {
 }
 
 const logout: Command = {
-  usage: 'meshwright logout',
+  usage: 'meshwright logout [flags]',
   summary: 'Disconnect, and expire the key of this node',
-  flags: {},
+  flags: REASON,
   async run(daemon) {
     await daemon.call('POST', 'logout')
     return 0
@@ -41,9 +46,9 @@ const SETTINGS: readonly string[] = ['hostname', 'advertise-routes', 'advertise-
 const set: Command = {
   usage: 'meshwright set [flags]',
   summary: 'Change settings',
-  flags: Object.fromEntries(Object.entries(up.flags).filter(([name]) => SETTINGS.includes(name))),
+  flags: { ...Object.fromEntries(Object.entries(up.flags).filter(([name]) => SETTINGS.includes(name))), ...RARE_SETTINGS, ...SET_ONLY },
   async run(daemon, flags) {
-    if (Object.keys(prefsFromFlags(flags.values, false, {})).length === 0) throw new FlagError('nothing to set: name at least one flag')
+    if (Object.keys(prefsFromFlags(flags.values, false, {})).length === 0 && flags.values['accept-risk'] === undefined) throw new FlagError('nothing to set: name at least one flag')
     const change = prefsFromFlags(flags.values, false, await daemon.call('GET', 'prefs'))
     if (typeof change['ExitNodeID'] === 'string') change['ExitNodeID'] = await chosenExitNode(daemon, change['ExitNodeID'])
     await daemon.call('PATCH', 'prefs', change)
@@ -60,30 +65,33 @@ const ping: Command = {
     c: { type: 'int', help: 'how many pings; 0 goes on until the path is direct', default: '10' },
     'until-direct': { type: 'bool', help: 'stop once a direct path is found', default: 'true' },
     timeout: { type: 'duration', help: 'how long to wait for each answer', default: '5s' },
-    verbose: { type: 'bool', help: 'tell more' },
+    verbose: { type: 'bool', help: 'tell what the name stands for' },
+    size: { type: 'int', help: 'size of the message', default: '0', refused: 'pings have the smallest size always' },
+    peerapi: { type: 'bool', help: 'try the HTTP server of the peer', refused: 'ask it with "meshwright nc"' },
   },
   async run(daemon, flags, output) {
     const wanted = flags.args[0]
     if (wanted === undefined || flags.args.length > 1) throw new FlagError('usage: ping HOST-OR-IP')
-    const peer = findPeer(await daemon.call('GET', 'status'), wanted)
+    const peer = pingTarget(await daemon.call('GET', 'status'), wanted)
     if (peer.self) {
       output.out(`${peer.ip} is local IP\n`)
       return 0
     }
+    if (flags.values['verbose'] === true && wanted !== peer.ip) output.err(`lookup "${wanted}" => "${peer.ip}"\n`)
     const kind = flags.values['icmp'] === true ? 'ICMP' : flags.values['tsmp'] === true ? 'TSMP' : 'disco'
     const count = numberFlag(flags, 'c', 10)
     let answered = 0
     for (let i = 0; count === 0 || i < count; i += 1) {
       const result = await daemon.call('POST', `ping?ip=${encodeURIComponent(peer.ip)}&type=${kind}`)
       if (result['Err'] !== '') {
+        if (result['Err'] === 'no matching peer') throw new CommandError(`no matching peer: no node has the address ${peer.ip}, and none carries it as a route that is in use`)
         output.out(String(result['Err']) === 'no answer in time' ? `ping "${peer.ip}" timed out\n` : `ping error: ${String(result['Err'])}\n`)
-        if (result['Err'] === 'no matching peer') return 1
       } else {
         answered += 1
         const latency = `${Math.max(1, Math.round(Number(result['LatencySeconds']) * 1000))}ms`
         const via = result['Endpoint'] !== '' ? String(result['Endpoint']) : Number(result['DERPRegionID']) !== 0 ? `DERP(${String(result['DERPRegionCode'])})` : kind
         const port = typeof result['PeerAPIPort'] === 'number' && result['PeerAPIPort'] > 0 ? `, ${String(result['PeerAPIPort'])}` : ''
-        output.out(`pong from ${String(result['NodeName'])} (${peer.ip}${port}) via ${via} in ${latency}\n`)
+        output.out(`pong from ${String(result['NodeName'])} (${String(result['NodeIP'])}${port}) via ${via} in ${latency}\n`)
         if (kind === 'disco' && result['Endpoint'] !== '' && flags.values['until-direct'] !== false) return 0
         // As the real program does it: these kinds have no better path to wait for.
         if (kind !== 'disco') return 0
@@ -99,7 +107,7 @@ const ping: Command = {
 const ip: Command = {
   usage: 'meshwright ip [-4] [-6] [-1] [HOST-OR-IP]',
   summary: 'Show addresses of the mesh',
-  flags: { '4': { type: 'bool', help: 'only IPv4' }, '6': { type: 'bool', help: 'only IPv6' }, '1': { type: 'bool', help: 'only the first address' } },
+  flags: { '4': { type: 'bool', help: 'only IPv4' }, '6': { type: 'bool', help: 'only IPv6' }, '1': { type: 'bool', help: 'only the first address' }, assert: { type: 'string', help: 'end with status 1 unless one of the addresses is this one' } },
   async run(daemon, flags, output) {
     if (flags.args.length > 1) throw new FlagError('too many arguments, expected at most one peer')
     const found = await daemon.call('GET', 'status')
@@ -111,6 +119,11 @@ const ip: Command = {
       addresses = all.find((each) => Array.isArray(each['TailscaleIPs']) && each['TailscaleIPs'].includes(peer.ip))?.['TailscaleIPs']
     }
     const shown = (Array.isArray(addresses) ? addresses.map(String) : []).filter((address) => (flags.values['4'] !== true || !address.includes(':')) && (flags.values['6'] !== true || address.includes(':')))
+    const assert = textFlag(flags, 'assert')
+    if (assert !== undefined) {
+      if (Array.isArray(addresses) && addresses.includes(assert)) return 0
+      throw new CommandError(`assertion failed: IP "${assert}" not found among [${Array.isArray(addresses) ? addresses.map(String).join(' ') : ''}]`)
+    }
     if (shown.length === 0) throw new CommandError(`no current Tailscale IPs; state: ${String(found['BackendState'])}`)
     for (const address of flags.values['1'] === true ? shown.slice(0, 1) : shown) output.out(`${address}\n`)
     return 0
@@ -134,6 +147,8 @@ const whois: Command = {
     const tags = Array.isArray(node['Tags']) ? node['Tags'].map(String) : []
     output.out(`Machine:\n  Name:          ${String(node['Name'] ?? '').replace(/\.$/, '')}\n  ID:            ${String(node['StableID'] ?? '')}\n`)
     output.out(`  Addresses:     [${(Array.isArray(node['Addresses']) ? node['Addresses'] : []).map(String).join(' ')}]\n`)
+    const routes = (Array.isArray(node['AllowedIPs']) ? node['AllowedIPs'].map(String) : []).filter((route) => !(Array.isArray(node['Addresses']) && node['Addresses'].includes(route)))
+    if (routes.length > 0) output.out(`  AllowedIPs:    [${routes.join(' ')}]\n`)
     if (tags.length > 0) output.out(`  Tags:          ${tags.join(', ')}\n`)
     else output.out(`User:\n  Name:     ${String(user['LoginName'] ?? '')}\n  ID:       ${String(user['ID'] ?? '')}\n`)
     const capabilities = Object.entries(object(found['CapMap']))
@@ -168,7 +183,12 @@ const nc: Command = {
 const version: Command = {
   usage: 'meshwright version [--json] [--daemon]',
   summary: 'Print the version',
-  flags: { json: { type: 'bool', help: 'print as JSON' }, daemon: { type: 'bool', help: 'print the version of the daemon too' } },
+  flags: {
+    json: { type: 'bool', help: 'print as JSON' },
+    daemon: { type: 'bool', help: 'print the version of the daemon too' },
+    upstream: { type: 'bool', help: 'print the newest version', refused: 'ask the registry: npm view @meshwright/runtime-node version' },
+    track: { type: 'string', help: 'of which track', refused: 'there is one track' },
+  },
   async run(daemon, flags, output) {
     const running = flags.values['daemon'] === true ? String((await daemon.call('GET', 'status?peers=false'))['Version']) : undefined
     if (flags.values['json'] === true) {

@@ -9,6 +9,7 @@ import { findPeer, object } from './status.ts'
  */
 export async function chosenExitNode(daemon: DaemonClient, wanted: string): Promise<string> {
   if (wanted === '') return ''
+  if (wanted.startsWith('auto:')) throw new CommandError(`--exit-node=${wanted} is not offered: name a node; "meshwright exit-node list" shows who offers to be one`)
   const found = await daemon.call('GET', 'status')
   if (found['BackendState'] !== 'Running') {
     if (parseIp(wanted) === undefined) throw new CommandError(`invalid value "${wanted}" for --exit-node: while the node does not run, give an IP address`)

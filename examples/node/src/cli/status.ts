@@ -1,3 +1,4 @@
+import { formatIp, parseIp } from '@meshwright/ip'
 import { CommandError, type Json } from './client.ts'
 import type { Command } from './command.ts'
 
@@ -10,6 +11,10 @@ export const status: Command = {
     active: { type: 'bool', help: 'only peers with traffic' },
     peers: { type: 'bool', help: 'show peers', default: 'true' },
     self: { type: 'bool', help: 'show this node', default: 'true' },
+    header: { type: 'bool', help: 'show what the columns are' },
+    web: { type: 'bool', help: 'show a web page', refused: 'there is no web page: --json has everything' },
+    listen: { type: 'string', help: 'where the web page is', refused: 'there is no web page' },
+    browser: { type: 'bool', help: 'open the web page', refused: 'there is no web page' },
   },
   async run(daemon, flags, output) {
     const found = await daemon.call('GET', `status${flags.values['peers'] === false ? '?peers=false' : ''}`)
@@ -29,6 +34,7 @@ export const status: Command = {
     const peers = Object.values(object(found['Peer'])).map(object)
     peers.sort((a, b) => String(a['DNSName']).localeCompare(String(b['DNSName'])))
     for (const peer of peers) if (flags.values['active'] !== true || peer['Active'] === true) rows.push(row(peer, users, false))
+    if (flags.values['header'] === true && rows.length > 0) rows.unshift(['IP', 'Hostname', 'Owner', 'OS', 'Status'], ['--', '--------', '-----', '--', '------'])
     const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((each) => each[column]?.length ?? 0)))
     for (const each of rows) output.out(`${each.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
     const health = Array.isArray(found['Health']) ? found['Health'].map(String) : []
@@ -81,6 +87,14 @@ export function activity(peer: Json): string {
 /** A JSON object, or an empty one. */
 export function object(value: unknown): Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : {}
+}
+
+/** Whom to ping: a node by its name, or any address, also one behind a router. @throws CommandError when nobody is called so */
+export function pingTarget(found: Json, wanted: string): { readonly ip: string; readonly self: boolean } {
+  const ip = parseIp(wanted)
+  const own = object(found['Self'])['TailscaleIPs']
+  if (ip === undefined || stopped(found) !== undefined || (Array.isArray(own) && own.includes(formatIp(ip)))) return findPeer(found, wanted)
+  return { ip: formatIp(ip), self: false }
 }
 
 /** The address of a peer that is given by name or address. @throws CommandError when nobody is called so */

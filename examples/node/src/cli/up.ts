@@ -4,6 +4,7 @@ import { FlagError } from '../go-flags.ts'
 import { CommandError, type DaemonClient, type Json } from './client.ts'
 import { chosenExitNode } from './exit-choice.ts'
 import { type Command, list, numberFlag, textFlag } from './command.ts'
+import { LOGIN_ONLY, RARE_SETTINGS, rarePrefs, SET_ONLY } from './settings.ts'
 
 const STATE_NEEDS_MACHINE_AUTH = 3
 const STATE_RUNNING = 6
@@ -28,6 +29,8 @@ export const up: Command = {
     'exit-node': { type: 'string', help: 'address of the node that carries traffic to everywhere else; "" for none' },
     'exit-node-allow-lan-access': { type: 'bool', help: 'with --exit-node: reach networks next door directly' },
     'shields-up': { type: 'bool', help: 'accept no connections from the mesh' },
+    ...RARE_SETTINGS,
+    ...LOGIN_ONLY,
     'force-reauth': { type: 'bool', help: 'log in anew, with a new node key' },
     reset: { type: 'bool', help: 'set every setting that is not named to its default' },
     timeout: { type: 'duration', help: 'how long to wait until the node runs; 0 waits for ever', default: '0s' },
@@ -74,6 +77,7 @@ export const login: Command = {
   ...up,
   usage: 'meshwright login [flags]',
   summary: 'Log in to a mesh',
+  flags: { ...up.flags, nickname: SET_ONLY['nickname'] ?? { type: 'string', help: '' } },
   run: (daemon, flags, output) => up.run(daemon, { ...flags, values: { ...flags.values, 'force-reauth': true } }, output),
 }
 
@@ -111,7 +115,7 @@ async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { o
 
 /** Preferences that flags name, in the LocalAPI's masked form. @param before the preferences as they are */
 export function prefsFromFlags(values: Readonly<Record<string, string | boolean | number | undefined>>, reset: boolean, before: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const change: Record<string, unknown> = {}
+  const change = rarePrefs(values, reset, before)
   const set = (flag: string, name: string, otherwise: unknown, read: (value: string | boolean | number) => unknown = (value) => value): void => {
     const value = values[flag]
     if (value === undefined && !reset) return
@@ -151,8 +155,8 @@ function checkedRoute(text: string): string {
   return text
 }
 
-function checkedTag(tag: string): string {
-  if (!tag.startsWith('tag:')) throw new CommandError(`tag: "${tag}": tags must start with 'tag:'`, 2)
+function checkedTag(text: string): string {
+  const tag = text.startsWith('tag:') ? text : `tag:${text}`
   if (!/^tag:[A-Za-z][A-Za-z0-9-]*$/.test(tag)) throw new CommandError(`tag: "${tag}": tag names start with a letter and hold letters, digits and dashes`, 2)
   return tag
 }

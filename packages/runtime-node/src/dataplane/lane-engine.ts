@@ -24,8 +24,8 @@ export interface LaneEngine<Peer extends object = object> {
   isRelayed(now: Instant, peer: Peer): boolean
   /** Takes a sealed datagram for a relay; the bytes are valid during the call. */
   relay(now: Instant, peer: Peer, datagram: Uint8Array): void
-  /** So many bytes of sealed datagrams went out by UDP. */
-  sent(bytes: number): void
+  /** So many sealed datagrams, of so many bytes together, went out by UDP. */
+  sent(path: UdpPath, bytes: number, datagrams: number): void
   /** Opens a batch that came by one path, in place; gives who sealed the slots that are `DONE` afterwards. */
   open(now: Instant, from: UdpPath, batch: PacketBatch): { peerOf(slot: number): NodePublicKey | undefined }
   /** Takes a datagram that is none of WireGuard's, if it wants it: `true`. The bytes are valid during the call. */

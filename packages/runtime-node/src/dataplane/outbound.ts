@@ -149,7 +149,7 @@ export class Outbound {
         if (length < segment) break
       }
       this.#sender.send(now, path, from, end - from, segment, trafficClass)
-      engine.sent(end - from)
+      engine.sent(path, end - from, next - i)
       i = next
     }
   }

@@ -76,8 +76,8 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
     return this.#direct.path
   }
 
-  sent(bytes: number): void {
-    this.host.engine?.plane.noteDirect(bytes)
+  sent(path: UdpPath, bytes: number, datagrams: number): void {
+    this.host.engine?.plane.noteCarried(path.endpoint.ip.family === 4 ? 'ipv4' : 'ipv6', bytes, datagrams)
   }
 
   isRelayed(now: Instant, peer: NodePublicKey): boolean {
@@ -87,7 +87,9 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
 
   relay(now: Instant, peer: NodePublicKey, datagram: Uint8Array): void {
     const path = this.#path(now, peer)
-    if (path.type === 'relay' || path.type === 'both') this.host.engine?.relays.send(now, path.region, peer, datagram.slice())
+    if (path.type !== 'relay' && path.type !== 'both') return
+    this.host.engine?.plane.noteCarried('relay', datagram.length, 1)
+    this.host.engine?.relays.send(now, path.region, peer, datagram.slice())
   }
 
   open(now: Instant, from: UdpPath, batch: PacketBatch): { peerOf(slot: number): NodePublicKey | undefined } {

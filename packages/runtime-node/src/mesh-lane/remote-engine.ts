@@ -1,13 +1,14 @@
 import { type Instant, Outbox, type RelayMap } from '@meshwright/core'
 import type { DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, IpSet } from '@meshwright/ip'
+import { NO_WAY_COUNTS } from '@meshwright/mesh'
 import type { AppliedMap, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from '@meshwright/mesh'
 import type { PathExplanation } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import type { EngineCommand, EngineView, FromEngine, ToEngine } from './engine-messages.ts'
 import { fromPortable, toPortable } from './portable-values.ts'
 
-const NO_TRAFFIC: EngineTraffic = { packetsIn: 0, packetsOut: 0, directIn: 0, directOut: 0, relayIn: 0, relayOut: 0 }
+const NO_TRAFFIC: EngineTraffic = { packetsIn: 0, packetsOut: 0, received: NO_WAY_COUNTS, sent: NO_WAY_COUNTS, relayIn: 0, relayOut: 0 }
 const NOTHING_SEEN: EngineWatch = { lies: [], flooded: false, held: {} }
 /** Room for the numbers of an engine's relay links. */
 const LINKS_PER_ENGINE = 1_000_000
