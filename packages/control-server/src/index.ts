@@ -1,4 +1,5 @@
-export { ControlServer, type ControlServerFigures, type ControlServerInput, type ControlServerOptions, type ControlServerOutput } from './server.ts'
+export type { ControlServerFigures } from './figures.ts'
+export { ControlServer, type ControlServerInput, type ControlServerOptions, type ControlServerOutput } from './server.ts'
 export { controlServerConfig, DEFAULT_PREFIX_V4, DEFAULT_PREFIX_V6, type ControlServerConfig, type DnsSettings } from './config.ts'
 export { type Allowance, FairShare, type FairShareLimits } from './fair-share.ts'
 export { ControlServerError, type ControlServerErrorCode } from './errors.ts'

@@ -11,6 +11,7 @@ import type { Context, RequestId } from './context.ts'
 import { Enrolment } from './enrolment.ts'
 import { ControlServerError } from './errors.ts'
 import { usableEndpoints, withHostinfo } from './host-facts.ts'
+import type { ControlServerFigures } from './figures.ts'
 import { FullMapAllowance } from './full-map-allowance.ts'
 import { Lifetimes } from './lifetimes.ts'
 import { MapComposer } from './map-composer.ts'
@@ -54,24 +55,6 @@ export type ControlServerOutput =
   /** Write these changes, all or none, then feed `committed` or `commitFailed`. There is one at a time. */
   | { readonly type: 'commit'; readonly commit: number; readonly changes: readonly Change[] }
   | { readonly type: 'audit'; readonly event: AuditEvent }
-
-/** What {@link ControlServer.figures} tells. */
-export interface ControlServerFigures {
-  readonly nodes: number
-  /** Nodes that count as connected. */
-  readonly online: number
-  /** Open map streams. */
-  readonly polls: number
-  readonly pendingLogins: number
-  readonly sshChecks: number
-  /** Inputs that wait for a commit. */
-  readonly waiting: number
-  /**
-   * Since the start: how often what a receiver had been told of a peer was compared with how that peer is now. A change costs one for each
-   * receiver and changed node, never one for each receiver and each of its peers.
-   */
-  readonly peersCompared: number
-}
 
 /** What a server starts from. */
 export interface ControlServerOptions {

@@ -1,0 +1,17 @@
+/** What `ControlServer.figures` tells. */
+export interface ControlServerFigures {
+  readonly nodes: number
+  /** Nodes that count as connected. */
+  readonly online: number
+  /** Open map streams. */
+  readonly polls: number
+  readonly pendingLogins: number
+  readonly sshChecks: number
+  /** Inputs that wait for a commit. */
+  readonly waiting: number
+  /**
+   * Since the start: how often what a receiver had been told of a peer was compared with how that peer is now. A change costs one for each
+   * receiver and changed node, never one for each receiver and each of its peers.
+   */
+  readonly peersCompared: number
+}
