@@ -82,15 +82,15 @@ export class PeerLies {
   }
 }
 
-/** True when a new window was begun with it. */
-function addTo(window: Window, now: Instant, times: number, tellAfter: number): boolean {
-  const fresh = window.since === undefined || now - window.since > WINDOW_MS
+/** True when a new span was begun with it. */
+function addTo(span: Window, now: Instant, times: number, tellAfter: number): boolean {
+  const fresh = span.since === undefined || now - span.since > WINDOW_MS
   if (fresh) {
-    window.since = now
-    window.count = 0
+    span.since = now
+    span.count = 0
   }
-  window.count += times
-  if (window.count >= tellAfter) window.toldUntil = after(now, WINDOW_MS)
+  span.count += times
+  if (span.count >= tellAfter) span.toldUntil = after(now, WINDOW_MS)
   return fresh
 }
 
