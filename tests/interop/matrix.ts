@@ -129,8 +129,8 @@ export function matrix(cells: readonly Cell[]): string {
   return [...lines, '', ...reasons, `${count('ok')} ok, ${count('FAILED')} failed, ${count('skipped')} skipped`].join('\n')
 }
 
-/** The same as a document. */
-export function document(cells: readonly Cell[], programs: readonly string[]): string {
+/** The same as a document. @param versions what is written by hand of other releases: stands behind it */
+export function document(cells: readonly Cell[], programs: readonly string[], versions: string): string {
   const parts = tables(cells).map(({ program, peers, rows }) => {
     const shown = (cell: Cell | undefined): string => (cell === undefined ? '' : `${cell.outcome}${cell.reason === '' ? '' : `: ${escape(cell.reason)}`}`)
     const head = `| group | flow | ${peers.join(' | ')} |\n|---|---|${peers.map(() => '---|').join('')}`
@@ -142,6 +142,8 @@ What real programs did when they were last met, written by \`npm run test:intero
 Programs: ${programs.join(', ')}.
 
 ${parts.join('\n\n')}
+
+${versions.trim()}
 `
 }
 

@@ -111,7 +111,7 @@ async function main(): Promise<number> {
   const all = part && existsSync(CELLS) ? merged((JSON.parse(readFileSync(CELLS, 'utf8')) as { readonly cells: readonly Cell[] }).cells, cells) : cells
   writeFileSync(CELLS, `${JSON.stringify({ cells: all }, null, 2)}\n`)
   process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
-  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(all, installed.map(({ program }) => programLabel(program))))
+  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(all, installed.map(({ program }) => programLabel(program)), readFileSync(path.join(ROOT, 'docs', 'interop-versions.md'), 'utf8')))
   return ok ? 0 : 1
 }
 
