@@ -1,14 +1,14 @@
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import https from 'node:https'
-import { isIP, type Socket } from 'node:net'
+import net, { isIP, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { MachinePrivateKey, NodePrivateKey } from '@meshwright/crypto'
 import type { DERPMap } from '@meshwright/control-protocol'
 import type { AdminProblem } from '@meshwright/control-server'
 import { type Instant, instant } from '@meshwright/core'
 import { DerpServer } from '@meshwright/derp'
-import type { Prefix } from '@meshwright/ip'
+import { formatIp, parseIp, type Prefix } from '@meshwright/ip'
 import { loadSettings, type ServerSettings } from './config/load.ts'
 import { ControlService } from './control-service.ts'
 import { Failure, reasonOf } from './failure.ts'
@@ -29,6 +29,9 @@ import { VERSION } from './version.ts'
 /** Newcomers are let go before these limits of Node's, which end all that are due in one turn. */
 const PATIENCE: http.ServerOptions = { headersTimeout: 30_000, requestTimeout: 60_000 }
 const MAX_HEADERS = 100
+/** What a connection costs beside the turn in which it is let in: accepting it, its head or TLS handshake, its end. */
+const CONNECTION_MS = 0.3
+const SECURE_CONNECTION_MS = 2
 
 /** A server that runs. */
 export interface RunningServer {
@@ -83,7 +86,8 @@ export async function startServer(configFile: string, options: { readonly allowL
       if (path !== '/derp' || relay === undefined) socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
     })
     web.on('clientError', (_error, socket) => socket.destroy())
-    closers.push(await listen(web, settings.listenAddr, 'listen_addr'))
+    closers.push(() => closeServer(web))
+    closers.push(await listen(entrance(web, gate, newcomers, settings.trustedProxies, settings.tls !== undefined), settings.listenAddr, 'listen_addr'))
     if (settings.relay !== undefined && settings.relay.stunListenAddr !== '') closers.push(await startStun(settings.relay.stunListenAddr))
     if (settings.metricsListenAddr !== '') {
       const metrics = http.createServer((request, response) => {
@@ -153,10 +157,33 @@ function readCertificate(tls: { readonly certPath: string; readonly keyPath: str
   }
 }
 
+/**
+ * Takes connections and counts them at once, but has each wait at the gate, unread, before the web server hears of it: to accept, parse and
+ * close costs time that strangers must not take from others either.
+ */
+function entrance(web: http.Server | https.Server, gate: Gate, newcomers: Newcomers, trustedProxies: readonly Prefix[], secure: boolean): net.Server {
+  const server = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: !secure }, (socket) => {
+    socket.on('error', () => socket.destroy())
+    newcomers.add(socket)
+    const letIn = (): void => {
+      if (socket.destroyed) return // it gave way, or did not wait
+      web.emit('connection', socket)
+      socket.resume()
+    }
+    const address = parseIp(socket.remoteAddress ?? '')?.unmapped()
+    if (address === undefined || isTrusted(address, trustedProxies)) return letIn() // a proxy's clients take turns by their own addresses, later
+    gate.add(formatIp(address), () => {
+      gate.beside(secure ? SECURE_CONNECTION_MS : CONNECTION_MS)
+      letIn()
+    })
+  })
+  server.once('listening', () => web.emit('listening')) // with it the web server begins to look after its connections
+  return server
+}
+
 /** Counts the connections that have proved nothing: new ones, and ones that are kept alive between two requests. */
 function watchNewcomers(web: http.Server | https.Server, trustedProxies: readonly Prefix[]): Newcomers {
   const newcomers = new Newcomers((address) => isTrusted(address, trustedProxies))
-  web.on('connection', (socket: Socket) => newcomers.add(socket))
   web.on('secureConnection', (socket: Socket) => newcomers.add(socket))
   web.on('request', (request: http.IncomingMessage, response: http.ServerResponse) => {
     newcomers.remove(request.socket)
@@ -192,7 +219,7 @@ async function startStun(address: string): Promise<() => Promise<void>> {
   }
 }
 
-async function listen(server: http.Server | https.Server, address: string, setting: string): Promise<() => Promise<void>> {
+async function listen(server: net.Server, address: string, setting: string): Promise<() => Promise<void>> {
   const { host, port } = splitAddress(address)
   const destroyAll = trackSockets(server)
   await new Promise<void>((resolve, reject) => {
@@ -213,13 +240,13 @@ async function listen(server: http.Server | https.Server, address: string, setti
 }
 
 /** Closes a server and what is still asked of it. */
-function closeServer(server: http.Server | https.Server): Promise<void> {
-  server.closeAllConnections()
+function closeServer(server: net.Server): Promise<void> {
+  if (server instanceof http.Server || server instanceof https.Server) server.closeAllConnections()
   return new Promise((resolve) => server.close(() => resolve()))
 }
 
 /** Remembers the sockets of a server, so that stopping ends upgraded connections as well. */
-function trackSockets(server: http.Server | https.Server): () => void {
+function trackSockets(server: net.Server): () => void {
   const sockets = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
     sockets.add(socket)

@@ -95,6 +95,20 @@ test('a registered machine that costs too much is a stranger until it has paid b
   expect(gate.admits('mkey:1')).toBe(true)
 })
 
+test('what work sets going for later counts as its own cost', () => {
+  const turns = new Turns()
+  const gate = new Gate(turns)
+  gate.trust('mkey:1', 'site')
+  let done = 0
+  for (let i = 0; i < 100; i += 1) gate.add(ANYBODY, () => ((done += 1), gate.beside(10)))
+  while (turns.clock < 400) {
+    gate.admits('mkey:1')
+    if (!turns.turn()) break
+  }
+  expect(done).toBeGreaterThanOrEqual(10) // a quarter of 400 ms, at 10 ms each
+  expect(done).toBeLessThanOrEqual(12)
+})
+
 test('work that puts more work in is served too', () => {
   const turns = new Turns()
   const gate = new Gate(turns)

@@ -33,6 +33,7 @@ export class Gate {
   readonly #share: FairShare<() => void> = new FairShare()
   readonly #turns: Turns
   #armed = false
+  #besideMs = 0
 
   constructor(turns: Turns = REAL) {
     this.#turns = turns
@@ -47,6 +48,11 @@ export class Gate {
   add(source: string, work: () => void): void {
     this.#share.add(this.#now(), source, work)
     this.#arm()
+  }
+
+  /** What the piece of work that is being done costs beside what is measured of it, because it sets something going that comes later. */
+  beside(ms: number): void {
+    this.#besideMs += ms
   }
 
   /** A registered machine came, from this address. */
@@ -95,7 +101,8 @@ export class Gate {
       },
       () => {
         const now = this.#now()
-        if (begun !== undefined) this.#share.charge(now, now - begun)
+        if (begun !== undefined) this.#share.charge(now, now - begun + this.#besideMs)
+        this.#besideMs = 0
         this.#again()
       },
     )

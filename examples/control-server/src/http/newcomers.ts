@@ -3,7 +3,7 @@ import { type Ip, parseIp } from '@meshwright/ip'
 
 /** Connections of one address that have proved nothing, and of all together. The oldest gives way to the newest. */
 const MAX_OF_SOURCE = 1_024
-const MAX_OF_ALL = 4_096
+const MAX_OF_ALL = 2_048
 /** How long a connection may owe its request head, its TLS handshake or its Noise handshake. */
 const PATIENCE_MS = 10_000
 /** Few at a time, so that ending thousands holds nobody up. */
