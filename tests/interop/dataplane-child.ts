@@ -33,7 +33,7 @@ async function answer(plane: DataPlane, command: DataPlaneCommand): Promise<Data
 
 async function main(name: string, mode: string): Promise<void> {
   const plane = await startDataPlane({
-    name, mtu: 1420, mode: parseLaneMode(mode), workerUrl: new URL(import.meta.url), hungMs: 3_000,
+    name, mtu: 1420, mode: parseLaneMode(mode), workerUrl: new URL(import.meta.url), hungMs: 5_000,
     log: (level, line) => void (level === 'error' && log.push(line)), onGone: () => process.exit(0),
   })
   process.stdout.write('"ready"\n')
