@@ -8,11 +8,13 @@ import { bundlePrograms, OurControl, OurNode, OurRelay, type OurPrograms } from 
 import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
 import { GOODPUT_LINE, measureGoodput } from './goodput.ts'
+import { measureMemory } from './memory.ts'
 import { measure, median, type Round, type SocksNode, startSource } from './throughput.ts'
 
 const USAGE = `usage: npm run bench:userspace [-- --rounds N] [--mb N] [--relay] [--portable] [--json] [--record] [--profile FOLDER]
        npm run bench:userspace -- --only-ours [...]
        npm run bench:userspace -- --goodput [--rounds N] [--json] [--record]
+       npm run bench:userspace -- --memory
 
 Bytes through two nodes in userspace mode, from SOCKS5 port to SOCKS5 port: two of ours, and two real tailscaled, in turns; then single
 bytes there and back. Each figure is the median of the rounds' ratios, ours to tailscaled's. The last line of each tells whether the must is
@@ -26,6 +28,8 @@ met; the command ends with status 1 where one is missed, or nothing could be mea
   --profile FOLDER  CPU profiles of our two daemons (slower)
   --json            {machine, path, figures} on standard output
   --record          writes benchmarks/baselines/userspace.json, with --goodput goodput.json
+  --memory          what an idle node with 100 peers and 1,000 filter rules costs that is not the first of its process: must 25 MB; needs no
+                    other program
   --goodput         the stack alone on a line that loses packets, beside gVisor's (set up as tailscaled sets it up) and the kernel's on
                     lines that lose the same. Needs tcp-peer in MESHWRIGHT_INTEROP_BIN, and root.
 
@@ -149,7 +153,7 @@ function positive(name: string, text: string): number {
 
 async function main(): Promise<number> {
   const flag = { type: 'boolean', default: false } as const
-  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: flag, portable: flag, 'only-ours': flag, profile: { type: 'string' }, json: flag, record: flag, goodput: flag, help: { type: 'boolean', short: 'h' } } })
+  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, mb: { type: 'string', default: '50' }, relay: flag, portable: flag, 'only-ours': flag, profile: { type: 'string' }, json: flag, record: flag, goodput: flag, memory: flag, help: { type: 'boolean', short: 'h' } } })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
@@ -159,6 +163,7 @@ async function main(): Promise<number> {
   const say = (text: string): void => void process.stderr.write(`${text}\n`)
   const machine = `${os.cpus()[0]?.model ?? '?'}, ${os.cpus().length} cores, Linux ${os.release()} ${process.arch}, Node ${process.versions.node}, load ${os.loadavg()[0]?.toFixed(1) ?? '?'}`
   const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', cwd: import.meta.dirname }).trim()
+  if (values.memory === true) return measureMemory()
   if (values.goodput) {
     const figures = await measureGoodput(rounds, say)
     const report = `${JSON.stringify({ machine, commit, line: GOODPUT_LINE, figures }, null, 2)}\n`
