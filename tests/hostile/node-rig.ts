@@ -13,8 +13,8 @@ const FRIEND_ID = 2
 export const VICTIM_IP = '100.64.0.1'
 export const FRIEND_IP = '100.64.0.2'
 
-/** Drops that say nothing of packets. */
-const BESIDE = /^(disco|dns|udp)-/
+/** Drops that say nothing of the friend's packets: a session that the victim has forgotten does. */
+const BESIDE = /^(disco|dns|udp)-|^wireguard-(?!unknown-index)/
 
 /** What a map says beside its nodes. */
 export interface MapMore {
