@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks'
 import { type Instant, instant } from '@meshwright/core'
 
 /** How far the wall clock may run ahead of the monotonic one between two readings before that counts as suspended time. */

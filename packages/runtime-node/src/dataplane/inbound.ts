@@ -42,15 +42,17 @@ export class Inbound {
     return { rows: this.#joiner.rows, packets: this.#joiner.joinedPackets }
   }
 
-  /** Receives until the socket is empty or others should have their turn. */
-  run(now: Instant, fd: number): void {
+  /** Receives until the socket is empty or others should have their turn, with `isLone` one row at most; gives how many rows there were. */
+  run(now: Instant, fd: number, isLone: boolean): number {
     const { border, counters } = this.#context
     const message = this.#message
-    for (let i = 0; i < RECEIVES_PER_TURN; i += 1) {
+    let receives = 0
+    while (receives < RECEIVES_PER_TURN) {
       message.reset()
       const received = border.recvmsg(fd, message.at, MSG_DONTWAIT)
       // Errors that the network reports are taken by asking; what comes next counts.
       if (received < 0) break
+      receives += 1
       counters.udpReceives += 1
       if (received === 0) continue
       if (received > ROW_BYTES || !message.read(received)) {
@@ -58,8 +60,10 @@ export class Inbound {
         continue
       }
       this.#row(now, received)
+      if (isLone) break
     }
     this.#joiner.flush()
+    return receives
   }
 
   /** Writes a packet of the engine's own making. */

@@ -5,6 +5,7 @@ import type { KernelBorder } from './kernel-border.ts'
 import type { LaneEngine } from './lane-engine.ts'
 import { MESSAGE_BYTES } from './message-header.ts'
 import type { RowMemory } from './row-cutter.ts'
+import { PEER_ROW_BYTES, PEER_ROWS } from './peer-row-size.ts'
 import { JOINER_ROW_BYTES, JOINER_ROWS } from './row-joiner.ts'
 import { sumsFor } from './sum-module.ts'
 
@@ -12,10 +13,6 @@ import { sumsFor } from './sum-module.ts'
 const MARGIN_BYTES = 256
 /** One row from the TUN device with its vnet header, or from a socket. */
 export const ROW_BYTES = 65_600
-/** Packets that are read one by one are gathered up to here. */
-export const GATHER_BYTES = 65_536
-/** Room for a row that was cut, its packets apart. */
-const CUT_BYTES = 2 * 65_536
 const POLL_BYTES = 256
 const SCRATCH_BYTES = 512
 /** Slots of a batch: as many as the kernel joins or cuts at a time. */
@@ -25,7 +22,9 @@ export const BATCH_SLOTS = 128
 export interface ArenaMap {
   /** What the TUN device gives. */
   readonly in: number
-  /** Rows that were cut. */
+  /** Rows for peers, put together; behind them room for what is read next to where it would belong. */
+  readonly peerRows: number
+  /** A packet of a row that the device did not take. */
   readonly cut: number
   /** What a socket gives. */
   readonly received: number
@@ -50,8 +49,9 @@ export function arenaMap(): ArenaMap {
     return place
   }
   const places = {
-    in: take(GATHER_BYTES + ROW_BYTES),
-    cut: take(CUT_BYTES),
+    in: take(ROW_BYTES),
+    peerRows: take(PEER_ROWS * PEER_ROW_BYTES + ROW_BYTES),
+    cut: take(ROW_BYTES),
     received: take(ROW_BYTES),
     rows: take(JOINER_ROWS * JOINER_ROW_BYTES),
     single: take(ROW_BYTES),

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks'
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Lane } from './lane.ts'
 

@@ -1,7 +1,7 @@
 import type { Instant } from '@meshwright/core'
 import { Inbound } from './inbound.ts'
 import type { LaneContext, SocketPair } from './lane-context.ts'
-import { EAGAIN, EINTR, EIO, POLLERR, POLLFD_BYTES, POLLHUP, POLLIN, POLLNVAL } from './linux-abi.ts'
+import { EAGAIN, EINTR, EIO, POLLERR, POLLFD_BYTES, POLLIN, POLLNVAL } from './linux-abi.ts'
 import type { LaneDoors } from './lane-engine.ts'
 import { Outbound } from './outbound.ts'
 import { RowSender } from './row-sender.ts'
@@ -10,6 +10,19 @@ import { RowSender } from './row-sender.ts'
 const LONGEST_WAIT_MS = 1_000
 /** What is under way to a port that was given up arrives within this time. */
 const OLD_SOCKETS_MS = 1_000
+
+/** The wake descriptor, the TUN device, two sockets, two sockets that were given up. */
+const POLLED = 6
+const FIRST_SOCKET = 2
+
+/** How a lane behaves. */
+export interface LaneOptions {
+  /**
+   * Whether packets that come one at a time are worth haste: such a packet is sent before the next one is looked for. Else all that is
+   * there is read first.
+   */
+  readonly prompt?: boolean
+}
 
 /** How a turn of the lane ended. */
 export type LaneTurn =
@@ -32,17 +45,25 @@ export class Lane {
   readonly #outbound: Outbound
   readonly #inbound: Inbound
   readonly #doors: LaneDoors
+  readonly #isPrompt: boolean
+  #lastReceived = 0
+  // What `poll` was last told to look at.
+  #shown = false
+  #shownSockets: SocketPair | undefined
+  #shownOld: SocketPair | undefined
   #oldSockets: { readonly pair: SocketPair; readonly until: Instant } | undefined
   /** Errno of a device that is no more. */
   errno = 0
 
   /** @param wake an eventfd that wakes the lane up */
-  constructor(context: LaneContext, wake: number, clock: () => Instant) {
+  constructor(context: LaneContext, wake: number, clock: () => Instant, options: LaneOptions = {}) {
     this.context = context
     this.#wake = wake
     this.#clock = clock
+    const isPrompt = options.prompt === true
+    this.#isPrompt = isPrompt
     this.#sender = new RowSender(context)
-    this.#outbound = new Outbound(context, this.#sender)
+    this.#outbound = new Outbound(context, this.#sender, isPrompt)
     this.#inbound = new Inbound(context)
     this.#doors = {
       send: (path, bytes, trafficClass) => this.#sender.sendCopy(this.#clock(), path, bytes, trafficClass),
@@ -66,28 +87,31 @@ export class Lane {
 
   /** Waits for something to do, at most `longestMs`, and does it. */
   turn(longestMs: number = LONGEST_WAIT_MS): LaneTurn {
-    const { border, view, map, tun, sockets, engine } = this.context
-    const fds = [this.#wake, tun.fd, sockets?.ipv4 ?? -1, sockets?.ipv6 ?? -1, this.#oldSockets?.pair.ipv4 ?? -1, this.#oldSockets?.pair.ipv6 ?? -1]
-    for (const [i, fd] of fds.entries()) {
-      view.setInt32(map.poll + i * POLLFD_BYTES, fd, true)
-      view.setUint32(map.poll + i * POLLFD_BYTES + 4, POLLIN, true)
-    }
-    const ready = border.poll(map.poll, fds.length, this.#waitMs(longestMs))
-    const has = (i: number, bits: number = POLLIN): boolean => ready > 0 && (view.getUint16(map.poll + i * POLLFD_BYTES + 6, true) & bits) !== 0
+    const { view, map, engine } = this.context
+    this.#showDescriptors()
+    const ready = this.#wait(longestMs)
     const now = this.#clock()
-    if (has(1, POLLIN | POLLERR | POLLHUP | POLLNVAL)) {
-      const failed = this.#outbound.run(now, isNothing)
-      if (failed < 0 || has(1, POLLNVAL)) {
-        this.errno = -failed
-        return 'gone'
+    let received = 0
+    if (ready > 0) {
+      const events = map.poll + 6
+      const ofTun = view.getUint16(events + POLLFD_BYTES, true)
+      if (ofTun !== 0) {
+        const failed = this.#outbound.run(now, isNothing)
+        if (failed < 0 || (ofTun & POLLNVAL) !== 0) {
+          this.errno = -failed
+          return 'gone'
+        }
       }
+      for (let i = FIRST_SOCKET; i < POLLED; i += 1) {
+        if ((view.getUint16(events + i * POLLFD_BYTES, true) & (POLLIN | POLLERR)) !== 0) received += this.#receive(now, view.getInt32(map.poll + i * POLLFD_BYTES, true))
+      }
+      this.#lastReceived = received
     }
-    for (let i = 2; i < fds.length; i += 1) if (has(i, POLLIN | POLLERR)) this.#inbound.run(now, fds[i] ?? -1)
     const due = engine.pollTimeout()
     if (due !== undefined && due <= now) engine.handleTimeout(now)
     this.settle(now)
     if (this.#oldSockets !== undefined && now >= this.#oldSockets.until) this.#closeOld()
-    return has(0) ? 'woken' : 'on'
+    return ready > 0 && (view.getUint16(map.poll + 6, true) & POLLIN) !== 0 ? 'woken' : 'on'
   }
 
   /** Sends what the engine owes. */
@@ -100,6 +124,35 @@ export class Lane {
     this.#closeOld()
     this.#closePair(this.context.sockets)
     this.context.sockets = undefined
+  }
+
+  /** Takes what a socket has, and what the kernel answers: mostly it does at once, and need not be asked whether it did. */
+  #receive(now: Instant, fd: number): number {
+    const isLone = this.#isPrompt && this.#lastReceived <= 1
+    let received = this.#inbound.run(now, fd, isLone)
+    if (received > 0) this.#outbound.run(now, isNothing)
+    if (isLone) received += this.#inbound.run(now, fd, false)
+    return received
+  }
+
+  /** Waits in `poll`; gives how many descriptors have something. */
+  #wait(longestMs: number): number {
+    const { border, map } = this.context
+    return border.poll(map.poll, POLLED, this.#waitMs(longestMs))
+  }
+
+  /** Writes down what `poll` is to look at, where that has changed. */
+  #showDescriptors(): void {
+    const { view, map, tun, sockets } = this.context
+    const old = this.#oldSockets?.pair
+    if (this.#shown && sockets === this.#shownSockets && old === this.#shownOld) return
+    this.#shown = true
+    this.#shownSockets = sockets
+    this.#shownOld = old
+    for (const [i, fd] of [this.#wake, tun.fd, sockets?.ipv4 ?? -1, sockets?.ipv6 ?? -1, old?.ipv4 ?? -1, old?.ipv6 ?? -1].entries()) {
+      view.setInt32(map.poll + i * POLLFD_BYTES, fd, true)
+      view.setUint32(map.poll + i * POLLFD_BYTES + 4, POLLIN, true)
+    }
   }
 
   #waitMs(longest: number): number {

@@ -85,7 +85,7 @@ class MeshLaneThread {
       sockets: undefined,
       mtu: start.mtu,
     }
-    this.#lane = new Lane(this.#context, start.wake, this.#clock)
+    this.#lane = new Lane(this.#context, start.wake, this.#clock, { prompt: true })
     this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, {
       onMessage: (message) => void (isToWorker(message) && this.#take(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
