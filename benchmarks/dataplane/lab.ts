@@ -52,10 +52,12 @@ export class Lab {
   readonly a: string
   readonly b: string
   readonly #children: Set<ChildProcess> = new Set()
+  readonly #id: number
   #interfaces = 0
 
   constructor() {
     labs += 1
+    this.#id = labs
     this.a = `bdA${process.pid}x${labs}`
     this.b = `bdB${process.pid}x${labs}`
     for (const namespace of [this.a, this.b]) {
@@ -72,7 +74,7 @@ export class Lab {
   /** Starts an interface in a namespace and gives it a key. */
   async start(namespace: string, { file, args, env }: Opponent, port: number, address: string): Promise<End> {
     this.#interfaces += 1
-    const interfaceName = `b${process.pid}x${labs}x${this.#interfaces}`.slice(-15)
+    const interfaceName = `b${process.pid}x${this.#id}x${this.#interfaces}`.slice(-15)
     const child = spawn('ip', ['netns', 'exec', namespace, file, ...args, interfaceName], { stdio: 'ignore', env: { ...process.env, WG_PROCESS_FOREGROUND: '1', ...env } })
     this.#children.add(child)
     const socket = path.join(UAPI_FOLDER, `${interfaceName}.sock`)

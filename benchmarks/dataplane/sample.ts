@@ -1,25 +1,29 @@
 import type { Opponent } from './lab.ts'
 import { cpuSeconds, type End, Lab, rssMegabytes } from './lab.ts'
 
+/** What can be measured of an opponent. */
+export type Part = 'tcp' | 'udp' | 'ping' | 'clean' | 'star'
+
 /** What one round of one opponent gives. */
 export interface Sample {
-  readonly tcpGbits: number
-  readonly cpuPerGbit: number
-  readonly udpGbits: number
-  readonly pingMs: number
-  readonly rssMb: number
+  readonly tcpGbits?: number
+  readonly cpuPerGbit?: number
+  readonly udpGbits?: number
+  readonly pingMs?: number
+  /** Of one daemon, behind TCP and UDP. */
+  readonly rssMb?: number
   /** The highest rate of datagrams of 1200 bytes with at most 1 % loss, Mbit/s. */
-  readonly cleanMbits: number | undefined
-  readonly tcp64Gbits: number | undefined
+  readonly cleanMbits?: number
+  readonly tcp64Gbits?: number
 }
 
-/** What is measured beside the quick ones. */
+/** What is to be measured. */
 export interface SampleOptions {
   /** Whole: iperf3 takes a fraction for "without end". */
   readonly seconds: number
-  readonly clean: boolean
+  readonly parts: ReadonlySet<Part>
   /** Peers of a hub, and who they are. */
-  readonly star: { readonly peers: number; readonly spoke: Opponent } | undefined
+  readonly star: { readonly peers: number; readonly spoke: Opponent }
 }
 
 const UDP_BYTES = 1360
@@ -30,6 +34,7 @@ const MAX_LOSS_PERCENT = 1
 const CLEAN_STEPS = 6
 const CLEAN_SECONDS = 2
 const FLOWS_PER_PEER = 4
+const WARM_SECONDS = 2
 
 interface IperfReport {
   readonly end?: {
@@ -39,30 +44,41 @@ interface IperfReport {
 }
 
 /** Starts an opponent on both ends, measures it, and ends it. */
-export async function sample(lab: Lab, opponent: Opponent, options: SampleOptions): Promise<Sample> {
+export async function sample(lab: Lab, opponent: Opponent, { seconds, parts, star }: SampleOptions): Promise<Sample> {
+  const pair = [...parts].some((part) => part !== 'star') ? await samplePair(lab, opponent, seconds, parts) : {}
+  return parts.has('star') ? { ...pair, tcp64Gbits: await flowsToMany(lab, opponent, star.spoke, star.peers, seconds) } : pair
+}
+
+async function samplePair(lab: Lab, opponent: Opponent, seconds: number, parts: ReadonlySet<Part>): Promise<Sample> {
   const ends = await lab.pair(opponent)
   const children = ends.map(({ child }) => child)
   try {
     await iperf(lab, ['-t', '1']) // warm
-    const before = cpuSeconds(children)
-    const tcp = await iperf(lab, ['-t', String(options.seconds)])
-    const spent = cpuSeconds(children) - before
-    const tcpGbits = (tcp.end?.sum_received?.bits_per_second ?? Number.NaN) / 1e9
-    const udpGbits = (await udp(lab, UDP_RATE, UDP_BYTES, options.seconds)).received / 1e9
-    const pingMs = await ping(lab)
-    const rssMb = rssMegabytes(children) / children.length
-    const cleanMbits = options.clean ? await clean(lab) : undefined
-    await lab.stop(...children)
-    const tcp64Gbits = options.star === undefined ? undefined : await star(lab, opponent, options.star.spoke, options.star.peers, options.seconds)
-    return { tcpGbits, cpuPerGbit: spent / (tcpGbits * options.seconds), udpGbits, pingMs, rssMb, cleanMbits, tcp64Gbits }
+    let result: Sample = {}
+    if (parts.has('tcp')) {
+      const { cpuSeconds: spent, gbits } = await tcpCost(lab, ends, seconds)
+      result = { ...result, tcpGbits: gbits / seconds, cpuPerGbit: spent / gbits }
+    }
+    if (parts.has('udp')) result = { ...result, udpGbits: (await udp(lab, UDP_RATE, UDP_BYTES, seconds)).received / 1e9, rssMb: rssMegabytes(children) / children.length }
+    if (parts.has('ping')) result = { ...result, pingMs: await ping(lab) }
+    if (parts.has('clean')) result = { ...result, cleanMbits: await clean(lab) }
+    return result
   } finally {
     await lab.stop(...children)
   }
 }
 
+/** Processor time of both daemons of a pair for one TCP flow, and what it carried. */
+export async function tcpCost(lab: Lab, ends: readonly End[], seconds: number): Promise<{ readonly cpuSeconds: number; readonly gbits: number }> {
+  const children = ends.map(({ child }) => child)
+  const before = cpuSeconds(children)
+  const { end } = await iperf(lab, ['-t', String(seconds)])
+  return { cpuSeconds: cpuSeconds(children) - before, gbits: ((end?.sum_received?.bits_per_second ?? Number.NaN) / 1e9) * seconds }
+}
+
 /** Median of the round trips of an idle tunnel, in milliseconds. */
 async function ping(lab: Lab): Promise<number> {
-  const text = await lab.inA('ping', '-c', '100', '-i', '0.01', '10.88.0.2')
+  const text = await lab.inA('ping', '-c', '200', '-i', '0.01', '10.88.0.2')
   const times = [...text.matchAll(/time=([\d.]+) ms/g)].map(([, ms]) => Number(ms)).sort((a, b) => a - b)
   return times[times.length >> 1] ?? Number.NaN
 }
@@ -85,11 +101,12 @@ async function clean(lab: Lab): Promise<number> {
   return low
 }
 
-/** 64 flows from one hub to many peers. */
-async function star(lab: Lab, hub: Opponent, spoke: Opponent, peers: number, seconds: number): Promise<number> {
+/** 64 flows from one hub to many peers, behind a moment in which they find their rates. */
+async function flowsToMany(lab: Lab, hub: Opponent, spoke: Opponent, peers: number, seconds: number): Promise<number> {
   const ends: readonly End[] = await lab.star(hub, spoke, peers)
   try {
-    const reports = await Promise.all(Array.from({ length: peers }, (_, i) => iperf(lab, ['-P', String(FLOWS_PER_PEER), '-t', String(seconds)], `10.88.${i + 1}.2`, 5300 + i)))
+    const args = ['-P', String(FLOWS_PER_PEER), '-O', String(WARM_SECONDS), '-t', String(seconds)]
+    const reports = await Promise.all(Array.from({ length: peers }, (_, i) => iperf(lab, args, `10.88.${i + 1}.2`, 5300 + i)))
     return reports.reduce((sum, report) => sum + (report.end?.sum_received?.bits_per_second ?? 0), 0) / 1e9
   } finally {
     await lab.stop(...ends.map(({ child }) => child))
