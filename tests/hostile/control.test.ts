@@ -75,15 +75,9 @@ describe.runIf(linux)('the control server among liars', () => {
     await unharmed()
   })
 
-  test('no body that means nothing is believed or changes anybody, and only one beyond 64 KiB ends the connection', async () => {
+  test('no body that means nothing is believed, changes anybody, or ends the connection', async () => {
     const connection = await stranger(server.url, key)
     for (const [name, target, body] of badBodies(honest.nodeKey)) {
-      if (body.length > 65_536) {
-        const last = await stranger(server.url, key)
-        expect((await ask(last, target, body)).status, name).toBe(413)
-        expect(await until(() => !last.usable, 20_000), name).toBeDefined()
-        continue
-      }
       const { status, text } = await ask(connection, target, body)
       expect(status, `${name}: ${status} ${text.slice(0, 200)}`).toBeGreaterThanOrEqual(200)
       expect(status, name).not.toBe(500)

@@ -34,3 +34,20 @@ test('bodies that are being read share a budget, and give it back when they are 
   expect(await reading).toHaveLength(6)
   expect([own.take(8), shared.take(10), own.take(1)]).toEqual([true, true, false])
 })
+
+test('what is long shares a budget of its own, which short bodies never wait for', async () => {
+  const [all, long] = [new BodyBudget(100), new BodyBudget(5)]
+  const limits = { ...LIMITS, budgets: [all], long: { beyond: 4, budget: long } }
+  const [first, second, short] = [new PassThrough(), new PassThrough(), new PassThrough()]
+  const reading = readBody(first, limits)
+  first.write('0123')
+  first.write('4567') // four of them beyond
+  await new Promise((resolve) => setImmediate(resolve))
+  second.end('012345')
+  expect(await readBody(second, limits)).toBe('busy')
+  short.end('0123')
+  expect(await readBody(short, limits)).toHaveLength(4)
+  first.end()
+  expect(await reading).toHaveLength(8)
+  expect([all.take(100), long.take(5), long.take(1)]).toEqual([true, true, false])
+})

@@ -29,6 +29,8 @@ export interface BodyLimits {
   readonly withinMs: number
   /** Budgets that it counts against while it is being read. */
   readonly budgets: readonly BodyBudget[]
+  /** What goes beyond so many bytes counts against one more budget, which long bodies share. */
+  readonly long?: { readonly beyond: number; readonly budget: BodyBudget }
 }
 
 /** Time for a body: even 1 MiB over a poor line. */
@@ -42,19 +44,23 @@ export function readBody(stream: Readable, limits: BodyLimits): Promise<Uint8Arr
   return new Promise((resolve) => {
     const parts: Uint8Array[] = []
     let length = 0
+    // How much of a body of so many bytes each budget pays for.
+    const payers = [...limits.budgets.map((budget) => ({ budget, beyond: 0 })), ...(limits.long === undefined ? [] : [limits.long])]
+    const share = (beyond: number, bytes: number): number => Math.max(0, bytes - beyond)
     const finish = (problem?: BodyProblem): void => {
       clearTimeout(timer)
       stream.off('data', onData).off('end', onEnd).off('close', onClose).off('error', onClose)
-      for (const budget of limits.budgets) budget.give(length)
+      for (const { budget, beyond } of payers) budget.give(share(beyond, length))
       if (problem === undefined) return resolve(parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts))
       stream.pause()
       resolve(problem)
     }
     const onData = (part: Uint8Array): void => {
       if (length + part.length > limits.bytes) return finish('too-long')
-      const refusing = limits.budgets.findIndex((budget) => !budget.take(part.length))
+      const more = (beyond: number): number => share(beyond, length + part.length) - share(beyond, length)
+      const refusing = payers.findIndex(({ budget, beyond }) => !budget.take(more(beyond)))
       if (refusing >= 0) {
-        for (const budget of limits.budgets.slice(0, refusing)) budget.give(part.length)
+        for (const { budget, beyond } of payers.slice(0, refusing)) budget.give(more(beyond))
         return finish('busy')
       }
       length += part.length

@@ -8,12 +8,13 @@ import { BODY_WITHIN_MS, BodyBudget, type BodyProblem, readBody } from './body.t
 import { RateLimit } from './rate-limit.ts'
 
 const MAX_BODY_BYTES = 1_048_576
-/** Of a machine that holds no node: all that it may want is to register, in a few kilobytes. */
-const MAX_STRANGER_BODY_BYTES = 65_536
+/** Of a machine that holds no node: all that it may want is to register, in a few kilobytes. What is longer shares little. */
+const LONG_STRANGER_BODY_BYTES = 65_536
 /** Bodies that are being read: of one connection, and of all together. */
 const MAX_CONNECTION_BYTES = 4 * MAX_BODY_BYTES
 const MAX_READING_BYTES = 64 * MAX_BODY_BYTES
-const MAX_STRANGERS_READING_BYTES = 4 * MAX_BODY_BYTES
+const MAX_STRANGERS_READING_BYTES = 6 * MAX_BODY_BYTES
+const MAX_STRANGERS_LONG_BYTES = 2 * MAX_BODY_BYTES
 /** Requests of one connection: far more than any client has to ask. */
 const REQUESTS_AT_ONCE = 1_000
 const REQUESTS_PER_SECOND = 200
@@ -37,7 +38,8 @@ interface Call {
   readonly machineKey: string
   readonly source: string
   readonly session: http2.ServerHttp2Session
-  readonly maxBodyBytes: number
+  /** Whether its machine holds no node. */
+  readonly strange: boolean
   readonly reading: readonly BodyBudget[]
 }
 
@@ -59,6 +61,7 @@ export class NodeApi {
   readonly #log: Log
   readonly #reading = new BodyBudget(MAX_READING_BYTES)
   readonly #strangersReading = new BodyBudget(MAX_STRANGERS_READING_BYTES)
+  readonly #strangersLong = new BodyBudget(MAX_STRANGERS_LONG_BYTES)
 
   constructor(service: ControlService, log: Log) {
     this.#service = service
@@ -104,7 +107,7 @@ export class NodeApi {
         stream.close(http2.constants.NGHTTP2_NO_ERROR) // its body is not waited for
         return
       }
-      const call = { stream, session, machineKey, source, maxBodyBytes: isNode ? MAX_BODY_BYTES : MAX_STRANGER_BODY_BYTES, reading: [reading, isNode ? this.#reading : this.#strangersReading] }
+      const call = { stream, session, machineKey, source, strange: !isNode, reading: [reading, isNode ? this.#reading : this.#strangersReading] }
       void this.#route(call, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
@@ -192,12 +195,17 @@ export class NodeApi {
 
   async #body<T>(call: Call, method: string, expected: string, decode: JsonDecoder<T>): Promise<T | undefined> {
     if (method !== expected) return void send(call.stream, 405, `only ${expected} is supported\n`)
-    const bytes = await readBody(call.stream, { bytes: call.maxBodyBytes, withinMs: BODY_WITHIN_MS, budgets: call.reading })
+    const bytes = await readBody(call.stream, {
+      bytes: MAX_BODY_BYTES,
+      withinMs: BODY_WITHIN_MS,
+      budgets: call.reading,
+      ...(call.strange && { long: { beyond: LONG_STRANGER_BODY_BYTES, budget: this.#strangersLong } }),
+    })
     if (typeof bytes === 'string') {
       // Answered while the client still writes; what it has not sent yet it may keep.
       call.stream.once('finish', () => call.stream.close(http2.constants.NGHTTP2_NO_ERROR))
       // What a stranger still has on its way is not worth a turn: it may come again.
-      if (call.maxBodyBytes < MAX_BODY_BYTES) call.stream.once('finish', () => setTimeout(() => call.session.destroy(), LAST_WORDS_MS).unref())
+      if (call.strange) call.stream.once('finish', () => setTimeout(() => call.session.destroy(), LAST_WORDS_MS).unref())
       const [status, text] = PROBLEMS[bytes]
       return void send(call.stream, status, text, status === 503 ? BUSY_SECONDS : undefined)
     }
@@ -209,7 +217,7 @@ export class NodeApi {
 }
 
 const PROBLEMS: Readonly<Record<BodyProblem, readonly [status: number, text: string]>> = {
-  'too-long': [413, 'the body is larger than 1 MiB, or than 64 KiB from a machine that is not registered\n'],
+  'too-long': [413, 'the body is larger than 1 MiB\n'],
   'too-slow': [408, 'the body did not come within 30 s\n'],
   busy: [503, 'too much is being read: try again later\n'],
   gone: [400, 'the body broke off\n'],
