@@ -45,7 +45,7 @@ describe('flags and help', () => {
     [['ping'], 'usage: ping HOST-OR-IP'],
     [['nc', 'db'], 'usage: nc <hostname-or-IP> <port>'],
     [['up', '--advertise-routes', '10.0.0.1/8'], '10.0.0.1/8 has non-address bits set; expected 10.0.0.0/8'],
-    [['up', '--advertise-tags=db'], `tags must start with 'tag:'`],
+    [['up', '--advertise-tags=1db'], 'tag names start with a letter and hold letters, digits and dashes'],
     [['up', '--login-server', 'control'], 'write it as https://control.example'],
     [['up', '--auth-key', 'file:/no/such/file'], 'cannot read the auth key from /no/such/file'],
   ])('meshwright %j ends with status 2 and says why', async (args, expected) => {
