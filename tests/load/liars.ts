@@ -13,7 +13,7 @@ import { startServer } from './servers.ts'
 const HONEST = 20
 const REQUESTS_PER_SECOND = 100
 /** Honest requests are measured alone and among liars by turns, because other work on the machine comes and goes. */
-const ROUNDS = 3
+const ROUNDS = 5
 const PHASE_MS = 2_500
 const GROWTH_MUST_MEGABYTES = 160
 /** Where those come from who were never there before: neither liars nor nodes share it. */
@@ -25,7 +25,10 @@ const LIAR_NICE = '19'
 /** What honest clients felt of one kind of liars. */
 export interface LiarFigures {
   readonly kind: LieKind
-  /** Seconds of an honest request, alone and among liars. */
+  /**
+   * Seconds of an honest request, alone and among liars. Of the rounds' p99 the median: one wait for the disk holds up as many requests as
+   * the p99 of all of them is about.
+   */
   readonly quietP50: number
   readonly quietP99: number
   readonly attackedP50: number
@@ -92,11 +95,11 @@ export async function measureLiars(halfOpen: number, wanted: readonly LieKind[],
     }
     const kinds: LiarFigures[] = []
     for (const kind of wanted) {
-      const [quiet, attacked] = [{ times: [] as number[], failed: 0 }, { times: [] as number[], failed: 0 }]
+      const [quiet, attacked] = [new Samples(), new Samples()]
       const used = [0, 0, 0]
       let [seconds, lies, newcomerSeconds] = [0, 0, 0]
       for (let round = 0; round < ROUNDS; round += 1) {
-        add(quiet, (await Promise.all([requests(clients, PHASE_MS), newcomer()]))[0])
+        quiet.add((await Promise.all([requests(clients, PHASE_MS), newcomer()]))[0])
         const [begun, done] = [heard(attacker, (message) => message === 'begun'), heard(attacker, (message) => typeof message === 'object')]
         attacker.send({ kind, ms: PHASE_MS })
         await begun // what it holds stands
@@ -104,19 +107,19 @@ export async function measureLiars(halfOpen: number, wanted: readonly LieKind[],
         const [sample, joined] = await Promise.all([requests(clients, PHASE_MS), newcomer()])
         seconds += (performance.now() - at) / 1000
         spent().forEach((value, i) => (used[i] = (used[i] ?? 0) + value - (before[i] ?? 0)))
-        add(attacked, sample)
+        attacked.add(sample)
         newcomerSeconds = Math.max(newcomerSeconds, joined)
         const { conversations } = (await done) as { readonly conversations: number }
         lies += conversations
         await pause(300)
       }
-      const [before, among] = [at(quiet.times, 0.99), at(attacked.times, 0.99)]
+      const [before, among] = [quiet.p99, attacked.p99]
       const [ofServer = 0, ofLiars = 0, ofHonest = 0] = used.map((value) => value / seconds)
       kinds.push({
         kind,
-        quietP50: at(quiet.times, 0.5),
+        quietP50: quiet.p50,
         quietP99: before,
-        attackedP50: at(attacked.times, 0.5),
+        attackedP50: attacked.p50,
         attackedP99: among,
         ratio: among / before,
         failed: attacked.failed,
@@ -140,9 +143,25 @@ interface Sample {
   failed: number
 }
 
-function add(to: Sample, more: Sample): void {
-  to.times.push(...more.times)
-  to.failed += more.failed
+/** The samples of all rounds. */
+class Samples {
+  readonly #rounds: Sample[] = []
+
+  add(sample: Sample): void {
+    this.#rounds.push(sample)
+  }
+
+  get failed(): number {
+    return this.#rounds.reduce((sum, { failed }) => sum + failed, 0)
+  }
+
+  get p50(): number {
+    return at(this.#rounds.flatMap(({ times }) => times), 0.5)
+  }
+
+  get p99(): number {
+    return at(this.#rounds.map(({ times }) => at(times, 0.99)), 0.5)
+  }
 }
 
 function at(times: readonly number[], share: number): number {
