@@ -80,7 +80,8 @@ flow('derper is killed and started again: the node says so, connections by relay
   await world.lab.until('lines go on', () => drip.lastAt > back, 60_000)
   expect(drip.ended).toBeUndefined()
   drip.close()
-  expect((await oursByRelay.status()).Health).toEqual([])
+  // Interfaces of this computer come and go with other flows, and nodes renew their connections then.
+  await world.lab.until('the node has nothing to complain of', async () => (await oursByRelay.status()).Health.length === 0)
 })
 
 flow('node key, disco key and endpoints of a peer change, and ours', async (world) => {
