@@ -24,22 +24,8 @@ export interface OurPrograms {
  * @param only which of them will be started
  */
 export async function bundlePrograms(lab: Lab, only: readonly (keyof OurPrograms)[] = ['control', 'relay', 'daemon', 'cli']): Promise<OurPrograms> {
-  // Inside the repository, because packages from the registry are left as imports.
-  const folder = path.join(ROOT, '.cache', 'interop', path.basename(lab.folder))
-  lab.onStop(() => rmSync(folder, { recursive: true, force: true }))
   const entries = { control: 'control-server/src/main.ts', relay: 'relay/src/main.ts', daemon: 'node/src/meshwrightd.ts', cli: 'node/src/meshwright.ts' }
-  await build({
-    entryPoints: Object.fromEntries(only.map((name) => [name, path.join(ROOT, 'examples', entries[name])])),
-    outdir: folder,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    conditions: ['@meshwright/source'],
-    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
-    logLevel: 'error',
-  })
+  const folder = await bundleInto(lab, '', Object.fromEntries(only.map((name) => [name, path.join(ROOT, 'examples', entries[name])])))
   const at = (name: keyof OurPrograms): string => path.join(folder, `${name}.mjs`)
   return { control: at('control'), relay: at('relay'), daemon: at('daemon'), cli: at('cli') }
 }
@@ -386,4 +372,24 @@ export class OurNode {
       request.end()
     })
   }
+}
+
+/** Bundles programs from source, each into one file `NAME.mjs` of a folder that the lab removes at its end. @param suffix of the folder's name */
+export async function bundleInto(lab: Lab, suffix: string, entryPoints: Readonly<Record<string, string>>): Promise<string> {
+  // Inside the repository, because packages from the registry are left as imports.
+  const folder = path.join(ROOT, '.cache', 'interop', `${path.basename(lab.folder)}${suffix}`)
+  lab.onStop(() => rmSync(folder, { recursive: true, force: true }))
+  await build({
+    entryPoints,
+    outdir: folder,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    conditions: ['@meshwright/source'],
+    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
+    logLevel: 'error',
+  })
+  return folder
 }

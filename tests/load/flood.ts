@@ -44,16 +44,25 @@ export function missingRelay(kind: RelayKind): string | undefined {
   return kind === 'derper' && !existsSync(DERPER) ? `no derper at ${DERPER}: "npm run test:interop" installs it` : undefined
 }
 
+type Cleanup = () => void | Promise<void>
+
+/** A relay, the receivers behind it in another process, and for each a sender that is connected. What is begun is ended by `cleanups`. */
+async function startPairs(kind: RelayKind, pairs: number, cleanups: Cleanup[]): Promise<{ readonly relay: Awaited<ReturnType<typeof startRelay>>['relay']; readonly receivers: ReturnType<typeof startReceivers>; readonly senders: readonly Sender[] }> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-flood-'))
+  cleanups.push(() => rmSync(folder, { recursive: true, force: true }))
+  const { relay, port } = await startRelay(kind, folder, cleanups)
+  const receivers = startReceivers(port, pairs, cleanups)
+  const keys = (await message(receivers)).keys ?? []
+  const senders = await Promise.all(keys.map((hex) => Sender.connect(port, hex)))
+  cleanups.push(() => senders.forEach((sender) => sender.stop()))
+  return { relay, receivers, senders }
+}
+
 /** Floods a relay by pairs of clients: each sends to its partner as fast as it can. The receivers are another process. */
 export async function measureFlood(kind: RelayKind, pairs: number, seconds: number): Promise<FloodFigures> {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-flood-'))
-  const cleanups: (() => void | Promise<void>)[] = [() => rmSync(folder, { recursive: true, force: true })]
+  const cleanups: Cleanup[] = []
   try {
-    const { relay, port } = await startRelay(kind, folder, cleanups)
-    const receivers = startReceivers(port, pairs, cleanups)
-    const keys = (await message(receivers)).keys ?? []
-    const senders = await Promise.all(keys.map((hex) => Sender.connect(port, hex)))
-    cleanups.push(() => senders.forEach((sender) => sender.stop()))
+    const { relay, receivers, senders } = await startPairs(kind, pairs, cleanups)
     const idle = relay.rssBytes
     const cpu = relay.cpuSeconds
     const begun = performance.now()
@@ -91,14 +100,9 @@ export interface BurstFigures {
 
 /** As {@link measureFlood}, until every sender is rid of so many bytes and nothing arrives any more. */
 export async function measureBurst(kind: RelayKind, pairs: number, bytesEach: number): Promise<BurstFigures> {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-flood-'))
-  const cleanups: (() => void | Promise<void>)[] = [() => rmSync(folder, { recursive: true, force: true })]
+  const cleanups: Cleanup[] = []
   try {
-    const { relay, port } = await startRelay(kind, folder, cleanups)
-    const receivers = startReceivers(port, pairs, cleanups)
-    const keys = (await message(receivers)).keys ?? []
-    const senders = await Promise.all(keys.map((hex) => Sender.connect(port, hex)))
-    cleanups.push(() => senders.forEach((sender) => sender.stop()))
+    const { relay, receivers, senders } = await startPairs(kind, pairs, cleanups)
     const idle = relay.rssBytes
     await Promise.all(senders.map((sender) => sender.flood(bytesEach)))
     const sent = senders.reduce((sum, sender) => sum + sender.taken, 0)
