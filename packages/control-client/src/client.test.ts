@@ -724,3 +724,33 @@ test('when the network has changed, what waits for it tries at once; what the se
   poll.act((now) => poll.client.networkChanged(now))
   expect(poll.has('poll')).toBe(false)
 })
+
+test('a connection that the node itself gives up is made anew without a word: login, poll, update and logout are asked again, late failures of the old ones mean nothing', () => {
+  const bench = new Bench()
+  const renewed = (kind: 'register' | 'poll' | 'lite'): void => {
+    const old = bench.find(kind)
+    bench.act((now) => bench.client.reconnect(now))
+    const next = bench.find(kind)
+    expect(next.id).not.toBe(old.id)
+    expect(bench.open).not.toContain(old) // given up
+    bench.client.handleInput(bench.now, { type: 'failed', id: old.id, message: 'the connection was closed' })
+    bench.settle()
+    expect(bench.find(kind)).toBe(next)
+  }
+  bench.act((now) => bench.client.login(now, { authKey: 'tskey-1' }))
+  const asked = bench.register()
+  renewed('register')
+  expect(bench.register()).toEqual(asked)
+  bench.registered()
+  renewed('lite')
+  bench.answer(bench.find('lite'), 200)
+  bench.frame({ Node: bench.selfNode() })
+  renewed('poll')
+  bench.frame({ Node: bench.selfNode() })
+  expect(bench.client.status().map?.self.name).toBe('laptop.example.com')
+  bench.act((now) => bench.client.logout(now))
+  renewed('register')
+  bench.registered()
+  expect(bench.types()).toContain('loggedOut')
+  expect(bench.types()).not.toContain('problem')
+})

@@ -232,6 +232,16 @@ export class ControlClient implements Machine<ControlClientInput, ControlClientO
     this.#session.networkChanged(now)
   }
 
+  /**
+   * This node gives its connection with the server up, such as when the address is gone that it was made from: what was asked on it is asked
+   * again at once, and no problem is told. Close the connection first, so that the requests which follow open a new one.
+   */
+  reconnect(now: Instant): void {
+    this.#login.reconnect(now)
+    this.#session.reconnect(now)
+    this.#updates.reconnect(now)
+  }
+
   /** Posts the answer to a `ping` output: a `PingResponse` as JSON, or the HTTP response of a c2n request. */
   answerPing(now: Instant, request: PingRequest, body: Uint8Array): void {
     const path = pathOf(request.URL)

@@ -73,6 +73,15 @@ export class HostUpdates {
     this.#backoff.reset()
   }
 
+  /** This node itself gives its connection up: an update that was on it is sent again, as it is now. */
+  reconnect(now: Instant): void {
+    this.#around.requests.cancel(this.#sending?.id)
+    this.#sending = undefined
+    this.#due = undefined
+    this.#backoff.reset()
+    this.#send(now)
+  }
+
   handleTimeout(now: Instant): void {
     if (this.#due === undefined || now < this.#due) return
     this.#due = undefined

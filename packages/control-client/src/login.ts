@@ -140,6 +140,15 @@ export class LoginFlow {
     this.#ask(now, this.#phase.attempt)
   }
 
+  /** This node itself gives its connection up: what was asked on it is asked again. */
+  reconnect(now: Instant): void {
+    const phase = this.#phase
+    if (phase.state !== 'asking' && phase.state !== 'loggingOut') return this.networkChanged(now)
+    this.#around.requests.cancel(phase.id)
+    if (phase.state === 'asking') this.#ask(now, phase.attempt)
+    else this.#askLogout(now, phase.tries)
+  }
+
   handleTimeout(now: Instant): void {
     const phase = this.#phase
     if (phase.state === 'waiting' && now >= phase.due) this.#ask(now, phase.attempt)

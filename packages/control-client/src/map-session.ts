@@ -40,7 +40,7 @@ type MapPhase =
  * |---|---|---|
  * | stopped | start | polling |
  * | polling | end, failure, unreadable frame | waiting (back-off; none before the first failure in a row) |
- * | polling | 120 s without a frame | polling, anew |
+ * | polling | 120 s without a frame, reconnect | polling, anew |
  * | waiting | time | polling |
  * | any | stop | stopped |
  */
@@ -84,6 +84,15 @@ export class MapSession {
   /** The network has changed: what failed before may work now. A poll that is open is left to its connection. */
   networkChanged(now: Instant): void {
     if (this.#phase.state !== 'waiting' || this.#phase.asked) return
+    this.#backoff.reset()
+    this.#poll(now)
+  }
+
+  /** This node itself gives its connection up: the poll that was on it goes on with a new one, and that is no failure of the server. */
+  reconnect(now: Instant): void {
+    if (this.#phase.state !== 'polling') return this.networkChanged(now)
+    this.#around.requests.cancel(this.#phase.id)
+    this.#setUp(false)
     this.#backoff.reset()
     this.#poll(now)
   }

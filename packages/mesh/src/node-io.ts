@@ -56,11 +56,11 @@ export type MeshInput =
   | { readonly type: 'control'; readonly input: ControlClientInput }
   /** An inner packet from the TUN device. */
   | { readonly type: 'packet'; readonly bytes: Uint8Array }
-  /** The addresses of this computer, with the port of the UDP socket; best first. */
+  /** The addresses of this computer, with the port of the UDP socket; best first. Connections that work go on; what failed is tried again. */
   | { readonly type: 'localEndpoints'; readonly endpoints: readonly Endpoint[] }
   /** An engine that `makeEngine` made has something to tell by itself. */
   | { readonly type: 'engineStirred' }
-  /** The network changed: another address, a link that came back, a sleep. */
+  /** Connections may be dead without knowing it: the network is another one, or the computer slept. Close that with the control server first. */
   | { readonly type: 'linkChanged' }
   /** A server that `dnsForward` named has answered, or (without bytes) cannot be asked. */
   | { readonly type: 'dnsAnswer'; readonly token: number; readonly upstream: string; readonly transport: DnsTransport; readonly bytes: Uint8Array | undefined }

@@ -1,9 +1,9 @@
 import { ControlClient, type ControlClientOutput, type LoginHow, type NetworkMap } from '@meshwright/control-client'
-import { after, assertNever, earlier, type Instant, type Machine, Outbox } from '@meshwright/core'
+import { assertNever, earlier, type Instant, type Machine, Outbox } from '@meshwright/core'
 import { DiscoPrivateKey } from '@meshwright/crypto'
-import { type Ip, IpSet } from '@meshwright/ip'
+import type { Ip } from '@meshwright/ip'
 import { Netstack } from '@meshwright/netstack'
-import { applyNetworkMap, offeredAddresses } from './apply-network-map.ts'
+import { offeredAddresses } from './apply-network-map.ts'
 import { drain } from './drain.ts'
 import { Engine } from './engine.ts'
 import { engineOptions, mtuOf } from './engine-options.ts'
@@ -11,6 +11,7 @@ import { healthLines, relayProblemLine } from './health.ts'
 import { hostFacts } from './host-facts.ts'
 import { HomeRelay, type HomeRelayOutput } from './home-relay.ts'
 import { InnerPackets } from './inner-packets.ts'
+import { MapInForce } from './map-in-force.ts'
 import { NodeNames } from './node-names.ts'
 import type { EngineOutput, NodeEngine } from './node-engine.ts'
 import type { MeshInput, MeshNodeConfig, MeshOutput } from './node-io.ts'
@@ -21,9 +22,6 @@ import { NodePings } from './node-pings.ts'
 import { OwnEndpoints } from './own-endpoints.ts'
 import { DEFAULT_PREFS, type Prefs } from './prefs.ts'
 import type { MeshState, MeshStatus, PingKind, WhoIs } from './status.ts'
-
-/** Peers' keys expire by the wall clock, which people set: it is looked at again at least this often. */
-const MAX_EXPIRY_WAIT_MS = 60_000
 
 /**
  * A whole mesh node: control client, packet paths, relays, TCP/IP stack and names as one machine.
@@ -53,26 +51,24 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   readonly packets: InnerPackets
   #engine: NodeEngine | undefined
   #prefs: Prefs
-  #map: NetworkMap | undefined
-  #warnings: readonly string[] = []
   #state: MeshState = 'no-state'
-  #expired = false
   #lastLink = 0
   #authUrl: string | undefined
   #lastError: string | undefined
   #udpBlocked: boolean
-  #reapplyAt: Instant | undefined
+  readonly #inForce: MapInForce
 
   constructor(now: Instant, config: MeshNodeConfig) {
     this.#config = config
     this.#prefs = config.prefs ?? DEFAULT_PREFS
     this.#udpBlocked = config.blockUdp === true
     this.#discoKey = DiscoPrivateKey.generate(config.random)
-    this.#pings = new NodePings(config.random, () => ({ map: this.#map, engine: this.#engine, state: this.#state }))
+    this.#pings = new NodePings(config.random, () => ({ map: this.map, engine: this.#engine, state: this.#state }))
     this.#names = new NodeNames({ random: config.random, wallClock: config.wallClock })
     this.#home = new HomeRelay({ random: config.random, isActive: (at) => this.#engine?.isActive(at) ?? false })
     this.#endpoints = new OwnEndpoints(config.allowLoopback === true)
     this.#stack = new Netstack(config.random, { mtu: mtuOf(config), offerUnclaimed: true, promiscuous: true })
+    this.#inForce = new MapInForce({ wallClock: config.wallClock, allowLoopback: config.allowLoopback === true, names: this.#names, home: this.#home, stack: this.#stack })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
     this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, recycle: () => this.#stack.recycle(), settle: (at) => this.#settle(at) })
     this.#control = new ControlClient({
@@ -100,7 +96,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
   /** The network map in force. */
   get map(): NetworkMap | undefined {
-    return this.#map
+    return this.#inForce.map
   }
 
   /** Whether the control server has confirmed the map in this run: false while it is the one of an earlier run. */
@@ -152,7 +148,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#prefs = { ...this.#prefs, ...change }
     this.#control.setHostinfo(now, hostFacts(this.#config, this.#prefs))
     this.#engine?.setShieldsUp(this.#prefs.shieldsUp)
-    if (this.#map !== undefined && !this.#expired) this.#apply(now, this.#map)
+    this.#applyAgain(now)
     if (change.wantRunning === true && !wanted) this.up(now)
     if (change.wantRunning === false && wanted) this.down(now)
     this.#settle(now)
@@ -192,12 +188,12 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   /** Whether an address is in a route that this node offers and that is approved. */
   isBehind(ip: Ip): boolean {
-    return this.#map !== undefined && offeredAddresses(this.#map.self, this.#prefs).contains(ip)
+    return this.map !== undefined && offeredAddresses(this.map.self, this.#prefs).contains(ip)
   }
 
   /** Who stands behind an address, and what the policy grants them here. */
   whois(ip: Ip): WhoIs | undefined {
-    return this.#map && whoIs(this.#map, this.#prefs, this.#engine, ip)
+    return this.map && whoIs(this.map, this.#prefs, this.#engine, ip)
   }
 
   /** Everything about the node at this moment. Changes nothing. */
@@ -208,21 +204,22 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       lastError: this.#lastError,
       controlUrl: this.#config.controlUrl,
       nodeKey: this.#control.nodeKey?.publicKey(),
-      map: this.#map,
+      map: this.map,
       prefs: this.#prefs,
       engine: this.#engine,
       homeRegion: this.#home.region,
       udpBlocked: this.#udpBlocked,
-      warnings: healthLines({ map: this.#map, warnings: this.#warnings, lastError: this.#lastError, namesProblem: this.#names.problem, namesWarnings: this.#names.warnings, relayProblem: this.#relayProblem(), watch: this.#engine?.watch(now), expired: this.#expired }),
+      warnings: healthLines({ map: this.map, warnings: this.#inForce.warnings, lastError: this.#lastError, namesProblem: this.#names.problem, namesWarnings: this.#names.warnings, relayProblem: this.#relayProblem(), watch: this.#engine?.watch(now), expired: this.#inForce.expired }),
       rooms: { names: this.#names, stack: this.#stack, control: this.#control },
     })
   }
 
   /** The story of the path to a peer; `undefined` when the address is no peer's. */
   pathStory(now: Instant, ip: Ip): PathStory | undefined {
-    const peer = this.#map && nodeWithAddress(this.#map, ip)
+    const { map } = this
+    const peer = map && nodeWithAddress(map, ip)
     const told = peer && this.#engine?.explain(now, peer.nodeKey)
-    return this.#map && peer && told && pathStory(now, told, peer, this.#map.relays)
+    return map && peer && told && pathStory(now, told, peer, map.relays)
   }
 
   handleInput(now: Instant, input: MeshInput): void {
@@ -240,13 +237,16 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       case 'localEndpoints':
         this.#endpoints.setLocal(input.endpoints)
         this.#tellEndpoints(now)
+        // What could not be reached may be reached from there; connections that work are left alone.
+        this.#home.endpointsWanted(now)
+        this.#control.networkChanged(now)
         break
       case 'engineStirred':
         break // what it owes is taken below
       case 'linkChanged':
         this.#engine?.rebind(now)
         this.#home.restart(now)
-        this.#control.networkChanged(now)
+        this.#control.reconnect(now)
         break
       case 'dnsAnswer':
         if (input.bytes === undefined) this.#names.failed(now, input.token, input.upstream, input.transport)
@@ -271,7 +271,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#home.handleTimeout(now)
     this.#names.handleTimeout(now)
     this.#pings.handleTimeout(now)
-    if (this.#reapplyAt !== undefined && now >= this.#reapplyAt && this.#map !== undefined) this.#apply(now, this.#map)
+    if (this.#inForce.due !== undefined && now >= this.#inForce.due) this.#applyAgain(now)
     this.#settle(now)
   }
 
@@ -280,7 +280,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   pollTimeout(): Instant | undefined {
-    return [this.#engine?.pollTimeout(), this.#stack.pollTimeout(), this.#home.pollTimeout(), this.#names.pollTimeout(), this.#pings.pollTimeout(), this.#reapplyAt].reduce(
+    return [this.#engine?.pollTimeout(), this.#stack.pollTimeout(), this.#home.pollTimeout(), this.#names.pollTimeout(), this.#pings.pollTimeout(), this.#inForce.due].reduce(
       earlier,
       this.#control.pollTimeout(),
     )
@@ -295,10 +295,10 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#engine = this.#config.makeEngine?.(options) ?? new Engine(options)
     this.#engine.setShieldsUp(this.#prefs.shieldsUp)
     // After a new login the network has not changed: what is known of it holds for the new key as well.
-    if (this.#map !== undefined) this.#engine.setRelayMap(now, this.#map.relays)
+    if (this.map !== undefined) this.#engine.setRelayMap(now, this.map.relays)
     if (this.#home.region !== 0) this.#engine.setHome(now, this.#home.region)
     this.#tellEndpoints(now)
-    if (this.#map !== undefined && this.#prefs.wantRunning && !this.#expired) this.#apply(now, this.#map)
+    if (this.#prefs.wantRunning) this.#applyAgain(now)
   }
 
   #closeEngine(now: Instant): void {
@@ -310,30 +310,17 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
 
   // Rights go at once: nobody is a peer any more.
   #cut(now: Instant): void {
-    this.#map = undefined
-    this.#warnings = []
-    this.#reapplyAt = undefined
+    this.#inForce.forget()
     this.#closeEngine(now)
-    this.#home.stop()
-    this.#names.clear()
-    this.#stack.setLocalAddresses([])
   }
 
   #apply(now: Instant, map: NetworkMap): void {
     this.#ensureEngine(now)
-    const engine = this.#engine
-    if (engine === undefined) return
-    const wallNow = this.#config.wallClock()
-    const applied = applyNetworkMap(map, this.#prefs, wallNow, this.#config.allowLoopback === true)
-    engine.apply(now, applied)
-    if (map.relays !== this.#map?.relays || engine.homeRelay === 0) engine.setRelayMap(now, map.relays)
-    this.#warnings = applied.warnings
-    this.#map = map
-    this.#names.apply(map, this.#prefs.acceptDns)
-    this.#home.setMap(now, map.relays, map.regionScores)
-    this.#stack.setLocalAddresses(map.self.addresses.map((own) => own.ip))
-    const expiries = [...map.peers.values()].flatMap((peer) => (peer.keyExpiry !== undefined && peer.keyExpiry > wallNow ? [peer.keyExpiry] : []))
-    this.#reapplyAt = expiries.length === 0 ? undefined : after(now, Math.min(MAX_EXPIRY_WAIT_MS, Math.min(...expiries) - wallNow + 1))
+    if (this.#engine !== undefined) this.#inForce.apply(now, this.#engine, map, this.#prefs)
+  }
+
+  #applyAgain(now: Instant): void {
+    if (this.map !== undefined && !this.#inForce.expired) this.#apply(now, this.map)
   }
 
   #tellEndpoints(now: Instant): void {
@@ -419,22 +406,19 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       case 'loginFinished':
         this.#authUrl = undefined
         this.#lastError = undefined
-        this.#expired = false
+        this.#inForce.renew()
         return
       case 'netmap':
         if (!this.#prefs.wantRunning) return
-        if (output.map.self.machineAuthorized && !this.#expired) this.#apply(now, output.map)
-        else this.#map = output.map
+        if (output.map.self.machineAuthorized && !this.#inForce.expired) this.#apply(now, output.map)
+        else this.#inForce.remember(output.map)
         this.#outbox.push({ type: 'changed' })
         return
       case 'keyExpired':
-        this.#expired = true
-        this.#cutTraffic(now)
-        return
+        return this.#inForce.expire(now, this.#engine)
       case 'keyRenewed':
-        this.#expired = false
-        if (this.#map !== undefined) this.#apply(now, this.#map)
-        return
+        this.#inForce.renew()
+        return this.#applyAgain(now)
       case 'loggedOut':
         this.#cut(now)
         this.#outbox.push({ type: 'loggedOut' })
@@ -459,15 +443,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   // The client tells of maps that differ from the last: after `down` and `up` the same one comes again, and nothing is told.
   #polls(now: Instant): void {
     this.#lastError = undefined
-    const map = this.#map === undefined ? this.#control.status().map : undefined
+    const map = this.map === undefined ? this.#control.status().map : undefined
     if (map !== undefined) this.#fromControl(now, { type: 'netmap', map })
-  }
-
-  // The key has expired: no packet passes in either direction, while the poll goes on and may bring the key back.
-  #cutTraffic(now: Instant): void {
-    this.#engine?.apply(now, { plane: { peers: [], routes: [], rules: [], local: IpSet.empty }, paths: [], warnings: [] })
-    this.#stack.setLocalAddresses([])
-    this.#reapplyAt = undefined
   }
 
   #changed(level: 'info' | 'warn', line: string): void {
@@ -476,7 +453,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
   }
 
   #relayProblem(): string | undefined {
-    return (this.#state === 'running' || this.#state === 'starting') && this.#engine !== undefined ? relayProblemLine(this.#engine, this.#home.region, this.#map) : undefined
+    return (this.#state === 'running' || this.#state === 'starting') && this.#engine !== undefined ? relayProblemLine(this.#engine, this.#home.region, this.map) : undefined
   }
 
   #standing(): Standing {
@@ -484,8 +461,8 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
       control: this.#control.status().state,
       nodeKey: this.#control.nodeKey?.publicKey(),
       wantRunning: this.#prefs.wantRunning,
-      expired: this.#expired,
-      map: this.#map,
+      expired: this.#inForce.expired,
+      map: this.map,
       home: this.#home.region,
       homeConnected: this.#engine?.isRelayConnected(this.#home.region) === true,
     }

@@ -108,6 +108,7 @@ test.each(['the way of the system', 'a way of its own'])('over https, by %s, the
   await expect(dialControl(options)).rejects.toThrow('self-signed certificate')
   const connection = await dialControl({ ...options, ca: cert })
   cleanups.push(() => connection.close())
+  expect(connection.localAddress).toBe('127.0.0.1') // by which a node knows whether the connection hangs on an address that is gone
   expect(await answer(connection)).toBe(204)
   expect(opened > 0).toBe(way === 'a way of its own')
 })
@@ -171,6 +172,34 @@ test('a transport that is closed while it dials gives the dial up at once, and t
   await gone
   expect(inputs).toEqual([])
   silent.close()
+})
+
+test('a connection that is given up while it is dialled keeps nobody waiting: the next request dials anew', async () => {
+  const silent = net.createServer((socket) => cleanups.push(() => socket.destroy()))
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  cleanups.push(() => silent.close())
+  const { port } = silent.address() as AddressInfo
+  const url = await serve((accepted) => void accepted.session.on('stream', (stream) => stream.respond({ ':status': 204 }, { endStream: true })))
+  // The first way out leads nowhere, as one that has just gone does.
+  let ways = 0
+  const outside: Outside = { ...systemOutside, connect: (host, to) => systemOutside.connect(host, (ways += 1) === 1 ? port : to) }
+  const told: (readonly [number, string])[] = []
+  let done: () => void = () => undefined
+  const ended = new Promise<void>((resolve) => (done = resolve))
+  const transport = new ControlTransport({ url, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, outside }, (input) => {
+    told.push([input.id, input.type])
+    if (input.id === 2 && input.type === 'end') done()
+  })
+  cleanups.push(() => transport.close())
+  const request = (id: number): void => transport.perform({ type: 'request', id, method: 'HEAD', path: '/x', headers: {}, body: undefined, stream: false })
+  request(1)
+  await new Promise((resolve) => silent.once('connection', resolve))
+  transport.perform({ type: 'cancel', id: 1 })
+  transport.reset()
+  request(2)
+  await ended
+  expect(told).toEqual([[2, 'response'], [2, 'end']])
+  expect(transport.localAddress).toBe('127.0.0.1')
 })
 
 test('an upgrade without a handshake is answered with 400 and a reason', async () => {

@@ -1,7 +1,7 @@
 import http from 'node:http'
 import http2 from 'node:http2'
 import https from 'node:https'
-import { isIP } from 'node:net'
+import net, { isIP } from 'node:net'
 import { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import {
@@ -78,6 +78,8 @@ export interface ControlConnection {
   readonly early: EarlyNoise | undefined
   /** False once the connection is closing: make a new one. */
   readonly usable: boolean
+  /** The address of this computer that it was made from. */
+  readonly localAddress: string | undefined
   /** Sends a request; the function given back resets it. */
   request(request: ControlRequest, events: ControlRequestEvents): () => void
   close(): void
@@ -179,6 +181,7 @@ export async function dialControl(options: ControlDialOptions): Promise<ControlC
     get usable() {
       return !session.closed && !session.destroyed && !stream.destroyed
     },
+    localAddress: socket.stream instanceof net.Socket ? socket.stream.localAddress : undefined,
     request: (request, events) => send(session, base.host, request, events),
     close: () => session.destroy(),
   }
@@ -228,8 +231,18 @@ export class ControlTransport {
     )
   }
 
-  /** Gives the connection up: the network has changed, and it may be dead without knowing it. Every request on it fails; the next one dials. */
+  /** The address of this computer that the open connection was made from. */
+  get localAddress(): string | undefined {
+    return this.#connection?.usable === true ? this.#connection.localAddress : undefined
+  }
+
+  /**
+   * Gives the connection up, or the attempt to make one: the network has changed, and it may be dead without knowing it. Every request on it
+   * fails; the next one dials.
+   */
   reset(): void {
+    this.#giveUp.abort()
+    this.#dialling = undefined
     this.#connection?.close()
     this.#connection = undefined
   }
@@ -246,14 +259,13 @@ export class ControlTransport {
   async #connect(): Promise<ControlConnection> {
     if (this.#closed) throw new ControlConnectionError('RUNTIME_CONTROL_UNREACHABLE', 'the transport is closed')
     if (this.#connection?.usable === true) return this.#connection
-    if (this.#dialling === undefined) {
-      this.#giveUp = new AbortController()
-      this.#dialling = dialControl({ ...this.#options, signal: this.#giveUp.signal }).finally(() => {
-        this.#dialling = undefined
-      })
-    }
-    const connection = await this.#dialling
-    if (this.#closed) connection.close()
+    if (this.#dialling === undefined) this.#giveUp = new AbortController()
+    const { signal } = this.#giveUp
+    const dialling = (this.#dialling ??= dialControl({ ...this.#options, signal }).finally(() => {
+      if (this.#dialling === dialling) this.#dialling = undefined
+    }))
+    const connection = await dialling
+    if (this.#closed || signal.aborted) connection.close() // requests on it fail
     else this.#connection = this.#checked(connection)
     return connection
   }

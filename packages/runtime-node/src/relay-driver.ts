@@ -36,6 +36,11 @@ export class RelayDriver {
     }
   }
 
+  /** The addresses of this computer that open connections were made from. */
+  get localAddresses(): readonly string[] {
+    return [...this.#connections.values()].map((connection) => connection.localAddress)
+  }
+
   /** Closes all connections; nothing is fed any more. */
   close(): void {
     this.#closed = true

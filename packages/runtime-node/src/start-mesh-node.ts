@@ -4,7 +4,7 @@ import { lookup } from 'node:dns/promises'
 import type { ControlState, NetworkMap } from '@meshwright/control-client'
 import type { PacketBatch, RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import { type Endpoint, formatEndpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@meshwright/ip'
+import { type Endpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@meshwright/ip'
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
@@ -13,12 +13,12 @@ import { DnsUpstreams } from './dns-upstream.ts'
 import type { Driver } from './drive.ts'
 import type { JsonObject } from './go-prefs.ts'
 import { LastMap } from './last-map.ts'
-import { localEndpoints } from './local-endpoints.ts'
 import { fastCryptoProvider } from './fast-crypto.ts'
 import { MeshAgent, meshFetch } from './mesh-http.ts'
 import { deviceOf, type NodeUdp, openMeshPlane, type OpenedPlane, reportOf, socketsOf } from './mesh-lane/open-plane.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
 import { MeshFlows } from './mesh-socket.ts'
+import { NetworkWatch } from './network-watch.ts'
 import { firstPrefs, makeParts, type NodeParts, routesOf } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { OutsideFlows } from './outside-flows.ts'
@@ -34,7 +34,6 @@ import { openUdp, type UdpOptions } from './udp.ts'
 import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 import { type Awaited, untilReady } from './until-ready.ts'
 
-const ADDRESS_CHECK_MS = 5_000
 const DIAL_TIMEOUT_MS = 60_000
 
 /**
@@ -75,6 +74,7 @@ class Runner implements RunningNode {
     this.log('info', `slept for ${Math.round(ms / 1000)} s`)
     setImmediate(() => this.#networkChanged()) // the machine may be at work
   })
+  readonly #network: NetworkWatch
   readonly #listeners: Set<() => void> = new Set()
   readonly #pings: PendingPings = new PendingPings()
   readonly #flows: MeshFlows
@@ -86,7 +86,6 @@ class Runner implements RunningNode {
   readonly #opened: OpenedPlane
   #plannedFor: unknown
   #agent: http.Agent | undefined
-  #endpoints: MeshStatus['peers'][number]['endpoints'] = []
   #controlUrl: string
   #node: MeshNode
   #driver: Driver<MeshInput>
@@ -94,8 +93,6 @@ class Runner implements RunningNode {
   #relays: RelayDriver
   #udp: NodeUdp | undefined
   #rows: RowUdpSocket | undefined
-  #addressTimer: NodeJS.Timeout | undefined
-  #lastEndpoints = ''
   readonly #logouts: PendingLogout = new PendingLogout()
   #closed = false
   #closing: Promise<void> | undefined
@@ -107,6 +104,14 @@ class Runner implements RunningNode {
     this.#opened = opened
     this.#outside = outside
     this.#store = store
+    this.#network = new NetworkWatch({
+      ports: () => ({ ipv4: this.#udp?.portIpv4, ipv6: this.#udp?.portIpv6 }),
+      allowLoopback: options.allowLoopback === true,
+      device: () => this.#tun?.name,
+      inUse: () => [this.#transport.localAddress ?? [], this.#relays.localAddresses].flat(),
+      onEndpoints: (endpoints) => this.#driver.feed({ type: 'localEndpoints', endpoints }),
+      onConnections: () => this.#networkChanged(),
+    })
     const { stored } = store
     this.#controlUrl = options.controlUrl === '' ? (stored.controlUrl ?? '') : options.controlUrl
     const carrier = new OutsideFlows({
@@ -145,8 +150,7 @@ class Runner implements RunningNode {
     const onRow = (from: Endpoint, batch: PacketBatch): void => this.#driver.act((now) => this.#node.packets.receive(now, from, batch))
     if (tun === undefined) this.#rows = await openRowUdp({ ...sockets, provider: this.#crypto, lane: this.#options.dataPlane, onRow })
     this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : (this.#rows ?? await openUdp(sockets))
-    this.#checkAddresses()
-    this.#addressTimer = setInterval(() => this.#checkAddresses(), ADDRESS_CHECK_MS)
+    this.#network.start()
     this.#savePrefs(this.#node.prefs)
     const login = { ...(this.#options.authKey === undefined ? {} : { authKey: this.#options.authKey }) }
     this.#driver.act((now) => this.#node.start(now, login))
@@ -156,7 +160,7 @@ class Runner implements RunningNode {
     const status = this.#node.status(this.#clock())
     const hints = this.#tun === undefined ? [] : systemHints(this.#node.prefs)
     // Control servers do not send a node its own endpoints.
-    const self = status.self && status.self.endpoints.length === 0 ? { ...status.self, endpoints: this.#endpoints } : status.self
+    const self = status.self && status.self.endpoints.length === 0 ? { ...status.self, endpoints: this.#network.endpoints } : status.self
     return { ...status, self, health: [...status.health, ...hints] }
   }
 
@@ -318,7 +322,7 @@ class Runner implements RunningNode {
     if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
     this.#closed = true
     this.#end.abort()
-    clearInterval(this.#addressTimer)
+    this.#network.stop()
     this.#lastMap?.flush()
     this.#agent?.destroy()
     this.#flows.closeAll()
@@ -360,8 +364,8 @@ class Runner implements RunningNode {
     this.#transport = made.transport
     this.#relays = made.relays
     this.#flows.bindAgain()
-    this.#lastEndpoints = ''
-    this.#checkAddresses()
+    this.#network.forget()
+    this.#network.look()
   }
 
   #stopNode(): void {
@@ -438,17 +442,6 @@ class Runner implements RunningNode {
 
   async #measureRelay(region: RelayRegion): Promise<void> {
     this.#driver.feed({ type: 'relayMeasured', region: region.id, latencyMs: await measureRelay(region, this.#outside, this.#end.signal) })
-  }
-
-  #checkAddresses(): void {
-    const endpoints = localEndpoints({ ipv4: this.#udp?.portIpv4, ipv6: this.#udp?.portIpv6 }, this.#options.allowLoopback === true)
-    const text = endpoints.map(formatEndpoint).join()
-    if (text === this.#lastEndpoints) return
-    const first = this.#lastEndpoints === ''
-    this.#lastEndpoints = text
-    this.#endpoints = endpoints
-    this.#driver.feed({ type: 'localEndpoints', endpoints })
-    if (!first) this.#networkChanged()
   }
 
   // Connections may be dead without knowing it: those with relays and the control server are made anew, paths are looked for again.
