@@ -188,8 +188,15 @@ function cpuSeconds(pid: number): number {
 }
 
 async function noWarnings(crowd: Crowd, world: World): Promise<void> {
-  for (const node of crowd.real) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0, SOME_TIME_MS)
-  for (const node of crowd.ours) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await node.status()).Health.length === 0, SOME_TIME_MS)
+  const silent = async (node: Tailscaled | OurNode, health: () => Promise<readonly string[]>): Promise<void> => {
+    await world.lab.until(`${node.name} has nothing to complain of`, async () => {
+      const complaints = await health()
+      if (complaints.length > 0) throw new Error(complaints.join('; '))
+      return true
+    }, SOME_TIME_MS)
+  }
+  for (const node of crowd.real) await silent(node, () => world.health(node))
+  for (const node of crowd.ours) await silent(node, async () => (await node.status()).Health)
 }
 
 flow('thirty clients join, and none shows a warning', async (world) => {

@@ -11,9 +11,9 @@ import { TAILSCALE_EXTRA, TAILSCALE_NEWEST, TAILSCALE_OLDEST } from './programs.
 export const TAILSCALE_VERSIONS: readonly string[] = chosenVersions()
 
 function chosenVersions(): readonly string[] {
-  const peer = process.env['MESHWRIGHT_INTEROP_PEER']
-  const extra = TAILSCALE_EXTRA.filter((version) => process.env['MESHWRIGHT_INTEROP_ALL'] === '1' || peer?.endsWith(`@${version}`) === true)
-  return [TAILSCALE_NEWEST, TAILSCALE_OLDEST, ...extra].filter((version) => peer === undefined || `tailscaled@${version}`.includes(peer))
+  const peers = process.env['MESHWRIGHT_INTEROP_PEER']?.split(',')
+  const extra = TAILSCALE_EXTRA.filter((version) => process.env['MESHWRIGHT_INTEROP_ALL'] === '1' || peers?.some((peer) => peer.endsWith(`@${version}`)) === true)
+  return [TAILSCALE_NEWEST, TAILSCALE_OLDEST, ...extra].filter((version) => peers?.some((peer) => `tailscaled@${version}`.includes(peer)) ?? true)
 }
 
 /** Health lines that a release shows by nature, and that tell nothing of us. */

@@ -49,7 +49,7 @@ export interface VitestReport {
 }
 
 /** Reads the cells of a report: a test is named "flow [peer]"; the suite around it is its group, or its peer when the name has none. */
-export function readCells(report: VitestReport, chosen: { readonly grep?: string | undefined; readonly peer?: string | undefined }): readonly Cell[] {
+export function readCells(report: VitestReport, chosen: { readonly grep?: string | undefined; readonly peers?: readonly string[] | undefined }): readonly Cell[] {
   return report.testResults.flatMap((file) => {
     const suite = path.basename(file.name, '.interop.test.ts')
     if (file.assertionResults.length === 0 && file.message !== undefined && file.message !== '') {
@@ -69,7 +69,7 @@ export function readCells(report: VitestReport, chosen: { readonly grep?: string
           reason: firstLine(test.failureMessages?.[0] ?? test.meta?.skipReason ?? ''),
         }
       })
-      .filter(({ full, peer }) => (chosen.grep === undefined || full.includes(chosen.grep)) && (chosen.peer === undefined || peer.includes(chosen.peer)))
+      .filter(({ full, peer }) => (chosen.grep === undefined || full.includes(chosen.grep)) && (chosen.peers?.some((one) => peer.includes(one)) ?? true))
       .map(({ full: _, ...cell }) => cell)
   })
 }
@@ -144,6 +144,35 @@ Programs: ${programs.join(', ')}.
 ${parts.join('\n\n')}
 
 ${versions.trim()}
+`
+}
+
+/** What real programs did on each lane of the data plane: a row for each suite and peer, a column for each lane. */
+export function laneDocument(lanes: ReadonlyMap<string, readonly Cell[]>): string {
+  const rows = new Map<string, Map<string, readonly Cell[]>>()
+  for (const [lane, cells] of lanes) {
+    for (const cell of cells) {
+      const row = `| ${escape(cell.group)} | ${escape(cell.peer)} |`
+      const columns = rows.get(row) ?? new Map<string, readonly Cell[]>()
+      columns.set(lane, [...(columns.get(lane) ?? []), cell])
+      rows.set(row, columns)
+    }
+  }
+  const shown = (cells: readonly Cell[] | undefined): string => {
+    if (cells === undefined) return ''
+    const [ok, skipped] = ['ok', 'skipped'].map((outcome) => cells.filter((cell) => cell.outcome === outcome).length)
+    const failed = cells.filter((cell) => cell.outcome === 'FAILED').map(({ flow }) => `FAILED: ${escape(flow)}`)
+    return [`${ok ?? 0} of ${cells.length} ok`, ...(skipped === 0 ? [] : [`${skipped ?? 0} skipped`]), ...failed].join('; ')
+  }
+  const names = [...lanes.keys()]
+  return `# Real programs on each lane of the data plane
+
+Written by \`npm run test:interop -- --lane LANE --write-docs\`, once for each lane ([dataplane.md](dataplane.md) tells what they are). On \`portable\`, wireguard-peers
+has our own TCP/IP stack in the place of a device; all other flows have a TUN device.
+
+| suite | peer | ${names.join(' | ')} |
+|---|---|${names.map(() => '---|').join('')}
+${[...rows].map(([row, columns]) => `${row} ${names.map((lane) => shown(columns.get(lane))).join(' | ')} |`).join('\n')}
 `
 }
 

@@ -1,17 +1,23 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Cell, document, failedSuites, matrix, merged, readCells, secondTry, type VitestReport } from './matrix.ts'
+import { type Cell, document, failedSuites, laneDocument, matrix, merged, readCells, secondTry, type VitestReport } from './matrix.ts'
 import { type Installed, installAll, installSystem, linkAll, type Program, programLabel } from './programs.ts'
 import { OuterWatch, readWatch, WATCH_FOLDER, whyNoWatch } from './outer-watch.ts'
-import { Traces } from './traces.ts'
+import { clearKilledRuns, RUN_FOLDER, Traces } from './traces.ts'
+import { extraRelease, knownText, type KnownFlow, releaseTable, withCells, withTable } from './versions.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const REPORT = path.join(ROOT, '.cache', 'results', 'interop.json')
 const CELLS = path.join(ROOT, '.cache', 'results', 'interop-matrix.json')
+const DOCS = path.join(ROOT, 'docs')
+/** What releases between the oldest and the newest did: the table of it, and its source. */
+const VERSIONS = { text: path.join(DOCS, 'interop-versions.md'), cells: path.join(DOCS, 'interop-versions.json') } as const
 
+// Suites whose flows go through the data plane of meshwright-wg or of a mesh node with a TUN device.
+const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'tun.interop', 'headscale-data']
 // More than these have a cause that no second try mends.
 const MOST_SUITES_AGAIN = 4
 
@@ -22,16 +28,20 @@ What is missing is installed by name (needs Go; Rust for boringtun; apt for prog
 ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_INTEROP_CACHE.
   SUITE            only files of tests/interop whose name holds it: tailscaled-login, routes, wg-tools...
   --grep FLOW      only flows whose group or name holds FLOW
-  --peer PEER      only cells of this peer: tailscaled@1.80.3, tailscaled, headscale...
+  --peer PEERS     only cells of these peers: tailscaled@1.80.3, tailscaled, headscale..., or several: tailscaled@1.96.5,tailscaled@1.98.10
   --all            also tailscaled 1.84, 1.88, 1.92, 1.96, 1.98 and 1.100; one of them alone: --peer tailscaled@1.84.3
+  --lane LANE      on this lane of the data plane (MESHWRIGHT_DATAPLANE: portable, noffload, offload and their forms); without SUITE those whose
+                   flows it carries. The cells are kept apart, and --write-docs writes docs/lanes.md
   --json           print {ok, seconds, cells: [{group, flow, peer, outcome, ms, reason}]} alone on standard output
   --once           no second try; without it the suites of cells that failed run once more, alone, and a cell that is ok then says so
   --install-only   install, then stop
-  --write-docs     write the matrix to docs/interop.md; a part takes the place of its own cells in it
+  --write-docs     write the matrix to docs/interop.md; a part takes the place of its own cells in it. What was met of releases between the
+                   oldest and the newest goes to docs/interop-versions.json, and a table of it to docs/interop-versions.md
 
 The last result of every cell is kept in .cache/results/interop-matrix.json, and that is what --write-docs writes. A cell without its program or rights is skipped, with the reason; with
-REQUIRE_INTEROP=1 it is a failure. Processes, network namespaces and files that are left behind are a failure always.
-Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage.
+REQUIRE_INTEROP=1 it is a failure. Processes, network namespaces and files that are left behind are a failure always. What a run has left
+that was killed itself (kill -9) is taken away by the next.
+Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage: no suite, flow or peer is called so.
 `
 
 async function main(): Promise<number> {
@@ -41,6 +51,7 @@ async function main(): Promise<number> {
       grep: { type: 'string' },
       peer: { type: 'string' },
       all: { type: 'boolean' },
+      lane: { type: 'string' },
       json: { type: 'boolean' },
       once: { type: 'boolean' },
       'install-only': { type: 'boolean' },
@@ -52,19 +63,29 @@ async function main(): Promise<number> {
     process.stdout.write(USAGE)
     return 0
   }
-  const installed = await installEverything((extra) => values.all === true || values.peer?.endsWith(programLabel(extra).replace(/^[^@]*/, '')) === true)
+  const peers = values.peer?.split(',')
+  const files = readdirSync(import.meta.dirname).filter((name) => name.endsWith('.interop.test.ts'))
+  const unknown = positionals.filter((word) => !files.some((file) => `tests/interop/${file}`.includes(word)))
+  if (unknown.length > 0 || peers?.includes('') === true) {
+    process.stderr.write(`${unknown.map((word) => `interop: no suite is called ${word}\n`).join('')}${USAGE}`)
+    return 2
+  }
+  const installed = await installEverything((extra) => values.all === true || peers?.some((peer) => peer.endsWith(programLabel(extra).replace(/^[^@]*/, ''))) === true)
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
 
   const begun = performance.now()
+  for (const line of await clearKilledRuns(path.join(ROOT, '.cache', 'interop'))) process.stderr.write(`${line}\n`)
   const traces = new Traces()
-  // Short: the paths of sockets in it may have 107 bytes.
-  const temp = mkdtempSync(path.join(os.tmpdir(), 'mwi-'))
+  const temp = mkdtempSync(path.join(os.tmpdir(), RUN_FOLDER))
+  traces.own(temp)
   chmodSync(temp, 0o711) // flows without root reach what is theirs in it
   const [bin, spaces] = [path.join(temp, 'bin'), path.join(temp, 'spaces')]
   mkdirSync(bin)
   linkAll(installed, bin)
   mkdirSync(path.dirname(REPORT), { recursive: true })
   rmSync(REPORT, { force: true })
+  // Not the same for runs side by side.
+  const raw = path.join(temp, 'vitest.json')
   const environment = {
     ...process.env,
     ...traces.environment,
@@ -73,29 +94,33 @@ async function main(): Promise<number> {
     MESHWRIGHT_INTEROP_SPACES: spaces,
     ...(values.peer !== undefined && { MESHWRIGHT_INTEROP_PEER: values.peer }),
     ...(values.all === true && { MESHWRIGHT_INTEROP_ALL: '1' }),
+    ...(values.lane !== undefined && { MESHWRIGHT_DATAPLANE: values.lane }),
   }
+  const files = positionals.length === 0 && values.lane !== undefined ? LANE_SUITES : positionals
   const watched = await Watched.start(temp)
-  const suites = (files: readonly string[], alone: boolean): Promise<number> => finished(vitestArguments(values.grep, values.peer, files, alone), { ...environment, ...watched.environment })
-  let status = await suites(positionals, false)
-  const chosen = { grep: values.grep, peer: values.peer }
-  let report = readReport()
+  const suites = (files: readonly string[], alone: boolean): Promise<number> => finished(vitestArguments(values.grep, peers, files, alone, raw), { ...environment, ...watched.environment })
+  let status = await suites(files, false)
+  const chosen = { grep: values.grep, peers }
+  let report = readReport(raw)
   let cells: readonly Cell[] = readCells(report, chosen)
   const again = values.once === true ? [] : failedSuites(report)
   if (again.length > 0 && again.length <= MOST_SUITES_AGAIN) {
     process.stderr.write(`${cells.filter(({ outcome }) => outcome === 'FAILED').length} cells failed: their suites run once more, alone\n`)
-    rmSync(REPORT)
+    rmSync(raw)
     status = await suites(again, true)
-    report = readReport()
+    report = readReport(raw)
     cells = secondTry(cells, readCells(report, chosen))
   }
   const outside = await watched.stop()
   rmSync(bin, { recursive: true, force: true })
+  rmSync(raw, { force: true })
   const spacesLeft = namespacesLeft(spaces)
   const left = [...(await traces.left(temp)), ...spacesLeft]
   rmSync(temp, { recursive: true, force: true })
   if (cells.length === 0) {
-    process.stderr.write('interop: the suites did not run\n')
-    return 1
+    const none = values.grep !== undefined || peers !== undefined ? report.testResults.length > 0 : false
+    process.stderr.write(none ? 'interop: no flow and peer are called so\n' : 'interop: the suites did not run\n')
+    return none ? 2 : 1
   }
 
   const traceless: Cell = { group: 'the run itself', flow: 'no process, namespace or file is left behind', peer: 'this computer', outcome: left.length === 0 ? 'ok' : 'FAILED', ms: 0, reason: left.join('; ') }
@@ -106,20 +131,30 @@ async function main(): Promise<number> {
   // vitest also fails when something was thrown outside all tests.
   const ok = (status === 0 || failedSuites(report).length > 0) && count('FAILED') === 0 && cells.length > 2 && !(required && count('skipped') > 0)
   const result = `${JSON.stringify({ ok, seconds: Math.round((performance.now() - begun) / 1000), cells }, null, 2)}\n`
+  const part = values.grep !== undefined || peers !== undefined || positionals.length > 0
+  const usual = cells.filter((cell) => extraRelease(cell) === undefined)
   // A part takes the place of its own cells among those of earlier runs.
-  const part = values.grep !== undefined || values.peer !== undefined || positionals.length > 0
-  const all = part && existsSync(CELLS) ? merged((JSON.parse(readFileSync(CELLS, 'utf8')) as { readonly cells: readonly Cell[] }).cells, cells) : cells
+  const all = part && existsSync(CELLS) ? merged((JSON.parse(readFileSync(CELLS, 'utf8')) as { readonly cells: readonly Cell[] }).cells, usual) : usual
   writeFileSync(CELLS, `${JSON.stringify({ cells: all }, null, 2)}\n`)
   process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
-  if (values['write-docs'] === true) writeFileSync(path.join(ROOT, 'docs', 'interop.md'), document(all, installed.map(({ program }) => programLabel(program)), readFileSync(path.join(ROOT, 'docs', 'interop-versions.md'), 'utf8')))
+  if (values['write-docs'] === true) writeDocs(all, cells, installed.filter(({ program }) => program.extra !== true).map(({ program }) => programLabel(program)))
   return ok ? 0 : 1
+}
+
+/** @param all what is known of the oldest and the newest release and of other programs @param cells of this run */
+function writeDocs(all: readonly Cell[], cells: readonly Cell[], programs: readonly string[]): void {
+  const known = withCells(JSON.parse(readFileSync(VERSIONS.cells, 'utf8')) as readonly KnownFlow[], cells) // our own file
+  writeFileSync(VERSIONS.cells, knownText(known))
+  const text = withTable(readFileSync(VERSIONS.text, 'utf8'), releaseTable(known))
+  writeFileSync(VERSIONS.text, text)
+  if (all.length > 0) writeFileSync(path.join(DOCS, 'interop.md'), document(all, programs, text))
 }
 
 // Network namespaces of the run get their names in a place of their own: they are neither seen by other runs nor mixed up with theirs.
 const APART = 'mkdir -p /run/netns && mount -t tmpfs netns /run/netns || exit 1; "$@"; status=$?; ls /run/netns > "$MESHWRIGHT_INTEROP_SPACES"; exit $status'
 
-function readReport(): VitestReport {
-  return existsSync(REPORT) ? (JSON.parse(readFileSync(REPORT, 'utf8')) as VitestReport) : { testResults: [] } // vitest's own form
+function readReport(file: string): VitestReport {
+  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as VitestReport) : { testResults: [] } // vitest's own form
 }
 
 /** The watch over a run, when there can be one. */
@@ -188,10 +223,10 @@ async function installEverything(wants: (extra: Program) => boolean): Promise<re
 }
 
 // The name of a test holds its group, its flow and its peer in brackets.
-function vitestArguments(grep: string | undefined, peer: string | undefined, suites: readonly string[], alone: boolean): readonly string[] {
-  const args = ['--no-install', 'vitest', 'run', ...suites, '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${REPORT}`, ...(alone ? ['--maxWorkers=1'] : [])]
+function vitestArguments(grep: string | undefined, peers: readonly string[] | undefined, suites: readonly string[], alone: boolean, report: string): readonly string[] {
+  const args = ['--no-install', 'vitest', 'run', ...suites, '--config', 'tests/interop/vitest.config.ts', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`, ...(alone ? ['--maxWorkers=1'] : [])]
   const literal = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-  if (grep !== undefined || peer !== undefined) args.push('-t', `^${grep === undefined ? '' : `(?=.*${literal(grep)})`}${peer === undefined ? '' : `(?=.*\\[[^\\]]*${literal(peer)})`}`)
+  if (grep !== undefined || peers !== undefined) args.push('-t', `^${grep === undefined ? '' : `(?=.*${literal(grep)})`}${peers === undefined ? '' : `(?=.*\\[[^\\]]*(?:${peers.map(literal).join('|')}))`}`)
   return args
 }
 
