@@ -96,10 +96,10 @@ async function main(): Promise<number> {
     ...(values.all === true && { MESHWRIGHT_INTEROP_ALL: '1' }),
     ...(values.lane !== undefined && { MESHWRIGHT_DATAPLANE: values.lane }),
   }
-  const files = positionals.length === 0 && values.lane !== undefined ? LANE_SUITES : positionals
+  const chosenSuites = positionals.length === 0 && values.lane !== undefined ? LANE_SUITES : positionals
   const watched = await Watched.start(temp)
   const suites = (files: readonly string[], alone: boolean): Promise<number> => finished(vitestArguments(values.grep, peers, files, alone, raw), { ...environment, ...watched.environment })
-  let status = await suites(files, false)
+  let status = await suites(chosenSuites, false)
   const chosen = { grep: values.grep, peers }
   let report = readReport(raw)
   let cells: readonly Cell[] = readCells(report, chosen)
@@ -134,11 +134,27 @@ async function main(): Promise<number> {
   const part = values.grep !== undefined || peers !== undefined || positionals.length > 0
   const usual = cells.filter((cell) => extraRelease(cell) === undefined)
   // A part takes the place of its own cells among those of earlier runs.
-  const all = part && existsSync(CELLS) ? merged((JSON.parse(readFileSync(CELLS, 'utf8')) as { readonly cells: readonly Cell[] }).cells, usual) : usual
-  writeFileSync(CELLS, `${JSON.stringify({ cells: all }, null, 2)}\n`)
+  const kept = values.lane === undefined ? CELLS : laneFile(values.lane)
+  const all = part && existsSync(kept) ? merged(keptCells(kept), usual) : usual
+  writeFileSync(kept, `${JSON.stringify({ cells: all }, null, 2)}\n`)
   process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
-  if (values['write-docs'] === true) writeDocs(all, cells, installed.filter(({ program }) => program.extra !== true).map(({ program }) => programLabel(program)))
+  if (values['write-docs'] === true && values.lane !== undefined) writeLanes()
+  else if (values['write-docs'] === true) writeDocs(all, cells, installed.filter(({ program }) => program.extra !== true).map(({ program }) => programLabel(program)))
   return ok ? 0 : 1
+}
+
+function keptCells(file: string): readonly Cell[] {
+  return (JSON.parse(readFileSync(file, 'utf8')) as { readonly cells: readonly Cell[] }).cells // what a run has written
+}
+
+function laneFile(lane: string): string {
+  return path.join(path.dirname(CELLS), `interop-lane-${lane}.json`)
+}
+
+/** Every lane that was tried, beside the others. */
+function writeLanes(): void {
+  const tried = readdirSync(path.dirname(CELLS)).flatMap((name) => /^interop-lane-(.*)\.json$/.exec(name)?.[1] ?? []).sort()
+  writeFileSync(path.join(ROOT, 'docs', 'lanes.md'), laneDocument(new Map(tried.map((lane) => [lane, keptCells(laneFile(lane))]))))
 }
 
 /** @param all what is known of the oldest and the newest release and of other programs @param cells of this run */
