@@ -108,7 +108,7 @@ describe.runIf(linux)('our node under a peer that lies about paths', () => {
   test('call-me-maybes by the thousand, each with other endpoints, cause a bounded number of pings', async () => {
     const answered = liar.disco.length
     for (let times = 0; times < 2_000; times += 1) relayed(endpoints(`203.0.113.${times & 255}:${times + 1}`, liar.endpoint))
-    await rig.lab.until('the last is judged', async () => (await rig.drops('disco-call-me-maybe')) > 1_000)
+    await rig.lab.until('the last is judged', async () => (await rig.drops('disco-early-call-me-maybe')) > 1_000)
     expect(liar.disco.length - answered).toBeLessThan(100)
     expect((await rig.held())['disco-pings']).toBeLessThanOrEqual(2 * 512)
     await unmoved()

@@ -271,6 +271,14 @@ describe('what peers send', () => {
     expect(b.words()).toEqual(['ping to 203.0.113.7:41641'])
   })
 
+  test('a call-me-maybe with every packet is dropped and counted, and is no lie', () => {
+    const b = new Bench()
+    drain(b.finder)
+    for (let times = 0; times < 200; times += 1) b.byRelay({ type: 'call-me-maybe', endpoints: [OTHER] })
+    expect(b.words().filter((word) => word.startsWith('refused'))).toEqual([])
+    expect(b.finder.status(b.now).drops['early-call-me-maybe']).toBeGreaterThan(100)
+  })
+
   test('a peer that names loopback, multicast and the relay as its own is told of, once for each; one behind a carrier NAT is not', () => {
     const b = new Bench()
     drain(b.finder)

@@ -59,8 +59,10 @@ export type PathDrop =
   | 'message'
   | 'duplicate-ping'
   | 'unexpected-pong'
-  /** A call-me-maybe that is empty, too frequent, over UDP, or from another node than the relay names. */
+  /** A call-me-maybe that is empty, over UDP, or from another node than the relay names. */
   | 'call-me-maybe'
+  /** One that comes too soon after others. No lie: tailscaled before 1.102 sends one with every packet when it may not use UDP (TS_DEBUG_NEVER_DIRECT_UDP). */
+  | 'early-call-me-maybe'
   /** A message that this finder has no use for (UDP peer relays). */
   | 'unhandled'
 
@@ -295,7 +297,7 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
       case 'call-me-maybe': {
         const state = input.type === 'relayed' ? this.#peers.get(input.peer.text) : undefined
         if (state === undefined || !states.has(state)) return 'call-me-maybe'
-        return state.onCallMeMaybe(now, message.endpoints) ? undefined : 'call-me-maybe'
+        return state.onCallMeMaybe(now, message.endpoints)
       }
       case 'bind-udp-relay':
       case 'bind-udp-relay-challenge':

@@ -215,13 +215,13 @@ export class PathState {
     return true
   }
 
-  /** A call-me-maybe of the peer; false when it is empty or comes too often. */
-  onCallMeMaybe(now: Instant, endpoints: readonly Endpoint[]): boolean {
-    if (endpoints.length === 0) return false // the real client would forget addresses that work
+  /** A call-me-maybe of the peer; why it is dropped when it is empty or comes too often. */
+  onCallMeMaybe(now: Instant, endpoints: readonly Endpoint[]): 'call-me-maybe' | 'early-call-me-maybe' | undefined {
+    if (endpoints.length === 0) return 'call-me-maybe' // the real client would forget addresses that work
     const earned = this.#calledUsAt === undefined ? CALL_ME_MAYBE_BURST : (now - this.#calledUsAt) / CALL_ME_MAYBE_INTERVAL_MS
     this.#callAllowance = Math.min(CALL_ME_MAYBE_BURST, this.#callAllowance + earned)
     this.#calledUsAt = now
-    if (this.#callAllowance < 1) return false
+    if (this.#callAllowance < 1) return 'early-call-me-maybe'
     this.#callAllowance -= 1
     const lies = endpoints.slice(0, MAX_LISTED_ENDPOINTS).filter((endpoint) => isLie(this.#context.refusal(endpoint, formatEndpoint(endpoint))))
     if (lies.length > 0) this.#context.refused(this.#peer.nodeKey, lies.length)
@@ -229,7 +229,7 @@ export class PathState {
     for (const candidate of this.candidates.values()) candidate.pingedAt = undefined
     this.#discoverNotBefore = undefined
     this.#discover(now, false)
-    return true
+    return undefined
   }
 
   /** The user asks for the round trip: over the trusted path, else over the relay and all candidates, the first pong wins. */
