@@ -98,6 +98,23 @@ describe('what goes wrong is told in plain words', () => {
     await daemon(folder)
   })
 
+  test('a state file is one daemon\'s: a second one, with another socket, is refused; a file that is no socket is not taken for one', async () => {
+    const folder = bench.folder()
+    const state = path.join(folder, 'one.state')
+    const sock = (name: string): string[] => ['--socket', path.join(folder, name)]
+    const first = bench.start(PROGRAMS.daemon, ['--state', state, ...sock('a.sock')])
+    await first.said(/ is ready: /)
+    const ended = await daemonOnce('--state', state, ...sock('b.sock'))
+    expect(ended).toMatchObject({ status: 2, err: expect.stringContaining(`another daemon uses the state file ${state}`) as unknown })
+    await first.stop('SIGKILL')
+    writeFileSync(path.join(folder, 'file'), 'precious')
+    const other = await daemonOnce('--state', state, ...sock('file'))
+    expect(other).toMatchObject({ status: 2, err: expect.stringContaining('is no socket') as unknown })
+    expect(readFileSync(path.join(folder, 'file'), 'utf8')).toBe('precious')
+    const port = await daemonOnce('--state', state, ...sock('c.sock'), '--port', '65536')
+    expect(port).toMatchObject({ status: 2, err: expect.stringContaining('invalid value "65536" for flag -port') as unknown })
+  })
+
   test('ports that are taken are named, with what to do', async () => {
     const folder = bench.folder()
     const udp = createSocket('udp4')

@@ -1,12 +1,10 @@
-import { chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { connect } from 'node:net'
-import path from 'node:path'
 import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
 import { formatIp, parseEndpoint, parseIp } from '@meshwright/ip'
 import type { PingKind, WhoIs } from '@meshwright/mesh'
 import { type GoPrefs, readGoPrefs, type RunningNode, systemHints } from '@meshwright/runtime-node'
+import { listenPrivately } from './claims.ts'
 import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
 import { currentPrefs, profileJson } from './local-prefs.ts'
@@ -59,32 +57,8 @@ export async function serveLocalApi(socketPath: string, door: LocalApiDoor): Pro
       socket.end(`HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n${text}\n`)
     })
   })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(socketPath, () => {
-      chmodSync(socketPath, 0o600)
-      resolve()
-    })
-  })
+  await listenPrivately(server, socketPath)
   return server
-}
-
-/**
- * Makes way for a socket: a file that nobody answers on is what a killed daemon left behind, and is removed.
- * @throws Error when a living daemon answers on it
- */
-export async function claimSocket(socketPath: string): Promise<void> {
-  mkdirSync(path.dirname(socketPath), { recursive: true })
-  if (!existsSync(socketPath)) return
-  const alive = await new Promise<boolean>((resolve) => {
-    const probe = connect(socketPath, () => {
-      probe.destroy()
-      resolve(true)
-    })
-    probe.on('error', () => resolve(false))
-  })
-  if (alive) throw new Error(`another daemon is listening on ${socketPath}: stop it, or name another socket with --socket`)
-  rmSync(socketPath)
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, door: LocalApiDoor): Promise<void> {

@@ -5,8 +5,9 @@ import path from 'node:path'
 import { parseIp } from '@meshwright/ip'
 import { isMeshLaneWorker, runMeshLaneWorker } from '@meshwright/runtime-node/dataplane'
 import { cleanUpSystem, createSocks5Server, type MeshDaemonOptions, type RunningNode, startMeshNode, type SystemDnsManager } from '@meshwright/runtime-node'
+import { claimSocket, claimState } from './claims.ts'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
-import { claimSocket, serveLocalApi } from './local-api.ts'
+import { serveLocalApi } from './local-api.ts'
 import { defaultSocket } from './socket-path.ts'
 import { userDial } from './user-dial.ts'
 import { VERSION } from './version.ts'
@@ -57,9 +58,11 @@ async function main(words: readonly string[]): Promise<number> {
   const state = String(values['state'] ?? '')
   const inMemory = state === 'mem:'
   const stateFile = inMemory ? undefined : state !== '' ? state : path.join(String(values['statedir'] ?? defaultStateFolder()), 'tailscaled.state')
+  const port = Number(values['port'] ?? 0)
+  if (port < 0 || port > 65_535) throw new FlagError(`invalid value "${port}" for flag -port: a UDP port, 1 to 65535, or 0 for any`)
   const options: MeshDaemonOptions = {
     controlUrl: '',
-    port: Number(values['port'] ?? 0),
+    port,
     respectStoredPrefs: true,
     version: VERSION,
     allowLoopback: values['allow-loopback'] === true,
@@ -75,6 +78,7 @@ async function main(words: readonly string[]): Promise<number> {
   }
   const socketPath = String(values['socket'] ?? defaultSocket())
   await claimSocket(socketPath) // before anything is written: a second daemon must leave no trace
+  const releaseState = stateFile === undefined ? () => undefined : await claimState(stateFile)
   const node = await startMeshNode(options)
   let stop: () => void = () => undefined
   const stopped = new Promise<void>((resolve) => {
@@ -92,6 +96,7 @@ async function main(words: readonly string[]): Promise<number> {
   api.close()
   api.closeAllConnections()
   await node.close()
+  releaseState()
   return 0
 }
 
