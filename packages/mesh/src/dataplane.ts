@@ -20,6 +20,8 @@ export interface DataPath extends WireGuardPath {
 export type DataPlaneOutput =
   /** Send a datagram by UDP. */
   | { readonly type: 'datagram'; readonly bytes: Uint8Array; readonly to: Endpoint }
+  /** A datagram for which there is no way now: dropped. */
+  | { readonly type: 'unsent'; readonly bytes: Uint8Array; readonly peer: NodePublicKey }
   /** Send a datagram through a relay. */
   | { readonly type: 'relayed'; readonly bytes: Uint8Array; readonly region: number; readonly peer: NodePublicKey }
   /** An inner packet for this node: routed, checked and accepted. */
@@ -277,7 +279,10 @@ export class DataPlane {
   // A peer that has just come (again) may know our endpoint before we know one of its own or its relay. The answer to its handshake, which
   // has proven its key, goes back to where it came from, so that it need not wait five seconds for its next try; and we look for a path.
   #withoutPath(now: Instant, peer: NodePublicKey, bytes: Uint8Array): void {
-    if (this.#source === undefined || bytes[0] !== HANDSHAKE_RESPONSE) return this.#drop('no-path')
+    if (this.#source === undefined || bytes[0] !== HANDSHAKE_RESPONSE) {
+      this.#outbox.push({ type: 'unsent', bytes, peer })
+      return this.#drop('no-path')
+    }
     this.#paths.noteTraffic(now, peer)
     this.#sendDirect(bytes, this.#source)
   }

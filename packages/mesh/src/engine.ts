@@ -10,6 +10,7 @@ import { EarlyHandshakes } from './early-handshakes.ts'
 import { watchEngine } from './engine-watch.ts'
 import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from './node-engine.ts'
 import { RelayLinks, type RelayLinksOutput } from './relay-links.ts'
+import { UnsentInitiations } from './unsent-initiations.ts'
 import { WaitingRows } from './waiting-rows.ts'
 
 /** A peer counts as active this long after a packet was sent to it (tailscale/tailscale:wgengine/magicsock). */
@@ -46,6 +47,7 @@ export class Engine implements NodeEngine {
   #blockUdp: boolean
   #peers: Set<string> = new Set()
   #keys: Map<string, NodePublicKey> = new Map()
+  readonly #unsent: UnsentInitiations = new UnsentInitiations()
   readonly #early: EarlyHandshakes = new EarlyHandshakes()
   readonly #waiting: WaitingRows
   #lastFrom: { readonly endpoint: Endpoint; readonly path: DataPath } | undefined
@@ -156,6 +158,7 @@ export class Engine implements NodeEngine {
       if (wanted.has(text) || key === undefined) continue
       this.paths.removePeer(now, key)
       this.#keys.delete(text)
+      this.#unsent.take(key)
     }
     for (const peer of peers) {
       this.paths.setPeer(now, peer)
@@ -174,12 +177,13 @@ export class Engine implements NodeEngine {
   }
 
   setRelayMap(now: Instant, map: RelayMap): void {
-    this.paths.setRelayMap(map)
+    this.paths.setRelayMap(now, map)
     this.relays.setMap(now, map)
     this.#settle(now)
   }
 
   setHome(now: Instant, region: number): void {
+    this.paths.setHome(now, region)
     this.relays.setHome(now, region)
     this.#settle(now)
   }
@@ -364,6 +368,7 @@ export class Engine implements NodeEngine {
         this.relays.send(now, output.region, output.peer, output.bytes)
         return
       case 'pathChanged':
+        if (output.path.type !== 'none') this.#askAgain(now, output.peer)
         this.#outbox.push({ type: 'changed' })
         return
       case 'endpointsWanted':
@@ -384,9 +389,13 @@ export class Engine implements NodeEngine {
     switch (output.type) {
       case 'datagram':
         return this.#transmit(output.bytes, output.to)
-      case 'relayed':
-        this.relays.send(now, output.region, output.peer, output.bytes)
+      case 'relayed': {
+        const sent = this.relays.send(now, output.region, output.peer, output.bytes)
+        if (!sent || !this.relays.isConnected(output.region)) this.#unsent.note(output.peer, output.bytes, sent ? output.region : undefined)
         return
+      }
+      case 'unsent':
+        return this.#unsent.note(output.peer, output.bytes, undefined)
       case 'deliver':
       case 'tsmp':
         this.#outbox.push(output)
@@ -414,9 +423,11 @@ export class Engine implements NodeEngine {
       case 'packet':
         return this.#relayed(now, output.packet, output.region, output.source)
       case 'connected':
+        for (const peer of this.#unsent.connected(output.region)) this.#askAgain(now, peer)
         this.#outbox.push({ type: 'relayConnected', region: output.region })
         return
       case 'disconnected':
+        this.#unsent.lost(output.region)
         this.#outbox.push({ type: 'relayDisconnected', region: output.region, reason: output.reason })
         return
       case 'peerGone':
@@ -425,6 +436,13 @@ export class Engine implements NodeEngine {
       default:
         assertNever(output)
     }
+  }
+
+  // There may be a way now for an initiation that never left.
+  #askAgain(now: Instant, peer: NodePublicKey): void {
+    if (!this.#unsent.take(peer)) return
+    this.plane.device.askAgain(now, peer)
+    this.plane.settle(now)
   }
 
   #transmit(bytes: Uint8Array, to: Endpoint): void {

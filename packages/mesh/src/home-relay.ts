@@ -57,7 +57,7 @@ export class HomeRelay {
     if (map === this.#map) return
     this.#map = map
     this.#netcheck.setRelayMap(map)
-    if (this.#region !== 0 && !map.regions.has(this.#region)) this.#region = 0
+    if (this.#region !== 0 && !hasRelay(map.regions.get(this.#region))) this.#region = 0
     if (this.#region === 0 && this.#provisionalAt === undefined) {
       // With one region there is nothing to choose.
       if (this.#candidates().length === 1) this.#provisional()
@@ -144,7 +144,7 @@ export class HomeRelay {
   }
 
   #candidates(): readonly RelayRegion[] {
-    const usable = [...this.#map.regions.values()].filter((region) => region.nodes.some((node) => node.stunOnly !== true))
+    const usable = [...this.#map.regions.values()].filter(hasRelay)
     const wanted = usable.filter((region) => region.avoid !== true && region.noMeasureNoHome !== true)
     return wanted.length > 0 ? wanted : usable
   }
@@ -199,4 +199,9 @@ export class HomeRelay {
     if (known) this.#outbox.push({ type: 'found', region: this.#region, netInfo: {}, mapped: report.mapped })
     else this.#outbox.push({ type: 'found', region: this.#region, netInfo: { ...netInfo, DERPLatency: latency }, mapped: report.mapped })
   }
+}
+
+// A region whose servers all answer STUN alone helps to look at the network, and carries nothing.
+function hasRelay(region: RelayRegion | undefined): boolean {
+  return region?.nodes.some((node) => node.stunOnly !== true) === true
 }

@@ -53,6 +53,7 @@ const REASONS: Readonly<Record<PathExplanation['reason'], string>> = {
   'ping-timeout': 'the direct path stopped answering',
   unreachable: 'the system could not reach the endpoint',
   'relay-learnt': 'the peer was heard through this relay',
+  'relay-map': 'the relays changed',
   rebind: 'the network of this computer changed',
   'udp-unavailable': 'UDP is not to be used',
   'udp-available': 'UDP can be used again',

@@ -227,6 +227,18 @@ export class WireGuardDevice<Path extends WireGuardPath = WireGuardPath> impleme
     this.#due.update(peer)
   }
 
+  /**
+   * Asks once more at once, while an initiation of ours is unanswered: for an initiation that never left, since there was no way to the peer.
+   * The 5 seconds between two of them (whitepaper 6.1) spare a peer that was asked.
+   */
+  askAgain(now: Instant, publicKey: NodePublicKey): void {
+    const peer = this.#peers.get(publicKey)
+    if (peer?.initiation === undefined) return
+    peer.handshakeSentAt = -Infinity
+    this.#handshakes.initiate(now, peer, false)
+    this.#due.update(peer)
+  }
+
   /** Sends an empty packet, or begins a handshake when there is no session. */
   sendKeepalive(now: Instant, publicKey: NodePublicKey): void {
     const peer = this.#peers.getOrAdmit(now, publicKey)

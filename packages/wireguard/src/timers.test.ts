@@ -153,3 +153,22 @@ test('hours of packets with pauses longer than a session lives: nothing is lost'
   }
   expect(link.a.delivered.length + link.b.delivered.length).toBe(2 * 3_600)
 })
+
+test('an initiation that never left is asked for again at once; one that was answered, or never made, is not', () => {
+  const link = new Link(11)
+  link.a.device.askAgain(link.now, link.b.id)
+  link.wire = () => []
+  link.send(link.a)
+  link.run(100)
+  link.a.device.askAgain(link.now, link.b.id)
+  link.run(100)
+  expect(link.a.times(1)).toEqual([1_000, 1_100])
+  link.wire = (_from, bytes) => [bytes]
+  link.run(6_000)
+  expect(link.a.eventTypes()).toContain('established')
+  const sent = link.a.times(1).length
+  expect(sent).toBe(3)
+  link.a.device.askAgain(link.now, link.b.id)
+  link.run(100)
+  expect(link.a.times(1)).toHaveLength(sent)
+})

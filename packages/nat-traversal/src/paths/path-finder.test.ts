@@ -1,4 +1,4 @@
-import { after, type Instant, instant } from '@meshwright/core'
+import { after, type Instant, instant, type RelayRegion } from '@meshwright/core'
 import { DiscoPrivateKey, NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint, parseEndpoint } from '@meshwright/ip'
 import { drain, machineLaws, runTimers, SeededRandom, VirtualClock } from '@meshwright/testkit'
@@ -153,7 +153,7 @@ describe('finding a path', () => {
   test('loopback, mesh, relay and own addresses are refused and explained', () => {
     const names = ['127.0.0.1:1', '[::1]:1', '100.64.0.9:1', '[fd7a:115c:a1e0::1]:1', '127.3.3.40:900', '0.0.0.0:1', '203.0.113.7:0', '224.0.0.1:5', '[fe80::1]:5', '198.51.100.1:41641', '192.0.2.9:3478']
     const b = new Bench({}, names.map(endpoint))
-    b.finder.setRelayMap({ regions: new Map([[1, { id: 1, code: 'a', name: 'a', nodes: [{ name: '1a', regionId: 1, hostName: 'a.example', ipv4: '192.0.2.9' }] }]]) })
+    b.finder.setRelayMap(b.now, { regions: new Map([[1, { id: 1, code: 'a', name: 'a', nodes: [{ name: '1a', regionId: 1, hostName: 'a.example', ipv4: '192.0.2.9' }] }]]) })
     b.finder.noteTraffic(b.now, b.peerNode)
     expect(b.words().filter((word) => word.startsWith('ping'))).toEqual([])
     expect(b.finder.explain(b.now, b.peerNode)?.candidates.map((candidate) => candidate.refusal)).toEqual(
@@ -341,6 +341,25 @@ test('a peer without home in the map is reached by the relay that it was last he
   expect(b.path()).toBe('none')
   b.byRelay({ type: 'ping', txId: new Uint8Array(12), padding: 0 }, 7)
   expect(b.finder.pathFor(b.now, b.peerNode)).toEqual({ type: 'relay', region: 7 })
+})
+
+test('a peer whose home answers STUN alone, or is none of the map, is called at our own home, and at the relay that it is heard by', () => {
+  const region = (id: number, stunOnly: boolean): [number, RelayRegion] => [id, { id, code: `r${id}`, name: `R${id}`, nodes: [{ name: `${id}a`, regionId: id, hostName: `${id}.example`, stunOnly }] }]
+  for (const home of [950, 77]) {
+    const b = new Bench({}, [ADDRESS], home)
+    expect(b.words()).toEqual([`relay because peer-set`])
+    b.finder.setRelayMap(b.now, { regions: new Map([region(900, false), region(901, false), region(950, true)]) })
+    expect(b.words()).toEqual(['none because relay-map']) // no home of our own yet
+    b.finder.setHome(b.now, 900)
+    expect(b.finder.pathFor(b.now, b.peerNode)).toEqual({ type: 'relay', region: 900 })
+    b.words()
+    b.finder.noteTraffic(b.now, b.peerNode)
+    expect(b.words()).toContain('call-me-maybe by 900')
+    b.finder.noteReceived(b.now, b.peerNode, { type: 'relay', region: 901 })
+    expect(b.finder.pathFor(b.now, b.peerNode)).toEqual({ type: 'relay', region: 901 })
+    b.finder.setPeer(b.now, { nodeKey: b.peerNode, discoKey: b.box.publicKey, endpoints: [ADDRESS], homeRegion: 900 })
+    expect(b.finder.pathFor(b.now, b.peerNode)).toEqual({ type: 'relay', region: 900 })
+  }
 })
 
 test('nodes that share a disco key are told apart by their pings and by who was pinged', () => {

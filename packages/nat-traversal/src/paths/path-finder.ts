@@ -100,6 +100,9 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
   readonly #drops: Map<PathDrop, number> = new Map()
   #box: DiscoBox
   #udp: boolean
+  /** Regions with a relay; `undefined` while no map is known. */
+  #carriers: ReadonlySet<number> | undefined
+  #home: number | undefined
   #selfEndpoints: readonly Endpoint[] = []
   #endpointsAt: Instant | undefined
   #endpointsWantedAt: Instant | undefined
@@ -161,9 +164,17 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     this.#dueKnown = false
   }
 
-  /** The relays' own ports, which no peer may name as its endpoint. */
-  setRelayMap(map: RelayMap): void {
+  /** The relay map: which regions can carry packets, and the relays' own ports, which no peer may name as its endpoint. */
+  setRelayMap(now: Instant, map: RelayMap): void {
     this.#rules.setRelayMap(map)
+    this.#carriers = new Set([...map.regions.values()].flatMap(({ id, nodes }) => (nodes.some((node) => node.stunOnly !== true) ? [id] : [])))
+    this.#relaysChanged(now)
+  }
+
+  /** Our own home relay; 0 for none. */
+  setHome(now: Instant, region: number): void {
+    this.#home = region === 0 ? undefined : region
+    this.#relaysChanged(now)
   }
 
   /** Whether the host can send UDP. While it cannot, all paths stay on the relay. */
@@ -343,6 +354,19 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     this.#dueKnown = false
   }
 
+  #relaysChanged(now: Instant): void {
+    for (const state of this.#peers.values()) state.relaysChanged(now)
+    this.#dueKnown = false
+  }
+
+  // A home that answers STUN alone, or that our map does not name, carries nothing (a real client that finds no way out takes any region of
+  // the map for its home: tailscale/tailscale:net/netcheck, wgengine/magicsock/derp.go, pickDERPFallback). Such a peer still comes to the home
+  // of whoever it talks to: there it is heard, and there we call it.
+  #relayFor(home: number | undefined, learnt: number | undefined): number | undefined {
+    if (home === undefined) return learnt
+    return this.#carriers === undefined || this.#carriers.has(home) ? home : (learnt ?? this.#home)
+  }
+
   #index(state: PathState): void {
     const key = state.peer.discoKey?.text
     if (key === undefined) return
@@ -379,6 +403,7 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
         this.#outbox.push({ type: 'endpointsWanted' })
       },
       refusal: (endpoint, key) => this.#rules.refusal(endpoint, key),
+      relayFor: (home, learnt) => this.#relayFor(home, learnt),
       freshTxId: () => this.#config.random(TX_ID_BYTES),
       ourNodeKey: () => this.#config.nodeKey,
       send: (peer, discoKey, via, message) => this.#send(peer, discoKey, via, message),

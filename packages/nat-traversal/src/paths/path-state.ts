@@ -36,6 +36,8 @@ export interface PathContext {
   /** Asks the host for a fresh look at our endpoints. */
   requestEndpoints(now: Instant): void
   refusal(endpoint: Endpoint, key: string): EndpointRefusal | undefined
+  /** The relay by which a peer is reached that names `home`, and was last heard by `learnt`. */
+  relayFor(home: number | undefined, learnt: number | undefined): number | undefined
   freshTxId(): Uint8Array
   ourNodeKey(): NodePublicKey
   /** Seals and sends; false when nothing can be sealed for that key. */
@@ -54,7 +56,7 @@ const NONE: Path = { type: 'none' }
  *
  * | state | condition | packets go |
  * |---|---|---|
- * | `relay` | no best candidate | to the relay of the peer's home region, or the one it was last heard by |
+ * | `relay` | no best candidate | to the relay of the peer's home region, the one it was last heard by, or ours: see `relayFor` |
  * | `direct` | a best candidate, now before `trustUntil` | to the best candidate alone |
  * | `doubtful` | a best candidate, now not before `trustUntil` | to the best candidate and the relay |
  *
@@ -169,6 +171,12 @@ export class PathState {
     this.#learntRegion = region
     this.#reshape()
     this.#announce(now, 'relay-learnt')
+  }
+
+  /** The relay map or our own home relay has changed. */
+  relaysChanged(now: Instant): void {
+    this.#reshape()
+    this.#announce(now, 'relay-map')
   }
 
   /** True when this very ping came from this very place before. */
@@ -477,7 +485,7 @@ export class PathState {
   }
 
   #region(): number | undefined {
-    return this.#peer.homeRegion ?? this.#learntRegion
+    return this.#context.relayFor(this.#peer.homeRegion, this.#learntRegion)
   }
 }
 

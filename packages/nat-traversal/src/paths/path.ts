@@ -25,6 +25,7 @@ export type PathChangeReason =
   | 'ping-timeout'
   | 'unreachable'
   | 'relay-learnt'
+  | 'relay-map'
   | 'rebind'
   | 'udp-unavailable'
   | 'udp-available'
