@@ -6,12 +6,13 @@ import { parseArgs } from 'node:util'
 import { type Cell, document, failedSuites, laneDocument, matrix, merged, readCells, secondTry, type VitestReport } from './matrix.ts'
 import { type Installed, installAll, installSystem, linkAll, type Program, programLabel } from './programs.ts'
 import { OuterWatch, readWatch, WATCH_FOLDER, whyNoWatch } from './outer-watch.ts'
-import { clearKilledRuns, RUN_FOLDER, Traces } from './traces.ts'
+import { clearKilledRuns, removeRun, RUN_FOLDER, Traces } from './traces.ts'
 import { extraRelease, knownText, type KnownFlow, releaseTable, withCells, withTable } from './versions.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const REPORT = path.join(ROOT, '.cache', 'results', 'interop.json')
 const CELLS = path.join(ROOT, '.cache', 'results', 'interop-matrix.json')
+const BUNDLES = path.join(ROOT, '.cache', 'interop')
 const DOCS = path.join(ROOT, 'docs')
 /** What releases between the oldest and the newest did: the table of it, and its source. */
 const VERSIONS = { text: path.join(DOCS, 'interop-versions.md'), cells: path.join(DOCS, 'interop-versions.json') } as const
@@ -41,7 +42,8 @@ ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_IN
 The last result of every cell is kept in .cache/results/interop-matrix.json, and that is what --write-docs writes. A cell without its program or rights is skipped, with the reason; with
 REQUIRE_INTEROP=1 it is a failure. Processes, network namespaces and files that are left behind are a failure always. What a run has left
 that was killed itself (kill -9) is taken away by the next.
-Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage: no suite, flow or peer is called so.
+Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage: no suite, flow or peer is called so;
+130 and the like: ended by a signal, after everything was taken away.
 `
 
 async function main(): Promise<number> {
@@ -74,7 +76,7 @@ async function main(): Promise<number> {
   if (values['install-only'] === true) return installed.some((each) => each.path === undefined) ? 1 : 0
 
   const begun = performance.now()
-  for (const line of await clearKilledRuns(path.join(ROOT, '.cache', 'interop'))) process.stderr.write(`${line}\n`)
+  for (const line of await clearKilledRuns(BUNDLES)) process.stderr.write(`${line}\n`)
   const traces = new Traces()
   const temp = mkdtempSync(path.join(os.tmpdir(), RUN_FOLDER))
   traces.own(temp)
@@ -103,7 +105,7 @@ async function main(): Promise<number> {
   const chosen = { grep: values.grep, peers }
   let report = readReport(raw)
   let cells: readonly Cell[] = readCells(report, chosen)
-  const again = values.once === true ? [] : failedSuites(report)
+  const again = values.once === true || signalled !== undefined ? [] : failedSuites(report)
   if (again.length > 0 && again.length <= MOST_SUITES_AGAIN) {
     process.stderr.write(`${cells.filter(({ outcome }) => outcome === 'FAILED').length} cells failed: their suites run once more, alone\n`)
     rmSync(raw)
@@ -116,7 +118,11 @@ async function main(): Promise<number> {
   rmSync(raw, { force: true })
   const spacesLeft = namespacesLeft(spaces)
   const left = [...(await traces.left(temp)), ...spacesLeft]
-  rmSync(temp, { recursive: true, force: true })
+  removeRun(temp, BUNDLES)
+  if (signalled !== undefined) {
+    process.stderr.write(`interop: ended by ${signalled}${left.map((each) => `\n  taken away: ${each}`).join('')}\n`)
+    return 128 + os.constants.signals[signalled]
+  }
   if (cells.length === 0) {
     const none = values.grep !== undefined || peers !== undefined ? report.testResults.length > 0 : false
     process.stderr.write(none ? 'interop: no flow and peer are called so\n' : 'interop: the suites did not run\n')
@@ -211,13 +217,20 @@ class Watched {
   }
 }
 
+/** The signal that is to end this run before its time. */
+let signalled: 'SIGINT' | 'SIGTERM' | 'SIGHUP' | undefined
+
 /** Runs the suites; a signal to this program ends them too, and what they leave is looked for all the same. */
 function finished(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   return new Promise((resolve) => {
     const apart = process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'true']).status === 0
     const child = spawn(apart ? 'unshare' : 'npx', apart ? ['-m', 'sh', '-c', APART, 'sh', 'npx', ...args] : args, { cwd: ROOT, stdio: ['ignore', 2, 2], env })
-    const stop = (): void => void child.kill('SIGTERM')
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop)
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.on(signal, () => {
+        signalled ??= signal
+        child.kill('SIGTERM')
+      })
+    }
     child.once('error', () => resolve(1))
     child.once('close', (status) => resolve(status ?? 1))
   })

@@ -58,10 +58,17 @@ function begunAt(pid: number): string | undefined {
   return readOr(`/proc/${pid}/stat`).split(') ').at(-1)?.split(' ')[19]
 }
 
+/** Removes the folder of a run, and the bundles of labs that were not ended. @param bundles the folder in the repository with a folder for each lab */
+export function removeRun(folder: string, bundles: string): void {
+  const labs = entries(folder)
+  for (const bundle of entries(bundles)) if (labs.some((lab) => bundle.startsWith(lab))) rmSync(path.join(bundles, bundle), { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true })
+}
+
 /**
  * Takes away what runs have left whose own process was killed before it could: their processes (network namespaces, mounts and devices go
  * with the last of them) and their folders.
- * @param bundles the folder in the repository with a folder for each lab
+ * @param bundles see {@link removeRun}
  * @returns a line for each such run
  */
 export async function clearKilledRuns(bundles: string): Promise<readonly string[]> {
@@ -78,9 +85,7 @@ export async function clearKilledRuns(bundles: string): Promise<readonly string[
       for (const each of found) end(each.pid)
       await pause(50)
     }
-    const labs = readdirSync(folder)
-    for (const bundle of entries(bundles)) if (labs.some((lab) => bundle.startsWith(lab))) rmSync(path.join(bundles, bundle), { recursive: true, force: true })
-    rmSync(folder, { recursive: true, force: true })
+    removeRun(folder, bundles)
     said.push(`a run that was killed had left ${processes} processes and ${folder}: they are gone`)
   }
   return said
