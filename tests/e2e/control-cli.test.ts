@@ -72,7 +72,7 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
     expect(ended.err).toContain('listen_addr')
   })
 
-  test('a second server on the same socket is refused, and the first goes on', async () => {
+  test('a second server on the same socket or the same database is refused, and the first goes on', async () => {
     const { config, admin, serve, port } = await site()
     await serve()
     const other = path.join(path.dirname(config), 'other.yaml')
@@ -81,6 +81,19 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
     expect(ended.status).not.toBe(0)
     expect(ended.err).toContain('control.sock')
     expect((await admin('health')).status).toBe(0)
+    // Two servers of one database would each write over what the other has acknowledged.
+    writeFileSync(other, readFileSync(config, 'utf8').replaceAll(String(port), String(await freePort())).replace('control.sock', 'other.sock'))
+    const twin = await run(PROGRAMS.control, ['serve', '-c', other], { timeoutMs: 15_000 })
+    expect(twin).toMatchObject({ status: 1, err: expect.stringContaining('another server uses the database') as unknown })
+    writeFileSync(path.join(path.dirname(config), 'big.hujson'), ' '.repeat(4_200_000))
+    expect(await admin('policy', 'set', '-f', path.join(path.dirname(config), 'big.hujson'))).toMatchObject({ status: 1, err: expect.stringContaining('larger than 4 MiB') as unknown })
+  })
+
+  test('a socket whose path the system would cut is refused by name', async () => {
+    const { config } = await site()
+    writeFileSync(config, readFileSync(config, 'utf8').replace('control.sock', `${'x'.repeat(110)}.sock`))
+    const ended = await run(PROGRAMS.control, ['serve', '-c', config], { timeoutMs: 15_000 })
+    expect(ended).toMatchObject({ status: 2, err: expect.stringMatching(/unix_socket: the path is \d+ bytes long/) as unknown })
   })
 })
 
@@ -93,6 +106,7 @@ describe('the command line', () => {
     [['users', 'create'], 'NAME is missing'],
     [['nodes', 'expire'], '--identifier is missing'],
     [['preauthkeys', 'create', '-u', '1', '-e', 'soon'], '--expiration soon'],
+    [['preauthkeys', 'create', '-u', '1', '-e', '99999999999h'], 'at most 1000y'],
     [['users', 'list', '-o', 'xml'], 'xml'],
     [['ssh', 'aprove'], 'did you mean approve?'],
     [['ssh', 'approve'], '--auth-id is missing'],

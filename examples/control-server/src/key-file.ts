@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { Failure, reasonOf } from './failure.ts'
 
@@ -24,11 +24,22 @@ export function readOrMakeKeyFile(file: string, setting: string, make: () => str
 
 function writeKey(file: string, setting: string, key: string): string {
   try {
-    mkdirSync(path.dirname(path.resolve(file)), { recursive: true, mode: 0o700 })
-    const handle = openSync(file, 'wx', 0o600)
-    writeSync(handle, `${key}\n`)
-    fsyncSync(handle)
-    closeSync(handle)
+    const folder = path.dirname(path.resolve(file))
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    // Whole or not at all, whatever ends this program meanwhile; and one that has come to be since is not replaced.
+    const fresh = `${file}.${process.pid}.tmp`
+    try {
+      const handle = openSync(fresh, 'w', 0o600)
+      writeSync(handle, `${key}\n`)
+      fsyncSync(handle)
+      closeSync(handle)
+      linkSync(fresh, file)
+    } finally {
+      rmSync(fresh, { force: true })
+    }
+    const entry = openSync(folder, 'r')
+    fsyncSync(entry) // that the file exists must survive as well: clients know its key
+    closeSync(entry)
   } catch (error) {
     throw new Failure(`cannot write the key file ${file}: ${reasonOf(error)}`, { remedy: `check ${setting} and the permissions of its folder`, cause: error })
   }

@@ -27,6 +27,23 @@ test.each([true, false])('a database behind a link is opened where it is (write-
   expect(readdirSync(real)).toContain('state.sqlite')
 })
 
+test('a database has one server: a second one is refused, and nothing of the first is lost; whoever only reads is let in', async () => {
+  const file = path.join(folder, 'state.sqlite')
+  const options = { writeAheadLog: true, walAutocheckpoint: 1000 }
+  const first = new SqliteStore(file, options)
+  expect(() => new SqliteStore(file, options)).toThrow(`another server uses the database ${file}`)
+  symlinkSync(file, path.join(folder, 'link.sqlite'))
+  expect(() => new SqliteStore(path.join(folder, 'link.sqlite'), options)).toThrow('another server uses the database')
+  await first.commit([{ type: 'putCounters', counters: { nextUserId: 7, nextNodeId: 8, nextAuthKeyId: 9 } }])
+  const reader = new Database(file, { readonly: true })
+  expect(reader.prepare('SELECT value FROM counters ORDER BY value').all()).toHaveLength(3)
+  reader.close()
+  first.close()
+  const second = new SqliteStore(file, options)
+  expect(second.load().counters.nextUserId).toBe(7)
+  second.close()
+})
+
 test('what departed devices left behind is kept in the order in which it was written, also in a database of the first version', async () => {
   const file = path.join(folder, 'state.sqlite')
   const options = { writeAheadLog: true, walAutocheckpoint: 1000 }

@@ -28,26 +28,38 @@ export class StoreBroken extends Error {}
  */
 export class SqliteStore {
   readonly #database: Database.Database
+  readonly #lock: Database.Database
   readonly #statements = new Map<string, Database.Statement>()
   /** The write-ahead log; `undefined`: SQLite waits for the disk. */
   #log: number | undefined
   #broken: Error | undefined
 
-  /** @throws Failure when the file cannot be opened, is no database, or is newer than this program */
+  /** @throws Failure when the file cannot be opened, is no database, is newer than this program, or is another server's */
   constructor(file: string, options: { readonly writeAheadLog: boolean; readonly walAutocheckpoint: number }) {
     try {
       mkdirSync(path.dirname(path.resolve(file)), { recursive: true, mode: 0o700 })
       closeSync(openSync(file, 'a', 0o600)) // made by us, so that nobody else can read it
+    } catch (error) {
+      throw cannotOpen(file, error)
+    }
+    this.#lock = lockFile(file)
+    try {
       this.#database = new Database(file, { timeout: 5000 })
       this.#database.exec(`PRAGMA journal_mode=${options.writeAheadLog ? 'WAL' : 'DELETE'}`)
       this.#database.exec(`PRAGMA wal_autocheckpoint=${options.walAutocheckpoint}`)
       this.#database.exec(`PRAGMA synchronous=${options.writeAheadLog ? 'NORMAL' : 'FULL'}`)
       this.#database.exec('PRAGMA foreign_keys=ON')
     } catch (error) {
-      throw new Failure(`cannot open the database ${file}: ${reasonOf(error)}`, { remedy: 'check database.sqlite.path, its owner and the free space of the disk', cause: error })
+      this.#lock.close()
+      throw cannotOpen(file, error)
     }
-    this.#migrate(file)
-    if (options.writeAheadLog) this.#openLog(file)
+    try {
+      this.#migrate(file)
+      if (options.writeAheadLog) this.#openLog(file)
+    } catch (error) {
+      this.close()
+      throw error
+    }
   }
 
   /** The last state that was committed. */
@@ -103,6 +115,7 @@ export class SqliteStore {
   close(): void {
     this.#statements.clear()
     this.#database.close()
+    this.#lock.close()
     if (this.#log !== undefined) closeSync(this.#log)
     this.#log = undefined
   }
@@ -188,6 +201,32 @@ export class SqliteStore {
       this.#database.exec('COMMIT')
     }
   }
+}
+
+/** How long a server that is being restarted may need to let go of its database. */
+const LOCK_WAIT_MS = 1000
+
+/**
+ * Keeps every other server away from a database, as long as this process lives: a server answers out of its memory, so two of one file would
+ * each write over what the other has acknowledged. The lock is on a neighbour, so that the database itself can be read and backed up.
+ */
+function lockFile(file: string): Database.Database {
+  const name = `${realpathSync(file)}.lock`
+  let lock: Database.Database | undefined
+  try {
+    closeSync(openSync(name, 'a', 0o600))
+    lock = new Database(name, { timeout: LOCK_WAIT_MS })
+    lock.exec('BEGIN EXCLUSIVE')
+    return lock
+  } catch (error) {
+    lock?.close()
+    if (/locked|busy/i.test(reasonOf(error))) throw new Failure(`another server uses the database ${file}`, { remedy: 'stop it first, or name another file as database.sqlite.path', cause: error })
+    throw cannotOpen(file, error)
+  }
+}
+
+function cannotOpen(file: string, error: unknown): Failure {
+  return new Failure(`cannot open the database ${file}: ${reasonOf(error)}`, { remedy: 'check database.sqlite.path, its owner and the free space of the disk', cause: error })
 }
 
 function column(row: unknown, name: string): string {

@@ -186,7 +186,7 @@ const preauthkeys: Group = {
         const user = run.args.text('user')
         const text = run.args.text('expiration') ?? '1h'
         const duration = parseDuration(text)
-        if (duration === undefined || duration <= 0) throw wrong(`--expiration ${text}: expected a duration such as 30m, 24h or 90d`, run.name)
+        if (duration === undefined || duration <= 0) throw wrong(`--expiration ${text}: expected a duration such as 30m, 24h or 90d, at most 1000y`, run.name)
         const { preAuthKey } = await ask(run.socket, {
           command: 'createAuthKey',
           reusable: run.args.has('reusable'),

@@ -9,6 +9,7 @@ import { VERSION } from '../version.ts'
 import { BODY_WITHIN_MS, readBody } from './body.ts'
 
 const MAX_COMMAND_BYTES = 4_194_304
+const MAX_SOCKET_PATH_BYTES = process.platform === 'linux' ? 107 : 103
 
 /**
  * Serves administrators on this machine: `POST /command` with a JSON command on a Unix socket. Who may open the socket may do
@@ -16,6 +17,11 @@ const MAX_COMMAND_BYTES = 4_194_304
  * @param refuse says why a command is not for this server, such as setting a policy that stands in a file
  */
 export async function serveAdminSocket(file: string, mode: number, service: ControlService, refuse: (command: AdminCommand) => { message: string; remedy: string } | undefined): Promise<http.Server> {
+  const bytes = Buffer.byteLength(file)
+  if (bytes > MAX_SOCKET_PATH_BYTES) {
+    // The system would cut it, and it would be another file.
+    throw new Failure(`unix_socket: the path is ${bytes} bytes long, this system takes ${MAX_SOCKET_PATH_BYTES}`, { remedy: 'name a shorter one', status: 2 })
+  }
   await clearStaleSocket(file)
   const server = http.createServer((request, response) => {
     const answer = (status: number, body: unknown): void => {
@@ -24,6 +30,10 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
     if (request.url === '/version') return answer(200, { version: VERSION })
     if (request.url !== '/command' || request.method !== 'POST') return answer(404, { message: 'not found' })
     void readBody(request, { bytes: MAX_COMMAND_BYTES, withinMs: BODY_WITHIN_MS, budgets: [] }).then(async (bytes) => {
+      if (bytes === 'too-long') {
+        response.once('finish', () => request.destroy())
+        return answer(413, { message: `the command is larger than ${MAX_COMMAND_BYTES / 1_048_576} MiB`, remedy: 'a policy must be smaller' })
+      }
       const command = typeof bytes === 'string' ? undefined : commandIn(bytes)
       if (command === undefined) return answer(400, { message: 'not a command of this version', remedy: 'use the command line program of the same version as the server' })
       if (command.command === 'clearPolicy') return answer(400, { message: 'not a command of this version' })
@@ -35,9 +45,14 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(new Failure(`cannot listen on the socket ${file}: ${reasonOf(error)}`, { remedy: 'set unix_socket to a path that this user may write', cause: error })))
-    server.listen(file, resolve)
+    const before = process.umask(0o777 & ~mode) // the socket is made within `listen`, and must not be open to others for a moment
+    try {
+      server.listen(file, resolve)
+    } finally {
+      process.umask(before)
+    }
   })
-  chmodSync(file, mode)
+  chmodSync(file, mode) // execution bits, which a new socket has not
   return server
 }
 
