@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { prefsFromFlags } from './up.ts'
+import { prefsFromFlags, tellHindrances } from './up.ts'
 
 const EXIT = ['0.0.0.0/0', '::/0']
 const SUBNET = '10.1.0.0/16'
@@ -18,4 +18,20 @@ test('offered routes and the offer of an exit leave each other alone', () => {
 test('masquerading is a no in the words of the socket', () => {
   expect(prefsFromFlags({ 'snat-subnet-routes': false }, false, {})).toEqual({ NoSNAT: true, NoSNATSet: true })
   expect(prefsFromFlags({ 'exit-node-allow-lan-access': true }, false, {})).toEqual({ ExitNodeAllowLANAccess: true, ExitNodeAllowLANAccessSet: true })
+})
+
+test('who waits for a node that does not get to run hears why, each thing once', async () => {
+  const said: string[] = []
+  const told: string[] = []
+  const output = { err: (text: string) => void said.push(text) }
+  const daemon = (status: Readonly<Record<string, unknown>>): Parameters<typeof tellHindrances>[0] => ({ call: () => Promise.resolve(status) })
+  const starting = daemon({ BackendState: 'Starting', Health: ['The home relay (own) cannot be reached: no TLS'] })
+  await tellHindrances(starting, output, told)
+  await tellHindrances(starting, output, told)
+  expect(said).toEqual(['The home relay (own) cannot be reached: no TLS\nStill trying; Ctrl-C ends the waiting.\n'])
+  await tellHindrances(daemon({ BackendState: 'Running', Health: ['another'] }), output, told)
+  await tellHindrances(daemon({ BackendState: 'NeedsLogin', Health: ['another'] }), output, told)
+  await tellHindrances(daemon({ BackendState: 'Starting', Health: null }), output, told)
+  await tellHindrances({ call: () => Promise.reject(new Error('gone')) }, output, told)
+  expect(said).toHaveLength(1)
 })

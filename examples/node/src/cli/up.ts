@@ -9,6 +9,7 @@ import { LOGIN_ONLY, RARE_SETTINGS, rarePrefs, SET_ONLY } from './settings.ts'
 const STATE_NEEDS_MACHINE_AUTH = 3
 const STATE_RUNNING = 6
 const INITIAL_STATE_AND_PREFS = 2 | 4
+const EXPLAIN_EVERY_MS = 5_000
 
 const EXIT_ROUTES: readonly string[] = ['0.0.0.0/0', '::/0']
 
@@ -59,6 +60,7 @@ export const up: Command = {
     }
     const problems: string[] = []
     const waiting = waitUntilRunning(daemon, json, output, problems, abort)
+    const explaining = setInterval(() => void tellHindrances(daemon, output, problems), EXPLAIN_EVERY_MS)
     if (flags.values['force-reauth'] === true && !moved) await daemon.call('POST', 'meshwright/reauth', authKey === undefined ? {} : { AuthKey: authKey })
     else await daemon.call('POST', 'start', { UpdatePrefs: { ControlURL: controlUrl, WantRunning: true }, ...(authKey === undefined ? {} : { AuthKey: authKey }) })
     try {
@@ -67,6 +69,8 @@ export const up: Command = {
       // The bus ends in one of several ways when time is up; refusals are told as they are.
       if (abort?.aborted !== true || (error instanceof CommandError && error.message.startsWith('backend error'))) throw error
       throw new CommandError(`timeout waiting for the node to run${problems.length > 0 ? `: ${problems[problems.length - 1] ?? ''}` : ''}`)
+    } finally {
+      clearInterval(explaining)
     }
     return 0
   },
@@ -79,6 +83,17 @@ export const login: Command = {
   summary: 'Log in to a mesh',
   flags: { ...up.flags, nickname: SET_ONLY['nickname'] ?? { type: 'string', help: '' } },
   run: (daemon, flags, output) => up.run(daemon, { ...flags, values: { ...flags.values, 'force-reauth': true } }, output),
+}
+
+/** Says once what keeps a node from running that is logged in already, such as a home relay that cannot be reached. */
+export async function tellHindrances(daemon: Pick<DaemonClient, 'call'>, output: { err(text: string): void }, told: string[]): Promise<void> {
+  const status = await daemon.call('GET', 'status?peers=false').catch((): Json => ({})) // who waits hears of a daemon that is gone
+  if (status['BackendState'] !== 'Starting' || !Array.isArray(status['Health'])) return
+  for (const line of status['Health'].map(String)) {
+    if (told.includes(line)) continue
+    told.push(line)
+    output.err(`${line}\nStill trying; Ctrl-C ends the waiting.\n`)
+  }
 }
 
 async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { out(text: string): void; err(text: string): void }, problems: string[], signal: AbortSignal | undefined): Promise<void> {
