@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatJson } from '@meshwright/control-protocol'
 import { formatIp, parseEndpoint, parseIp } from '@meshwright/ip'
+import { MAX_DISCO_PING_BYTES } from '@meshwright/nat-traversal'
 import type { PingKind, WhoIs } from '@meshwright/mesh'
 import { type GoPrefs, readGoPrefs, type RunningNode, systemHints } from '@meshwright/runtime-node'
 import { listenPrivately } from './claims.ts'
@@ -192,9 +193,13 @@ async function reading(call: Call): Promise<boolean> {
       if (kind === undefined) throw new ApiError(400, `unknown ping type '${query.get('type') ?? ''}': one of ${PING_KINDS.join(', ')}`)
       const aborted = new AbortController()
       call.response.on('close', () => aborted.abort())
-      send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal }), kind, node.networkMap()))
+      send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal, sizeBytes: Number(size) }), kind, node.networkMap()))
       return true
     }
+      const size = query.get('size') ?? ''
+      if (!/^[+-]?\d*$/.test(size)) throw new ApiError(400, "invalid 'size' parameter", true)
+      if (Number(size) !== 0 && kind !== 'disco') throw new ApiError(400, "'size' parameter is only supported with disco pings", true)
+      if (Number(size) > MAX_DISCO_PING_BYTES) throw new ApiError(400, `maximum value for 'size' is ${MAX_DISCO_PING_BYTES}`, true)
     default:
       return false
   }

@@ -169,6 +169,7 @@ export function pingJson(result: PingResult, kind: PingKind, map: NetworkMap | u
     DERPRegionID: result.region,
     DERPRegionCode: result.regionCode,
     ...(result.peerApiPort === undefined ? {} : { PeerAPIPort: result.peerApiPort }),
+    ...(result.peerApiUrl === undefined ? {} : { PeerAPIURL: result.peerApiUrl }),
   }
 }
 
@@ -191,5 +192,5 @@ function time(ms: number | undefined): string {
 }
 
 function dataPlaneJson(plane: DataPlaneReport): JsonObject {
-  return { Lane: plane.lane, Reason: plane.reason ?? '', Offloads: plane.offloads ?? {}, Counters: plane.counters ?? {}, Restarts: plane.restarts ?? 0 }
+  return { Lane: plane.lane, ...(plane.datagrams && { Datagrams: plane.datagrams }), Reason: plane.reason ?? '', Offloads: plane.offloads ?? {}, Counters: plane.counters ?? {}, Restarts: plane.restarts ?? 0 }
 }

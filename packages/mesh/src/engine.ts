@@ -205,8 +205,8 @@ export class Engine implements NodeEngine {
     this.#settle(now)
   }
 
-  ping(now: Instant, peer: NodePublicKey, id: number): void {
-    this.paths.ping(now, peer, id)
+  ping(now: Instant, peer: NodePublicKey, id: number, sizeBytes?: number): void {
+    this.paths.ping(now, peer, id, sizeBytes)
     this.#settle(now)
   }
 

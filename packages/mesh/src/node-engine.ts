@@ -81,8 +81,8 @@ export interface NodeEngine extends Machine<EngineInput, EngineOutput> {
   setUdpBlocked(now: Instant, blocked: boolean): void
   /** Sockets were bound anew or the network changed. */
   rebind(now: Instant): void
-  /** Pings a peer by disco: `pinged` or `pingFailed` follows. */
-  ping(now: Instant, peer: NodePublicKey, id: number): void
+  /** Pings a peer by disco, by datagrams of that length if it is given: `pinged` or `pingFailed` follows. */
+  ping(now: Instant, peer: NodePublicKey, id: number, sizeBytes?: number): void
   /** Sends an inner packet to a known peer, past filter and router. */
   sendTo(now: Instant, peer: NodePublicKey, packet: Uint8Array): void
   /** A peer's disco key became known inside the tunnel. */

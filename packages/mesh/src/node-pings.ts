@@ -27,7 +27,7 @@ export class NodePings {
   }
 
   /** Begins a ping; exactly one result with this id follows. */
-  start(now: Instant, id: number, ip: Ip, kind: PingKind, timeoutMs?: number): void {
+  start(now: Instant, id: number, ip: Ip, kind: PingKind, timeoutMs?: number, sizeBytes?: number): void {
     const { map, engine, state } = this.#around()
     const peer = map && nodeWithAddress(map, ip)
     const from = map?.self.addresses.find((own) => own.ip.family === ip.family)?.ip
@@ -38,7 +38,7 @@ export class NodePings {
     if (kind === 'peerapi') return this.#end(id, ip, peer, { error: 'peerapi pings are sent over a TCP connection to the peer' })
     if (kind === 'disco') {
       this.#disco.set(id, { ip, peer })
-      return engine.ping(now, peer.nodeKey, id)
+      return engine.ping(now, peer.nodeKey, id, sizeBytes)
     }
     const packet = this.#tunnel.start(now, { id, kind, from, to: ip, peer: peer.nodeKey, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
     if (packet === undefined) this.#end(id, ip, peer, { error: 'too many pings are under way' })

@@ -175,9 +175,9 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     return result
   }
 
-  /** Pings a mesh address: `pinged` with this id follows, always. */
-  ping(now: Instant, id: number, ip: Ip, kind: PingKind, timeoutMs?: number): void {
-    this.#pings.start(now, id, ip, kind, timeoutMs)
+  /** Pings a mesh address: `pinged` with this id follows, always. `sizeBytes` is the length of the datagrams, of disco pings alone. */
+  ping(now: Instant, id: number, ip: Ip, kind: PingKind, timeoutMs?: number, sizeBytes?: number): void {
+    this.#pings.start(now, id, ip, kind, timeoutMs, sizeBytes)
     this.#settle(now)
   }
 

@@ -134,3 +134,5 @@ export interface PingResult {
   readonly regionCode: string
   readonly peerApiPort: number | undefined
 }
+  /** Of a `peerapi` ping: the address that answered. */
+  readonly peerApiUrl?: string

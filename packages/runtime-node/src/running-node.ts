@@ -39,6 +39,8 @@ export interface MeshNodeOptions {
 export interface DataPlaneReport {
   /** `worker`: a thread of its own, in rows. `portable`: the event loop, between a TUN device and sockets. `userspace`: the node's own TCP/IP stack. */
   readonly lane: 'worker' | 'portable' | 'userspace'
+  /** In userspace: how datagrams come and go. `calls`: many for each system call (Linux, with `koffi`). `singles`: one for each, by Node. */
+  readonly datagrams?: 'calls' | 'singles'
   /** Why it is no better one, where that is known. */
   readonly reason?: string
   /** Of a worker: which offloads are in use. */
@@ -127,6 +129,7 @@ export interface RunningNode {
   listenUdp(port: number, onMessage: (bytes: Uint8Array, from: { readonly address: string; readonly port: number }) => void): MeshUdpSocket
   /** Addresses of a name: of the mesh first, then of the system. */
   resolve(name: string, options?: { readonly signal?: AbortSignal }): Promise<readonly string[]>
+  /** Pings a node: by disco, inside the tunnel (`TSMP`, `ICMP`), or its PeerAPI. `sizeBytes`: the length of the datagrams, of disco alone. */
   ping(address: string, kind: PingKind, options?: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal }): Promise<PingResult>
   /** Who stands behind `address`, `address:port`, or the far end of a connection: `whois(request.socket)`. */
   whois(from: string | HasRemote): WhoIs | undefined

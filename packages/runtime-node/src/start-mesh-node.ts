@@ -22,6 +22,7 @@ import { NetworkWatch } from './network-watch.ts'
 import { firstPrefs, makeParts, type NodeParts, routesOf } from './node-parts.ts'
 import { markedOutside, type Outside, systemOutside } from './outside.ts'
 import { OutsideFlows } from './outside-flows.ts'
+import { pingPeerApi } from './peer-api-ping.ts'
 import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
@@ -268,10 +269,11 @@ class Runner implements RunningNode {
     return answers.map((answer) => answer.address)
   }
 
-  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
+  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
     const ip = parseIp(address) ?? this.#node.resolve(address)[0]
     if (ip === undefined) return Promise.reject(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`))
-    return this.#pings.begin((id) => this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs)), options.signal)
+    if (kind === 'peerapi') return pingPeerApi(this, ip, options)
+    return this.#pings.begin((id) => this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs, options.sizeBytes)), options.signal)
   }
 
   whois(from: string | HasRemote): WhoIs | undefined {
@@ -300,7 +302,7 @@ class Runner implements RunningNode {
   }
 
   dataPlane(): Promise<DataPlaneReport> {
-    return this.#tun === undefined ? Promise.resolve({ lane: 'userspace' }) : reportOf(this.#opened)
+    return this.#tun === undefined ? Promise.resolve({ lane: 'userspace', ...(this.#rows && { datagrams: this.#rows.way }) }) : reportOf(this.#opened)
   }
 
   /** Feeds the machine that is in force. */

@@ -25,9 +25,9 @@ export class DaemonClient {
     this.#socket = socket
   }
 
-  /** Sends a request and gives the JSON object of the answer; `{}` when it has no body. */
-  async call(method: string, path: string, body?: unknown): Promise<Json> {
-    const response = await this.#request(method, path, body)
+  /** Sends a request and gives the JSON object of the answer; `{}` when it has no body. Rejects with an `AbortError` or `TimeoutError` when `signal` aborts. */
+  async call(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Json> {
+    const response = await this.#request(method, path, body, signal)
     const chunks: Buffer[] = []
     for await (const chunk of response) chunks.push(chunk as Buffer)
     const text = Buffer.concat(chunks).toString('utf8')

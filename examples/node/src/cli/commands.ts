@@ -1,7 +1,7 @@
 import { CAPABILITY_VERSION } from '@meshwright/control-protocol'
 import { FlagError } from '../go-flags.ts'
 import { SHORT_VERSION, VERSION } from '../version.ts'
-import { CommandError } from './client.ts'
+import { CommandError, type Json } from './client.ts'
 import { type Command, numberFlag, textFlag } from './command.ts'
 import { debug, exitNode, metrics } from './diagnose.ts'
 import { dns } from './dns.ts'
@@ -56,6 +56,9 @@ const set: Command = {
   },
 }
 
+/** What the daemon says of a ping that nobody has answered. */
+const NO_ANSWER = 'no answer in time'
+
 const ping: Command = {
   usage: 'meshwright ping [flags] HOST-OR-IP',
   summary: 'Ping a node of the mesh, and see how it is reached',
@@ -66,8 +69,8 @@ const ping: Command = {
     'until-direct': { type: 'bool', help: 'stop once a direct path is found', default: 'true' },
     timeout: { type: 'duration', help: 'how long to wait for each answer', default: '5s' },
     verbose: { type: 'bool', help: 'tell what the name stands for' },
-    size: { type: 'int', help: 'size of the message', default: '0', refused: 'pings have the smallest size always' },
-    peerapi: { type: 'bool', help: 'try the HTTP server of the peer', refused: 'ask it with "meshwright nc"' },
+    size: { type: 'int', help: 'length of the datagrams, without --icmp and --tsmp; 0: as short as can be', default: '0' },
+    peerapi: { type: 'bool', help: 'ask the HTTP server that nodes have for one another' },
   },
   async run(daemon, flags, output) {
     const wanted = flags.args[0]
@@ -78,17 +81,28 @@ const ping: Command = {
       return 0
     }
     if (flags.values['verbose'] === true && wanted !== peer.ip) output.err(`lookup "${wanted}" => "${peer.ip}"\n`)
-    const kind = flags.values['icmp'] === true ? 'ICMP' : flags.values['tsmp'] === true ? 'TSMP' : 'disco'
+    const kind = flags.values['tsmp'] === true ? 'TSMP' : flags.values['icmp'] === true ? 'ICMP' : flags.values['peerapi'] === true ? 'peerapi' : 'disco'
+    const size = numberFlag(flags, 'size', 0)
+    const timeoutMs = numberFlag(flags, 'timeout', 5_000)
     const count = numberFlag(flags, 'c', 10)
     let answered = 0
     for (let i = 0; count === 0 || i < count; i += 1) {
-      const result = await daemon.call('POST', `ping?ip=${encodeURIComponent(peer.ip)}&type=${kind}`)
+      const limit = AbortSignal.timeout(timeoutMs)
+      const result = await daemon.call('POST', `ping?ip=${encodeURIComponent(peer.ip)}&type=${kind}${size === 0 ? '' : `&size=${size}`}`, undefined, limit).catch((error: unknown): Json => {
+        if (!limit.aborted) throw error
+        return { Err: NO_ANSWER }
+      })
       if (result['Err'] !== '') {
         if (result['Err'] === 'no matching peer') throw new CommandError(`no matching peer: no node has the address ${peer.ip}, and none carries it as a route that is in use`)
-        output.out(String(result['Err']) === 'no answer in time' ? `ping "${peer.ip}" timed out\n` : `ping error: ${String(result['Err'])}\n`)
+        if (kind === 'peerapi' && result['Err'] !== NO_ANSWER) throw new CommandError(String(result['Err']))
+        output.out(result['Err'] === NO_ANSWER ? `ping "${peer.ip}" timed out\n` : `ping error: ${String(result['Err'])}\n`)
       } else {
         answered += 1
         const latency = `${Math.max(1, Math.round(Number(result['LatencySeconds']) * 1000))}ms`
+        if (kind === 'peerapi') {
+          output.out(`hit peerapi of ${String(result['NodeIP'])} (${String(result['NodeName'])}) at ${String(result['PeerAPIURL'])} in ${latency}\n`)
+          return 0
+        }
         const via = result['Endpoint'] !== '' ? String(result['Endpoint']) : Number(result['DERPRegionID']) !== 0 ? `DERP(${String(result['DERPRegionCode'])})` : kind
         const port = typeof result['PeerAPIPort'] === 'number' && result['PeerAPIPort'] > 0 ? `, ${String(result['PeerAPIPort'])}` : ''
         output.out(`pong from ${String(result['NodeName'])} (${String(result['NodeIP'])}${port}) via ${via} in ${latency}\n`)

@@ -2,6 +2,8 @@ export { type EndpointRefusal, EndpointRules, type EndpointRulesConfig, isLie, M
 export type { CandidateExplanation, PathExplanation, PathFacts, WhyNotDirect } from './explain.ts'
 export { type Path, type PathChangeReason, type PathPeer, type PathVia, samePath } from './path.ts'
 export {
+  DISCO_PING_BYTES,
+  MAX_DISCO_PING_BYTES,
   type PathDrop,
   PathFinder,
   type PathFinderConfig,

@@ -334,6 +334,21 @@ describe('pings for people', () => {
   })
 })
 
+test('a ping of a wanted size has that size, over the relay and directly, and is answered as any other', () => {
+  for (const [wanted, is] of [[0, 124], [60, 124], [125, 125], [1_400, 1_400], [1_000_000, 65_475]] as const) {
+    const b = new Bench()
+    drain(b.finder)
+    b.finder.ping(b.now, b.peerNode, 1, wanted)
+    const sent = drain(b.finder).flatMap((output) => (output.type === 'transmit' || output.type === 'relay' ? [output] : [])).filter(({ bytes }) => b.read(bytes).type === 'ping')
+    expect(sent.map(({ type, bytes }) => [type, bytes.length])).toEqual([['relay', is], ['transmit', is]])
+  }
+  const b = new Bench()
+  drain(b.finder)
+  b.finder.ping(b.now, b.peerNode, 1, 1_000)
+  b.answer()
+  expect(b.words()).toContain('pinged 1 direct 20')
+})
+
 test('a peer without home in the map is reached by the relay that it was last heard by', () => {
   const b = new Bench({}, [], undefined)
   b.finder.removePeer(b.now, b.peerNode)

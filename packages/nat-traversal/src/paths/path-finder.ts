@@ -77,6 +77,11 @@ export interface PathFinderStatus {
   readonly pings: number
 }
 
+/** The length of a ping without padding: magic, key, nonce, box, header, transaction, node key. */
+export const DISCO_PING_BYTES: number = 6 + 32 + 24 + 16 + 2 + 12 + 32
+/** The longest ping that real clients send (tailscale/tailscale:wgengine/magicsock/endpoint.go, MaxDiscoPingSize). */
+export const MAX_DISCO_PING_BYTES = 65_475
+
 /** 127.3.3.40: the source that pongs over relays name, with the region as port. */
 const RELAY_PSEUDO_ADDRESS = Uint8Array.of(127, 3, 3, 40)
 const NO_PATH: Path = { type: 'none' }
@@ -220,11 +225,14 @@ export class PathFinder implements Machine<PathFinderInput, PathFinderOutput> {
     return this.#peers.get(peer.text)?.pathAt(now) ?? NO_PATH
   }
 
-  /** Disco-pings a peer for a user; `pinged` or `pingFailed` with this `id` follows. */
-  ping(now: Instant, peer: NodePublicKey, id: number): void {
+  /**
+   * Disco-pings a peer for a user; `pinged` or `pingFailed` with this `id` follows. `sizeBytes`: the length of the datagram, at least
+   * {@link DISCO_PING_BYTES} and at most {@link MAX_DISCO_PING_BYTES}; what is beyond either is taken for that.
+   */
+  ping(now: Instant, peer: NodePublicKey, id: number, sizeBytes: number = 0): void {
     const state = this.#peers.get(peer.text)
     if (state === undefined) this.#outbox.push({ type: 'pingFailed', peer, id, code: 'PATH_PEER_UNKNOWN' })
-    else state.ping(now, id)
+    else state.ping(now, id, Math.max(0, Math.min(sizeBytes, MAX_DISCO_PING_BYTES) - DISCO_PING_BYTES))
     this.#dueKnown = false
   }
 

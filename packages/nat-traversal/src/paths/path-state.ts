@@ -241,16 +241,16 @@ export class PathState {
   }
 
   /** The user asks for the round trip: over the trusted path, else over the relay and all candidates, the first pong wins. */
-  ping(now: Instant, id: number): void {
+  ping(now: Instant, id: number, padding: number): void {
     let sent = false
     if (this.#best !== undefined && this.#trusted(now)) {
-      sent = this.#pingCandidate(now, this.#best, id)
+      sent = this.#pingCandidate(now, this.#best, id, padding)
     } else {
       const region = this.#region()
-      if (region !== undefined) sent = this.#sendPing(now, { type: 'relay', region }, undefined, id)
+      if (region !== undefined) sent = this.#sendPing(now, { type: 'relay', region }, undefined, id, padding)
       if (this.#context.udp) {
         for (const candidate of this.candidates.values()) {
-          if (this.#context.refusal(candidate.endpoint, candidate.key) === undefined && this.#pingCandidate(now, candidate, id)) sent = true
+          if (this.#context.refusal(candidate.endpoint, candidate.key) === undefined && this.#pingCandidate(now, candidate, id, padding)) sent = true
         }
       }
       this.#callThem(now)
@@ -400,17 +400,17 @@ export class PathState {
     this.#context.send(this.#peer.nodeKey, this.#peer.discoKey, { type: 'relay', region }, { type: 'call-me-maybe', endpoints })
   }
 
-  #pingCandidate(now: Instant, candidate: Candidate, userId: number | undefined): boolean {
+  #pingCandidate(now: Instant, candidate: Candidate, userId: number | undefined, padding: number = 0): boolean {
     candidate.pingedAt = now
-    if (!this.#sendPing(now, { type: 'direct', endpoint: candidate.endpoint }, candidate.key, userId)) return false
+    if (!this.#sendPing(now, { type: 'direct', endpoint: candidate.endpoint }, candidate.key, userId, padding)) return false
     candidate.pings += 1
     return true
   }
 
-  #sendPing(now: Instant, via: PathVia, candidateKey: string | undefined, userId: number | undefined): boolean {
+  #sendPing(now: Instant, via: PathVia, candidateKey: string | undefined, userId: number | undefined, padding: number): boolean {
     if (this.#peer.discoKey === undefined) return false
     const txId = this.#context.freshTxId()
-    const ping: DiscoPing = { type: 'ping', txId, nodeKey: this.#context.ourNodeKey(), padding: 0 }
+    const ping: DiscoPing = { type: 'ping', txId, nodeKey: this.#context.ourNodeKey(), padding }
     if (!this.#context.send(this.#peer.nodeKey, this.#peer.discoKey, via, ping)) return false
     const evicted = this.#sent.add(txId, { via, candidateKey, sentAt: now, userId })
     if (evicted?.userId !== undefined && !this.#sent.hasUser(evicted.userId)) this.#context.pingFailed(this.#peer.nodeKey, evicted.userId, 'PATH_PING_TIMEOUT')

@@ -144,7 +144,7 @@ export class EngineHost {
       case 'rebind':
         return engine.rebind(now)
       case 'ping':
-        return engine.ping(now, command.peer, command.id)
+        return engine.ping(now, command.peer, command.id, command.sizeBytes)
       case 'sendTo':
         return engine.sendTo(now, command.peer, command.packet)
       case 'setPeerDiscoKey':

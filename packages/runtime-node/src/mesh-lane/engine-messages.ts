@@ -26,7 +26,7 @@ export type EngineCommand =
   | { readonly do: 'setSelfEndpoints'; readonly endpoints: readonly Endpoint[] }
   | { readonly do: 'setUdpBlocked'; readonly blocked: boolean }
   | { readonly do: 'rebind' }
-  | { readonly do: 'ping'; readonly peer: NodePublicKey; readonly id: number }
+  | { readonly do: 'ping'; readonly peer: NodePublicKey; readonly id: number; readonly sizeBytes?: number }
   | { readonly do: 'sendTo'; readonly peer: NodePublicKey; readonly packet: Uint8Array }
   | { readonly do: 'setPeerDiscoKey'; readonly peer: NodePublicKey; readonly key: DiscoPublicKey }
   | { readonly do: 'input'; readonly input: EngineInput }

@@ -101,8 +101,8 @@ export class RemoteEngine implements NodeEngine {
     this.#command({ do: 'rebind' })
   }
 
-  ping(_now: Instant, peer: NodePublicKey, id: number): void {
-    this.#command({ do: 'ping', peer, id })
+  ping(_now: Instant, peer: NodePublicKey, id: number, sizeBytes?: number): void {
+    this.#command({ do: 'ping', peer, id, ...(sizeBytes !== undefined && { sizeBytes }) })
   }
 
   sendTo(_now: Instant, peer: NodePublicKey, packet: Uint8Array): void {
