@@ -87,14 +87,15 @@ export async function startServer(configFile: string, options: { readonly allowL
     })
     web.on('clientError', (_error, socket) => socket.destroy())
     closers.push(() => closeServer(web))
-    closers.push(await listen(entrance(web, gate, newcomers, settings.trustedProxies, settings.tls !== undefined), settings.listenAddr, 'listen_addr'))
+    const door = await listen(entrance(web, gate, newcomers, settings.trustedProxies, settings.tls !== undefined), settings.listenAddr, 'listen_addr')
+    closers.push(door.close)
     if (settings.relay !== undefined && settings.relay.stunListenAddr !== '') closers.push(await startStun(settings.relay.stunListenAddr))
     if (settings.metricsListenAddr !== '') {
       const metrics = http.createServer((request, response) => {
         if (request.url !== '/metrics') return void response.writeHead(404).end('not found\n')
-        response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatMetrics(service, relay?.machine.stats()))
+        response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatMetrics(service, { connections: door.connections(), newcomers: newcomers.figures, nodes: nodes.figures, gate: gate.size }, relay?.machine.stats()))
       })
-      closers.push(await listen(metrics, settings.metricsListenAddr, 'metrics_listen_addr'))
+      closers.push((await listen(metrics, settings.metricsListenAddr, 'metrics_listen_addr')).close)
     }
     const admin = await serveAdminSocket(settings.unixSocket, settings.unixSocketMode, service, (command) =>
       settings.policy.mode === 'file' && command.command === 'setPolicy'
@@ -219,9 +220,9 @@ async function startStun(address: string): Promise<() => Promise<void>> {
   }
 }
 
-async function listen(server: net.Server, address: string, setting: string): Promise<() => Promise<void>> {
+async function listen(server: net.Server, address: string, setting: string): Promise<{ close(): Promise<void>; connections(): number }> {
   const { host, port } = splitAddress(address)
-  const destroyAll = trackSockets(server)
+  const sockets = trackSockets(server)
   await new Promise<void>((resolve, reject) => {
     const failed = (error: Error): void => {
       const taken = 'code' in error && error.code === 'EADDRINUSE'
@@ -233,10 +234,11 @@ async function listen(server: net.Server, address: string, setting: string): Pro
       resolve()
     })
   })
-  return async () => {
-    destroyAll()
+  const close = async (): Promise<void> => {
+    for (const socket of sockets) socket.destroy()
     await closeServer(server)
   }
+  return { close, connections: () => sockets.size }
 }
 
 /** Closes a server and what is still asked of it. */
@@ -246,15 +248,13 @@ function closeServer(server: net.Server): Promise<void> {
 }
 
 /** Remembers the sockets of a server, so that stopping ends upgraded connections as well. */
-function trackSockets(server: net.Server): () => void {
+function trackSockets(server: net.Server): ReadonlySet<Socket> {
   const sockets = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
     sockets.add(socket)
     socket.once('close', () => sockets.delete(socket))
   })
-  return () => {
-    for (const socket of sockets) socket.destroy()
-  }
+  return sockets
 }
 
 function splitAddress(address: string): { readonly host: string; readonly port: number } {

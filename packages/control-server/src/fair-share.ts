@@ -8,7 +8,7 @@ export interface Allowance {
 
 /** How time is shared. */
 export interface FairShareLimits {
-  /** Of the time in which known machines have work, what strangers get, all together; default 0.25. */
+  /** Of the time in which known machines have work, what strangers get, all together; default 0.1. */
   readonly share?: number
   /** Milliseconds that strangers may save up; default 2. */
   readonly savedMs?: number
@@ -52,7 +52,7 @@ export class FairShare<Work> {
   #out: { readonly source: string; readonly stranger: boolean } | undefined
 
   constructor(limits: FairShareLimits = {}) {
-    this.#limits = { share: 0.25, savedMs: 2, busyMs: 25, maxTrusted: 16_384, ...limits }
+    this.#limits = { share: 0.1, savedMs: 2, busyMs: 25, maxTrusted: 16_384, ...limits }
     this.#credit = this.#limits.savedMs
   }
 
@@ -75,13 +75,27 @@ export class FairShare<Work> {
     this.#busyUntil = (now + this.#limits.busyMs) as Instant
   }
 
-  /** From here on a source is trusted with an allowance. One that is trusted already keeps what it has used. */
-  trust(now: Instant, source: string, allowance: Allowance): void {
+  /** From here on a source is trusted with an allowance. One that is trusted already keeps what it has used: then it gives `false`. */
+  trust(now: Instant, source: string, allowance: Allowance): boolean {
     const known = this.#trust.get(source)
     this.#trust.delete(source)
     this.#trust.set(source, known ?? { allowance, left: allowance.atOnceMs, at: now })
-    if (this.#trust.size <= this.#limits.maxTrusted) return
-    for (const oldest of this.#trust.keys()) return void this.#trust.delete(oldest)
+    if (this.#trust.size > this.#limits.maxTrusted) {
+      for (const oldest of this.#trust.keys()) {
+        this.#trust.delete(oldest)
+        break
+      }
+    }
+    return known === undefined
+  }
+
+  /**
+   * Gives strangers time back: somebody whose work was charged to them has turned out to be none. Never more than they may save up, so that
+   * a crowd of known machines that come again at once hold each other up only by what they cost.
+   */
+  refund(now: Instant, ms: number): void {
+    this.#refill(now)
+    this.#credit = Math.min(this.#limits.savedMs, this.#credit + ms)
   }
 
   /** Whether a source is trusted and has something left of its allowance. */

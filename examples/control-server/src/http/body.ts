@@ -2,10 +2,17 @@ import type { Readable } from 'node:stream'
 
 /** Bodies that are being read hold memory of this kind: a number of bytes for all of one kind together. */
 export class BodyBudget {
+  readonly #bytes: number
   #left: number
 
   constructor(bytes: number) {
+    this.#bytes = bytes
     this.#left = bytes
+  }
+
+  /** Bytes that are taken now. */
+  get taken(): number {
+    return this.#bytes - this.#left
   }
 
   /** Takes bytes, or gives `false` when there are not so many left. */

@@ -6,6 +6,9 @@ const SITE_ALLOWANCE = { atOnceMs: 1_000, share: 0.05 }
 /** What a registered machine may cost: far more than any client asks for. */
 const MACHINE_ALLOWANCE = { atOnceMs: 200, share: 0.1 }
 
+/** What the way from its first connection to the proof of its key costs a registered machine that is not known here yet, roughly. */
+const ARRIVAL_MS = 2
+
 /** What a gate measures time with and waits for its turn by. */
 export interface Turns {
   now(): number
@@ -27,7 +30,8 @@ const REAL: Turns = {
 /**
  * All work that strangers can cause goes through here: handshakes, requests, and every few hundred bytes of what they say on a connection.
  * A turn of the event loop does one piece of it, at most, and serves the connections of known machines before the next; its time is
- * measured, and while known machines have work, strangers get a quarter of it ({@link FairShare}).
+ * measured, and while known machines have work, strangers get a tenth of it ({@link FairShare}). Who turns out to be a registered machine
+ * gives back what its arrival took of that, so that those who all come again at once hold each other up by no more than what they cost.
  */
 export class Gate {
   readonly #share: FairShare<() => void> = new FairShare()
@@ -58,7 +62,7 @@ export class Gate {
   /** A registered machine came, from this address. */
   trust(machineKey: string, address: string): void {
     const now = this.#now()
-    this.#share.trust(now, machineKey, MACHINE_ALLOWANCE)
+    if (this.#share.trust(now, machineKey, MACHINE_ALLOWANCE)) this.#share.refund(now, ARRIVAL_MS)
     this.#share.trust(now, address, SITE_ALLOWANCE)
   }
 

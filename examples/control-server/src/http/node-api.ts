@@ -41,6 +41,8 @@ interface Call {
   /** Whether its machine holds no node. */
   readonly strange: boolean
   readonly reading: readonly BodyBudget[]
+  /** Its connection is read no further. */
+  refuse(): void
 }
 
 /** What the door wants to know of a connection. */
@@ -49,6 +51,18 @@ export interface ConnectionEvents {
   proved(): void
   /** Something was asked. */
   asked(): void
+  /** It is read no further, and will be ended. */
+  refused(): void
+}
+
+/** What is held for nodes and strangers at this moment. */
+export interface NodeApiFigures {
+  /** Channels that are open, and requests on them that are not over: map streams too. */
+  readonly channels: number
+  readonly requests: number
+  /** Bytes of bodies that are being read. */
+  readonly readingBytes: number
+  readonly strangersReadingBytes: number
 }
 
 /** A connection on which nothing was asked, and one on which nothing is asked any more, are closed after so long. Clients dial anew. */
@@ -62,10 +76,17 @@ export class NodeApi {
   readonly #reading = new BodyBudget(MAX_READING_BYTES)
   readonly #strangersReading = new BodyBudget(MAX_STRANGERS_READING_BYTES)
   readonly #strangersLong = new BodyBudget(MAX_STRANGERS_LONG_BYTES)
+  #channels = 0
+  #requests = 0
 
   constructor(service: ControlService, log: Log) {
     this.#service = service
     this.#log = log
+  }
+
+  /** For metrics. */
+  get figures(): NodeApiFigures {
+    return { channels: this.#channels, requests: this.#requests, readingBytes: this.#reading.taken, strangersReadingBytes: this.#strangersReading.taken }
   }
 
   /** Serves one connection until it ends. */
@@ -90,12 +111,18 @@ export class NodeApi {
     // Any machine key is let this far. Polls keep a connection busy; one without any request only holds memory.
     let open = 0
     let idle = setTimeout(() => session.destroy(), UNUSED_MS).unref()
-    session.once('close', () => clearTimeout(idle))
+    this.#channels += 1
+    session.once('close', () => {
+      this.#channels -= 1
+      clearTimeout(idle)
+    })
     session.on('stream', (stream, headers) => {
       open += 1
+      this.#requests += 1
       clearTimeout(idle)
       stream.once('close', () => {
         open -= 1
+        this.#requests -= 1
         if (stream.rstCode !== http2.constants.NGHTTP2_NO_ERROR) signalled()
         if (open === 0 && !session.destroyed) idle = setTimeout(() => session.close(), IDLE_MS).unref()
       })
@@ -107,7 +134,7 @@ export class NodeApi {
         stream.close(http2.constants.NGHTTP2_NO_ERROR) // its body is not waited for
         return
       }
-      const call = { stream, session, machineKey, source, strange: !isNode, reading: [reading, isNode ? this.#reading : this.#strangersReading] }
+      const call = { stream, session, machineKey, source, strange: !isNode, reading: [reading, isNode ? this.#reading : this.#strangersReading], refuse: () => events.refused() }
       void this.#route(call, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
@@ -205,7 +232,10 @@ export class NodeApi {
       // Answered while the client still writes; what it has not sent yet it may keep.
       call.stream.once('finish', () => call.stream.close(http2.constants.NGHTTP2_NO_ERROR))
       // What a stranger still has on its way is not worth a turn: it may come again.
-      if (call.strange) call.stream.once('finish', () => setTimeout(() => call.session.destroy(), LAST_WORDS_MS).unref())
+      if (call.strange) {
+        call.refuse()
+        setTimeout(() => call.session.destroy(), LAST_WORDS_MS).unref()
+      }
       const [status, text] = PROBLEMS[bytes]
       return void send(call.stream, status, text, status === 503 ? BUSY_SECONDS : undefined)
     }

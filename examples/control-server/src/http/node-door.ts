@@ -10,7 +10,7 @@ import { BodyBudget } from './body.ts'
 import { clientAddress } from './client-address.ts'
 import type { Gate } from './gate.ts'
 import type { Newcomers } from './newcomers.ts'
-import { NodeApi } from './node-api.ts'
+import { NodeApi, type NodeApiFigures } from './node-api.ts'
 import { Visitor } from './visitor.ts'
 
 /** What all strangers together may have sent that is not worked on yet. Beyond it the connection that sends more is ended. */
@@ -37,6 +37,11 @@ export class NodeDoor {
     this.#api = new NodeApi(options.service, options.log)
   }
 
+  /** For metrics; `unreadBytes`: what strangers have sent that is not worked on yet. */
+  get figures(): NodeApiFigures & { readonly unreadBytes: number } {
+    return { ...this.#api.figures, unreadBytes: this.#unread.taken }
+  }
+
   /** Takes over the socket of an upgrade to `/ts2021`. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const { newcomers, gate, trustedProxies } = this.#options
@@ -61,6 +66,7 @@ export class NodeDoor {
           visitor.proved(connection.machineKey.text)
         },
         asked: () => visitor.asked(),
+        refused: () => visitor.refuse(),
       })
     } catch (error) {
       log.debug('a control connection was refused', { source, reason: reasonOf(error) })

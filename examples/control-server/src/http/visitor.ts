@@ -3,8 +3,9 @@ import type { BodyBudget } from './body.ts'
 import type { Gate } from './gate.ts'
 
 /** What is given to HTTP/2 at once: few enough bytes that even the dearest frames take about a millisecond. */
-const STRANGER_STEP_BYTES = 512
-const MACHINE_STEP_BYTES = 4_096
+const GATE_STEP_BYTES = 512
+/** Of a registered machine within its allowance: two or three requests, so that no turn of the event loop is much longer than one of them. */
+const MACHINE_STEP_BYTES = 1_024
 /** A registered machine is served so long at once; then everybody else has their turn. */
 const AT_ONCE_MS = 1
 /** A stranger's turn at the gate: as many steps as begin within it. What they set going (a request, an answer) comes on top. */
@@ -22,6 +23,8 @@ export class Visitor implements ReadPace {
   readonly #unread: BodyBudget
   #machineKey: string | undefined
   #taken = 0
+  #atGate = true
+  #refused = false
 
   /** @param unread what strangers may have sent that is not worked on yet, all together, in bytes */
   constructor(gate: Gate, address: string, unread: BodyBudget) {
@@ -31,7 +34,7 @@ export class Visitor implements ReadPace {
   }
 
   get stepBytes(): number {
-    return this.#machineKey === undefined ? STRANGER_STEP_BYTES : MACHINE_STEP_BYTES
+    return this.#atGate ? GATE_STEP_BYTES : MACHINE_STEP_BYTES
   }
 
   /** It has turned out to be a registered machine. */
@@ -45,9 +48,16 @@ export class Visitor implements ReadPace {
     if (this.#machineKey !== undefined) this.#gate.spent(this.#machineKey, REQUEST_MS)
   }
 
+  /** Nothing of it is read any more: what it still has on its way is worth no turn. Whoever says this ends the connection soon. */
+  refuse(): void {
+    this.#refused = true
+  }
+
   wait(step: () => boolean): void {
+    if (this.#refused) return
     const machineKey = this.#machineKey
     if (machineKey === undefined || !this.#gate.admits(machineKey)) return this.#gate.add(machineKey ?? this.#address, () => this.#turn(step))
+    this.#atGate = false
     const begun = performance.now()
     let [more, took] = [true, 0]
     while (more && took < AT_ONCE_MS) {
@@ -72,9 +82,10 @@ export class Visitor implements ReadPace {
   }
 
   #turn(step: () => boolean): void {
+    this.#atGate = true
     const until = performance.now() + STRANGER_TURN_MS
-    let more = step()
-    while (more && performance.now() < until) more = step()
+    let more = !this.#refused && step()
+    while (more && !this.#refused && performance.now() < until) more = step()
     if (more) this.wait(step)
   }
 }
