@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { defaultCases, loadKind, sharedFolder, summarize } from './run.ts'
 
-const KINDS = ['wireguard', 'cryptokey', 'filter', 'policy', 'noise', 'wycheproof', 'control', 'headscale', 'derp', 'stun', 'disco', 'hujson']
+const KINDS = ['wireguard', 'cryptokey', 'filter', 'policy', 'noise', 'wycheproof', 'control', 'headscale', 'derp', 'stun', 'disco', 'hujson', 'lanes']
 
 describe.each(KINDS)('%s', (name) => {
   test('every golden case passes', async (context) => {

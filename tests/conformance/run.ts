@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { type CaseResult, type Kind, UnknownForm } from './kind.ts'
 
 const HERE = path.dirname(fileURLToPath(import.meta.url))
-const KINDS = ['wireguard', 'cryptokey', 'filter', 'policy', 'noise', 'wycheproof', 'control', 'headscale', 'derp', 'stun', 'disco', 'hujson']
+const KINDS = ['wireguard', 'cryptokey', 'filter', 'policy', 'noise', 'wycheproof', 'control', 'headscale', 'derp', 'stun', 'disco', 'hujson', 'lanes']
 const USAGE = `usage: npm run conformance -- KIND --cases PATH [--json]
 
 Runs golden data through our code and reports what passed.

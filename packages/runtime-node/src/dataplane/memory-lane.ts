@@ -1,17 +1,21 @@
 import { type Instant, instant } from '@meshwright/core'
-import type { NodePrivateKey } from '@meshwright/crypto'
-import type { WasmProvider } from '@meshwright/crypto/wasm'
+import type { CryptoProvider, NodePrivateKey } from '@meshwright/crypto'
 import type { UapiChange } from '@meshwright/wireguard/text'
-import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { arenaIn, isWasmProvider, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { Lane } from './lane.ts'
 import { MemoryKernel } from './memory-kernel.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
 
+/** The memory of a lane, for several that take turns with it. */
+export type LaneArena = ReturnType<typeof arenaIn>
+
 /** Settings of a {@link MemoryLane}. */
 export interface MemoryLaneOptions {
-  readonly provider: WasmProvider
+  readonly provider: CryptoProvider
+  /** Default: a new one in the provider's memory, which must be WASM's then. */
+  readonly arena?: LaneArena | undefined
   readonly key: NodePrivateKey
   readonly mtu?: number
   readonly hasVnetHeader?: boolean
@@ -31,7 +35,7 @@ export class MemoryLane {
   now: Instant = instant(1_000)
 
   constructor(options: MemoryLaneOptions) {
-    const memory = arenaIn(options.provider)
+    const memory = options.arena ?? arenaOf(options.provider)
     const { random, wallClock, mtu = 1420, hasVnetHeader = true, gso = true } = options
     this.kernel = new MemoryKernel(memory.bytes)
     this.engine = new TunnelEngine<UdpPath>({ name: 'memory', pathTo: udpPathTo, provider: options.provider, mtu, ...(random !== undefined && { random }), ...(wallClock !== undefined && { wallClock, stopwatch: false }) })
@@ -60,4 +64,10 @@ export class MemoryLane {
     do this.lane.turn(0)
     while (this.kernel.tunIn.length > 0 || this.kernel.udpIn.length > 0)
   }
+}
+
+/** An arena of its own in the memory of a provider that has one. */
+export function arenaOf(provider: CryptoProvider): LaneArena {
+  if (!isWasmProvider(provider)) throw new TypeError(`the cryptography ${provider.name} has no memory to share`)
+  return arenaIn(provider)
 }

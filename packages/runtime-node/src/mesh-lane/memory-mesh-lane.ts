@@ -1,14 +1,17 @@
 import { type Instant, instant } from '@meshwright/core'
-import type { WasmProvider } from '@meshwright/crypto/wasm'
-import { arenaIn, type LaneContext, noLaneCounters } from '../dataplane/lane-context.ts'
+import type { CryptoProvider } from '@meshwright/crypto'
+import { type LaneContext, noLaneCounters } from '../dataplane/lane-context.ts'
 import { Lane } from '../dataplane/lane.ts'
 import { MemoryKernel } from '../dataplane/memory-kernel.ts'
+import { arenaOf, type LaneArena } from '../dataplane/memory-lane.ts'
 import type { FromEngine, ToEngine } from './engine-messages.ts'
 import { MeshLane } from './mesh-lane.ts'
 
 /** Settings of a {@link MemoryMeshLane}. */
 export interface MemoryMeshLaneOptions {
-  readonly provider: WasmProvider
+  readonly provider: CryptoProvider
+  /** Default: a new one in the provider's memory, which must be WASM's then. */
+  readonly arena?: LaneArena | undefined
   readonly random: (length: number) => Uint8Array
   /** Wall clock of the engine. */
   readonly wallClock: () => number
@@ -25,8 +28,8 @@ export class MemoryMeshLane {
   readonly posted: FromEngine[] = []
   now: Instant = instant(1_000)
 
-  constructor({ provider, random, wallClock, mtu = 1280 }: MemoryMeshLaneOptions) {
-    const memory = arenaIn(provider)
+  constructor({ provider, arena, random, wallClock, mtu = 1280 }: MemoryMeshLaneOptions) {
+    const memory = arena ?? arenaOf(provider)
     this.kernel = new MemoryKernel(memory.bytes)
     this.mesh = new MeshLane({ random, wallClock, stopwatch: () => 0, provider, post: (message) => this.posted.push(structuredClone(message)) })
     this.context = {
