@@ -1,5 +1,6 @@
 // Our side of the tests with wireguard-go, run inside a network namespace: the tunnel of examples/wireguard with our own TCP/IP stack
-// in the place of a TUN device. Commands come as lines of JSON on standard input, answers go out the same way.
+// in the place of a TUN device; with a lane of the worker in MESHWRIGHT_DATAPLANE, that with a device. Commands come as lines of JSON on
+// standard input, answers go out the same way.
 import { createHash } from 'node:crypto'
 import readline from 'node:readline'
 import { formatHex, type Instant, instant, utf8Encode } from '@meshwright/core'
@@ -7,10 +8,12 @@ import { type CryptoProvider, nobleProvider } from '@meshwright/crypto'
 import { type Ip, parseIp } from '@meshwright/ip'
 import { type FlowId, Netstack, type NetstackOutput, type PingId } from '@meshwright/netstack'
 import { chooseCryptoProvider, nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node'
+import { DATAPLANE_VARIABLE, isDataPlaneWorker, parseLaneMode, runDataPlaneWorker } from '@meshwright/runtime-node/dataplane'
 import { formatUapi, parseUapi } from '@meshwright/wireguard/text'
 import { Tunnel } from '../../examples/wireguard/src/tunnel.ts'
 import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
 import { patternBytes, type PeerAnswer, type PeerCommand, type ProviderName, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+import { WorkerPeer } from './wireguard-peer-worker.ts'
 
 const MTU = 1420
 
@@ -197,17 +200,28 @@ function answer(message: PeerAnswer): void {
   process.stdout.write(`${JSON.stringify(message)}\n`)
 }
 
-let peer: Peer | undefined
-readline.createInterface({ input: process.stdin }).on('line', (line) => {
-  const { id, command } = JSON.parse(line) as { id: number; command: PeerCommand }
+let peer: Pick<Peer, 'run'> | undefined
+
+async function obey(command: PeerCommand): Promise<unknown> {
   if (command.op === 'start') {
-    peer = new Peer(command)
-    return answer({ id, result: undefined })
+    const mode = process.env[DATAPLANE_VARIABLE]
+    peer = mode === undefined || parseLaneMode(mode).lane !== 'worker' ? new Peer(command) : await WorkerPeer.start(command, mode)
+    return undefined
   }
-  if (peer === undefined) return answer({ id, error: 'not started' })
-  peer.run(command).then(
-    (result) => answer({ id, result }),
-    (error: unknown) => answer({ id, error: error instanceof Error ? error.message : String(error) }),
-  )
-})
-process.stdin.on('end', () => process.exit(0))
+  if (peer === undefined) throw new Error('not started')
+  return peer.run(command)
+}
+
+function main(): void {
+  readline.createInterface({ input: process.stdin }).on('line', (line) => {
+    const { id, command } = JSON.parse(line) as { id: number; command: PeerCommand }
+    obey(command).then(
+      (result) => answer({ id, result }),
+      (error: unknown) => answer({ id, error: error instanceof Error ? error.message : String(error) }),
+    )
+  })
+  process.stdin.on('end', () => process.exit(0))
+}
+
+if (isDataPlaneWorker()) runDataPlaneWorker()
+else main()

@@ -127,10 +127,10 @@ export class DataPlane {
   }
 
   /**
-   * For tests: the worker dies as an error in it would have it, hangs, collects garbage (with `--expose-gc`), or shakes hands anew with all peers
-   * that have a session.
+   * For tests: the worker dies as an error in it would have it, hangs, collects garbage (with `--expose-gc`), shakes hands anew with all peers
+   * that have a session, or takes itself for being under load for a second, so that handshakes cost a cookie first.
    */
-  testWorker(what: LaneTest | 'rekey'): void {
+  testWorker(what: LaneTest | 'rekey' | 'load'): void {
     this.#thread.tell({ type: 'test', what })
   }
 
@@ -154,6 +154,7 @@ export class DataPlane {
       mtu: this.#mtu,
       tun: { fd: this.#tun.fd, hasVnetHeader: this.#tun.hasVnetHeader },
       offloads,
+      priority: mode.priority,
       wake: this.#thread.wake,
       sockets: this.#sockets,
       config: formatUapiSet(this.#config.changes()),

@@ -12,6 +12,8 @@ export interface WorkerStart {
   readonly mtu: number
   readonly tun: { readonly fd: number; readonly hasVnetHeader: boolean }
   readonly offloads: LaneOffloads
+  /** Whether the thread asks for more processor time than programs have. */
+  readonly priority: boolean
   readonly wake: number
   /** Sockets of a worker that died. */
   readonly sockets: SocketPair | undefined
@@ -37,7 +39,7 @@ export type ToWorker =
   | { readonly type: 'mtu'; readonly mtu: number }
   | { readonly type: 'close'; readonly id: number }
   /** For tests. */
-  | { readonly type: 'test'; readonly what: LaneTest | 'rekey' }
+  | { readonly type: 'test'; readonly what: LaneTest | 'rekey' | 'load' }
 
 /** From the worker to the main thread. */
 export type FromWorker =

@@ -12,11 +12,15 @@ import { laneNeeds } from './lane-needs.ts'
 import { LaneLoop, obeyTest } from './lane-loop.ts'
 import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
+import { raisePriority } from './thread-priority.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
+
+/** So late that no device bears it. */
+const LOAD_MS = 10_000
 
 type Start = WorkerStart & { readonly port: MessagePort; readonly pulse: Int32Array }
 
@@ -77,6 +81,7 @@ class DataPlaneThread {
 
   run(): void {
     const start = this.#start
+    if (start.priority) this.#log('verbose', `packets are carried at nice ${raisePriority()}`)
     this.#fitRows()
     const config = parseUapi(start.config.trimEnd().split('\n'))
     if (config.type === 'set') this.#apply(config.changes)
@@ -114,6 +119,7 @@ class DataPlaneThread {
         this.#post({ type: 'answer', id: message.id, errno: 0 })
         return this.#loop.end()
       case 'test':
+        if (message.what === 'load') return engine.device.noteLag(now, LOAD_MS)
         if (message.what !== 'rekey') return obeyTest(message.what)
         for (const { publicKey, state } of engine.status(now).peers) if (state === 'established') engine.device.rekey(now, publicKey)
         return this.#lane.settle(now)
