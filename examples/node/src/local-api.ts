@@ -9,6 +9,7 @@ import { listenPrivately } from './claims.ts'
 import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
 import { currentPrefs, profileJson } from './local-prefs.ts'
+import { deniedJson } from './denied.ts'
 import { renderMetrics } from './metrics.ts'
 import { derpMapJson, type JsonObject, netmapJson, nodeJson } from './netmap-json.ts'
 import { userDial } from './user-dial.ts'
@@ -181,6 +182,10 @@ async function reading(call: Call): Promise<boolean> {
       if (node.networkMap() === undefined) throw new ApiError(400, 'no netmap', true)
       send(netmapJson(needMap(node)))
       return true
+    case 'GET meshwright/denied':
+      await node.refresh()
+      send(deniedJson(node.status()))
+      return true
     case 'GET meshwright/path':
       await node.refresh()
       send({ Lines: node.explainPath(query.get('peer') ?? ''), Story: node.pathStory(query.get('peer') ?? '') ?? null })
@@ -191,15 +196,15 @@ async function reading(call: Call): Promise<boolean> {
     case 'POST ping': {
       const kind = PING_KINDS.find((each) => each === query.get('type'))
       if (kind === undefined) throw new ApiError(400, `unknown ping type '${query.get('type') ?? ''}': one of ${PING_KINDS.join(', ')}`)
+      const size = query.get('size') ?? ''
+      if (!/^[+-]?\d*$/.test(size)) throw new ApiError(400, "invalid 'size' parameter", true)
+      if (Number(size) !== 0 && kind !== 'disco') throw new ApiError(400, "'size' parameter is only supported with disco pings", true)
+      if (Number(size) > MAX_DISCO_PING_BYTES) throw new ApiError(400, `maximum value for 'size' is ${MAX_DISCO_PING_BYTES}`, true)
       const aborted = new AbortController()
       call.response.on('close', () => aborted.abort())
       send(pingJson(await node.ping(query.get('ip') ?? '', kind, { signal: aborted.signal, sizeBytes: Number(size) }), kind, node.networkMap()))
       return true
     }
-      const size = query.get('size') ?? ''
-      if (!/^[+-]?\d*$/.test(size)) throw new ApiError(400, "invalid 'size' parameter", true)
-      if (Number(size) !== 0 && kind !== 'disco') throw new ApiError(400, "'size' parameter is only supported with disco pings", true)
-      if (Number(size) > MAX_DISCO_PING_BYTES) throw new ApiError(400, `maximum value for 'size' is ${MAX_DISCO_PING_BYTES}`, true)
     default:
       return false
   }

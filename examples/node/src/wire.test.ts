@@ -61,6 +61,7 @@ const status: MeshStatus = {
   packetsIn: 1,
   packetsOut: 2,
   drops: { 'filter-in': 3 },
+  denied: [],
   held: { sessions: 2 },
   relayBytesIn: 4,
   relayBytesOut: 5,

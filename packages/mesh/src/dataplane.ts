@@ -3,8 +3,9 @@ import { type CryptoProvider, nobleProvider, type NodePrivateKey, NodePublicKey 
 import { CryptokeyRouter, type RouteEntry } from '@meshwright/cryptokey-router'
 import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } from '@meshwright/ip'
 import { type PathFinder } from '@meshwright/nat-traversal'
-import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import { type FilterRule, PacketFilter, type Verdict } from '@meshwright/packet-filter'
 import { type OpenPlan, WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+import { DeniedPackets, type DeniedReason } from './denied-packets.ts'
 import { PeerLies } from './peer-lies.ts'
 import { type Way, WayCounter, type WayCounts, wayTo } from './way-counts.ts'
 
@@ -34,7 +35,7 @@ export type DataPlaneOutput =
   | { readonly type: 'unanswered'; readonly peer: NodePublicKey }
 
 /** Why an inner or outer packet went nowhere, besides the drops that the WireGuard device and the packet filter count themselves. */
-export type DataPlaneDrop = 'malformed' | 'no-peer' | 'wrong-source' | 'no-path' | 'filter-in' | 'filter-out'
+export type DataPlaneDrop = DeniedReason | 'no-path'
 
 /** The one swap: everything that decides where packets may go. */
 export interface DataPlaneConfig {
@@ -55,6 +56,9 @@ export class DataPlane {
   readonly router: CryptokeyRouter<string> = new CryptokeyRouter()
   /** What peers were refused lately. */
   readonly lies: PeerLies = new PeerLies()
+  /** The last inner packets that did not pass, in either direction. */
+  readonly denied: DeniedPackets = new DeniedPackets()
+  readonly #wallClock: WallClock
   readonly #paths: PathFinder
   readonly #outbox: Outbox<DataPlaneOutput> = new Outbox()
   readonly #view: PacketView = new PacketView()
@@ -79,6 +83,7 @@ export class DataPlane {
     readonly mtu: number
   }) {
     this.#paths = options.paths
+    this.#wallClock = options.wallClock
     this.filter = new PacketFilter()
     this.device = new WireGuardDevice<DataPath>({
       random: options.random,
@@ -120,9 +125,10 @@ export class DataPlane {
   /** Filter and router alone: the peer that an inner packet of this node goes to; `undefined`, and counted, when it goes to nobody. */
   ownerOf(now: Instant, memory: Uint8Array, at: number, length: number): NodePublicKey | undefined {
     const view = this.#view
-    if (!view.at(memory, at, length)) return this.#drop('malformed')
-    if (!this.filter.checkOut(now, view).accept) return this.#drop('filter-out')
-    return this.#peers.get(this.router.peerFor(view) ?? '') ?? this.#drop('no-peer')
+    if (!view.at(memory, at, length)) return this.#deny('malformed', undefined, undefined, memory, at, length)
+    const verdict = this.filter.checkOut(now, view)
+    if (!verdict.accept) return this.#deny('filter-out', verdict, undefined, memory, at, length)
+    return this.#peers.get(this.router.peerFor(view) ?? '') ?? this.#deny('no-peer', undefined, undefined, memory, at, length)
   }
 
   /** An inner packet to a known peer, past router and filter: for messages of the node itself. */
@@ -318,16 +324,23 @@ export class DataPlane {
     const view = this.#view
     if (!view.at(memory, at, length)) {
       this.lies.note(now, peer, 'packet')
-      return this.#drop('malformed')
+      return this.#deny('malformed', undefined, peer, memory, at, length)
     }
     if (!this.router.allows(peer.text, view)) {
       this.lies.note(now, peer, 'source')
-      return this.#drop('wrong-source')
+      return this.#deny('wrong-source', undefined, peer, memory, at, length)
     }
     if (view.protocol === PROTOCOL_TSMP) return 'tsmp'
-    if (!this.filter.checkIn(now, view).accept) return this.#drop('filter-in')
+    const verdict = this.filter.checkIn(now, view)
+    if (!verdict.accept) return this.#deny('filter-in', verdict, peer, memory, at, length)
     this.#packetsIn += 1
     return 'deliver'
+  }
+
+  /** Drops an inner packet, of `peer` or of this node's own, and remembers it. */
+  #deny(reason: DeniedReason, verdict: Verdict | undefined, peer: NodePublicKey | undefined, memory: Uint8Array, at: number, length: number): undefined {
+    this.denied.note(this.#wallClock(), peer === undefined ? 'out' : 'in', reason, verdict?.reason, peer, memory, at, length)
+    return this.#drop(reason)
   }
 
   #drop(reason: DataPlaneDrop): undefined {

@@ -4,6 +4,7 @@ import type { Endpoint, Ip } from '@meshwright/ip'
 import { classifyDatagram, type PathExplanation, PathFinder, type PathFinderOutput } from '@meshwright/nat-traversal'
 import type { PacketFilter } from '@meshwright/packet-filter'
 import { type AppliedMap, usableEndpoints } from './apply-network-map.ts'
+import type { DeniedPacket } from './denied-packets.ts'
 import { DataPlane, type DataPlaneOutput, type DataPath, directPath } from './dataplane.ts'
 import { drain } from './drain.ts'
 import { EarlyHandshakes } from './early-handshakes.ts'
@@ -110,6 +111,10 @@ export class Engine implements NodeEngine {
 
   watch(now: Instant): EngineWatch {
     return watchEngine(now, this.plane, this.paths, this.#early.size)
+  }
+
+  denied(): readonly DeniedPacket[] {
+    return this.plane.denied.list()
   }
 
   peer(now: Instant, key: NodePublicKey): EnginePeer | undefined {

@@ -4,6 +4,7 @@ import type { Endpoint, Ip } from '@meshwright/ip'
 import type { Path, PathExplanation, PathFinderOutput } from '@meshwright/nat-traversal'
 import type { PacketFilter } from '@meshwright/packet-filter'
 import type { AppliedMap } from './apply-network-map.ts'
+import type { DeniedPacket } from './denied-packets.ts'
 import type { PeerLie } from './peer-lies.ts'
 import type { RelayLinksInput } from './relay-links.ts'
 import type { WayCounts } from './way-counts.ts'
@@ -93,6 +94,8 @@ export interface NodeEngine extends Machine<EngineInput, EngineOutput> {
   /** Packets that went nowhere, by reason; reasons that did not occur are left out. */
   drops(now: Instant): Readonly<Record<string, number>>
   watch(now: Instant): EngineWatch
+  /** The last inner packets that did not pass, oldest first: a bounded number. */
+  denied(): readonly DeniedPacket[]
   /** `undefined` for somebody who is no peer. */
   peer(now: Instant, key: NodePublicKey): EnginePeer | undefined
   /** What came of every way to a peer. */

@@ -52,6 +52,7 @@ export function buildStatus(now: Instant, from: StatusSources): MeshStatus {
     packetsIn: traffic?.packetsIn ?? 0,
     packetsOut: traffic?.packetsOut ?? 0,
     drops: { ...engine?.drops(now), ...from.rooms.names.drops },
+    denied: engine?.denied() ?? [],
     held: { ...engine?.watch(now).held, ...from.rooms.names.held, connections: from.rooms.stack.flowCount, fragments: from.rooms.stack.fragmentCount, 'control-requests': from.rooms.control.openRequests },
     relayBytesIn: traffic?.relayIn ?? 0,
     relayBytesOut: traffic?.relayOut ?? 0,

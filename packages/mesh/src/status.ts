@@ -2,6 +2,7 @@ import type { CapMap, NodeId, UserId } from '@meshwright/control-protocol'
 import type { UnixMillis } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, Prefix } from '@meshwright/ip'
+import type { DeniedPacket } from './denied-packets.ts'
 import type { WayCounts } from './way-counts.ts'
 
 /**
@@ -96,6 +97,8 @@ export interface MeshStatus {
   readonly packetsIn: number
   readonly packetsOut: number
   readonly drops: DropCounters
+  /** The last inner packets that were dropped by the router or the filter, oldest first: their first bytes, and why. */
+  readonly denied: readonly DeniedPacket[]
   /** How many entries the tables hold that others can reach into, by table; each has a bound. */
   readonly held: Readonly<Record<string, number>>
   readonly relayBytesIn: number
@@ -133,6 +136,6 @@ export interface PingResult {
   readonly region: number
   readonly regionCode: string
   readonly peerApiPort: number | undefined
-}
   /** Of a `peerapi` ping: the address that answered. */
   readonly peerApiUrl?: string
+}

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
+import { deniedPcap } from '../denied.ts'
 import { CommandError } from './client.ts'
-import type { Command } from './command.ts'
+import { type Command, textFlag } from './command.ts'
 import { activity, object } from './status.ts'
 
 /** A command that only has subcommands: without one it fails and names them. */
@@ -9,13 +10,16 @@ export function needsSubcommand(name: string, subcommands: readonly string[]): C
 }
 
 const listExitNodes: Command = {
-  usage: 'meshwright exit-node list',
+  usage: 'meshwright exit-node list [--filter COUNTRY]',
   summary: 'Show nodes that offer to carry traffic to everywhere else',
-  flags: {},
-  async run(daemon, _flags, output) {
+  flags: { filter: { type: 'string', help: 'only those of a country, by its name' } },
+  async run(daemon, flags, output) {
     const found = await daemon.call('GET', 'status')
-    const peers = Object.values(object(found['Peer'])).map(object).filter((peer) => peer['ExitNodeOption'] === true)
-    if (peers.length === 0) throw new CommandError('no exit nodes found')
+    const all = Object.values(object(found['Peer'])).map(object).filter((peer) => peer['ExitNodeOption'] === true)
+    if (all.length === 0) throw new CommandError('no exit nodes found')
+    const wanted = textFlag(flags, 'filter') ?? ''
+    const peers = wanted === '' ? all : all.filter((peer) => String(object(peer['Location'])['Country'] ?? '').toLowerCase() === wanted.toLowerCase())
+    if (peers.length === 0) throw new CommandError(`no exit nodes found for "${wanted}"`)
     const rows = [['IP', 'HOSTNAME', 'STATUS'], ...peers.map((peer) => [Array.isArray(peer['TailscaleIPs']) ? String(peer['TailscaleIPs'][0] ?? '') : '', String(peer['DNSName'] ?? '').replace(/\.$/, ''), peer['ExitNode'] === true ? 'selected' : activity(peer)])]
     const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
     for (const row of rows) output.out(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
@@ -82,10 +86,36 @@ function shown(usage: string, summary: string, method: string, what: string): Co
   }
 }
 
+const denied: Command = {
+  usage: 'meshwright debug denied [--pcap FILE]',
+  summary: 'Print the last packets that the policy or the router refused',
+  flags: { pcap: { type: 'string', help: 'write their first bytes to this file, for tcpdump and Wireshark' } },
+  async run(daemon, flags, output) {
+    const found = await daemon.call('GET', 'meshwright/denied')
+    const file = textFlag(flags, 'pcap')
+    if (file !== undefined) writeFileSync(file, deniedPcap(found), { mode: 0o600 })
+    else output.out(`${JSON.stringify(found, null, '\t')}\n`)
+    return 0
+  },
+}
+
+const prefs: Command = {
+  usage: 'meshwright debug prefs [--pretty]',
+  summary: 'Print the preferences',
+  flags: { pretty: { type: 'bool', help: 'one setting a line, instead of JSON' } },
+  async run(daemon, flags, output) {
+    const found = await daemon.call('GET', 'prefs')
+    if (flags.values['pretty'] !== true) output.out(`${JSON.stringify(found, null, '\t')}\n`)
+    else for (const [name, value] of Object.entries(found)) output.out(`${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}\n`)
+    return 0
+  },
+}
+
 const SHOWN: Readonly<Record<string, Command>> = {
-  prefs: shown('meshwright debug prefs', 'Print the preferences', 'GET', 'prefs'),
+  prefs,
   netmap: shown('meshwright debug netmap', 'Print the network map in force', 'POST', 'debug?action=current-netmap'),
   'derp-map': shown('meshwright debug derp-map', 'Print the relay map', 'GET', 'derpmap'),
+  denied,
 }
 
 /** `debug`: what the node knows, as JSON. */

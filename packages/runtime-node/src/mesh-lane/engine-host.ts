@@ -185,7 +185,7 @@ export class EngineHost {
   }
 }
 
-/** What an engine shows now; `all`: also why the path of each peer is what it is, at a cost. */
+/** What an engine shows now; `all`: also why the path of each peer is what it is, and what was denied, at a cost. */
 export function viewOf(now: Instant, engine: Engine, all: boolean): EngineView {
   const peers = new Map<string, EnginePeer>()
   const explanations = new Map<string, PathExplanation>()
@@ -201,6 +201,7 @@ export function viewOf(now: Instant, engine: Engine, all: boolean): EngineView {
     traffic: engine.traffic(),
     drops: engine.drops(now),
     watch: engine.watch(now),
+    denied: all ? engine.denied() : [],
     peers,
     explanations,
     homeRelay: engine.homeRelay,

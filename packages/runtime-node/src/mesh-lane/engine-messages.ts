@@ -1,7 +1,7 @@
 import type { Instant } from '@meshwright/core'
 import type { DiscoPrivateKey, DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
-import type { AppliedMap, EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch } from '@meshwright/mesh'
+import type { AppliedMap, DeniedPacket, EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch } from '@meshwright/mesh'
 import type { RelayMap } from '@meshwright/core'
 import type { PathExplanation } from '@meshwright/nat-traversal'
 import type { Portable } from './portable-values.ts'
@@ -50,6 +50,8 @@ export interface EngineView {
   readonly traffic: EngineTraffic
   readonly drops: Readonly<Record<string, number>>
   readonly watch: EngineWatch
+  /** Only when a view was asked for. */
+  readonly denied: readonly DeniedPacket[]
   readonly peers: ReadonlyMap<string, EnginePeer>
   /** Of peers with a path that was used lately; of all when a view was asked for. */
   readonly explanations: ReadonlyMap<string, PathExplanation>

@@ -28,11 +28,12 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
   readonly #post: EngineHostDoors['post']
   readonly #view: PacketView = new PacketView()
   readonly #paths: Map<string, UdpPath> = new Map()
+  /** The same by the path finder's own objects, one for each place: no text is made for packets to peers that take turns. */
+  readonly #pathsByEndpoint: WeakMap<Endpoint, UdpPath> = new WeakMap()
   readonly #origins: WeakMap<UdpPath, DataPath> = new WeakMap()
   readonly #owed: Owed[] = []
   // The path of the last peer at this time: asked for twice for each row.
   #pathFor: { readonly now: Instant; readonly peer: NodePublicKey; readonly path: Path } | undefined
-  #direct: { readonly endpoint: Endpoint; readonly path: UdpPath } | undefined
 
   constructor(doors: Omit<EngineHostDoors, 'send' | 'deliver'>) {
     this.#post = doors.post
@@ -72,8 +73,7 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
     const path = this.#path(now, peer)
     if (path.type !== 'direct' && path.type !== 'both') return undefined
     if (this.host.engine?.udpBlocked !== false) return undefined
-    if (this.#direct?.endpoint !== path.endpoint) this.#direct = { endpoint: path.endpoint, path: this.#udpPath(path.endpoint) }
-    return this.#direct.path
+    return this.#udpPath(path.endpoint)
   }
 
   sent(path: UdpPath, bytes: number, datagrams: number): void {
@@ -145,12 +145,16 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
   }
 
   #udpPath(endpoint: Endpoint): UdpPath {
+    const last = this.#pathsByEndpoint.get(endpoint)
+    if (last !== undefined) return last
     const id = formatEndpoint(endpoint)
-    const known = this.#paths.get(id)
-    if (known !== undefined) return known
-    if (this.#paths.size >= MAX_KNOWN_PATHS) this.#paths.clear()
-    const path = udpPathTo(endpoint)
-    this.#paths.set(id, path)
+    let path = this.#paths.get(id)
+    if (path === undefined) {
+      if (this.#paths.size >= MAX_KNOWN_PATHS) this.#paths.clear()
+      path = udpPathTo(endpoint)
+      this.#paths.set(id, path)
+    }
+    this.#pathsByEndpoint.set(endpoint, path)
     return path
   }
 

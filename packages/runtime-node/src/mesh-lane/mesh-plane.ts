@@ -174,7 +174,7 @@ export class MeshPlane {
     const { mode, mtu, udpPort, mark } = this.#options
     const { tso, uso, hasVnetHeader, fd, name } = this.#tun
     const offloads: LaneOffloads = { tso, uso, udpJoin: mode.udpJoin && hasVnetHeader, gso: mode.gso, gro: mode.gro }
-    const start: MeshWorkerStart = { meshwrightMeshLane: 1, name, mtu, tun: { fd, hasVnetHeader }, offloads, wake: this.#thread.wake, sockets: this.#sockets, udpPort, mark, timeOrigin: performance.timeOrigin }
+    const start: MeshWorkerStart = { meshwrightMeshLane: 1, name, mtu, tun: { fd, hasVnetHeader }, offloads, priority: mode.priority, wake: this.#thread.wake, sockets: this.#sockets, udpPort, mark, timeOrigin: performance.timeOrigin }
     return this.#thread.start({ ...start })
   }
 

@@ -8,6 +8,7 @@ import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type Sock
 import { laneNeeds } from '../dataplane/lane-needs.ts'
 import { LaneLoop, obeyTest } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
+import { raisePriority } from '../dataplane/thread-priority.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
 import { openUdpPair } from '../dataplane/udp-pair.ts'
 import { systemRandom } from '../random.ts'
@@ -24,6 +25,8 @@ export interface MeshWorkerStart {
   readonly mtu: number
   readonly tun: { readonly fd: number; readonly hasVnetHeader: boolean }
   readonly offloads: LaneOffloads
+  /** Whether the thread asks for more processor time than programs have. */
+  readonly priority: boolean
   readonly wake: number
   /** Sockets of a worker that died. */
   readonly sockets: SocketPair | undefined
@@ -94,7 +97,8 @@ class MeshLaneThread {
   }
 
   run(): void {
-    const { sockets } = this.#start
+    const { sockets, priority } = this.#start
+    if (priority) raisePriority()
     if (sockets === undefined && !this.#listen()) return this.#loop.end()
     if (sockets !== undefined) this.#lane.useSockets(this.#clock(), sockets)
     const { border, tun, mtu, view, map } = this.#context

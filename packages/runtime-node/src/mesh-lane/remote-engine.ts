@@ -2,7 +2,7 @@ import { type Instant, Outbox, type RelayMap } from '@meshwright/core'
 import type { DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, IpSet } from '@meshwright/ip'
 import { NO_WAY_COUNTS } from '@meshwright/mesh'
-import type { AppliedMap, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from '@meshwright/mesh'
+import type { AppliedMap, DeniedPacket, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from '@meshwright/mesh'
 import type { PathExplanation } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
 import type { EngineCommand, EngineView, FromEngine, ToEngine } from './engine-messages.ts'
@@ -61,7 +61,7 @@ export class RemoteEngine implements NodeEngine {
     if (message.type === 'view') {
       const view = fromPortable(message.view)
       // A view that nobody asked for leaves out what is costly.
-      this.#view = message.asked || this.#view === undefined ? view : { ...view, explanations: new Map([...this.#view.explanations, ...view.explanations]) }
+      this.#view = message.asked || this.#view === undefined ? view : { ...view, denied: this.#view.denied, explanations: new Map([...this.#view.explanations, ...view.explanations]) }
     } else for (const output of fromPortable(message.outputs)) this.#outbox.push(output)
   }
 
@@ -132,6 +132,10 @@ export class RemoteEngine implements NodeEngine {
 
   watch(_now: Instant): EngineWatch {
     return this.#view?.watch ?? NOTHING_SEEN
+  }
+
+  denied(): readonly DeniedPacket[] {
+    return this.#view?.denied ?? []
   }
 
   peer(_now: Instant, key: NodePublicKey): EnginePeer | undefined {

@@ -1,0 +1,68 @@
+import { instant } from '@meshwright/core'
+import { DiscoPrivateKey, NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
+import { encodeUdpPacket, type Endpoint, type Ip, IpSet, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { MAX_DENIED_PACKETS } from '@meshwright/mesh'
+import { SeededRandom } from '@meshwright/testkit'
+import { expect, test } from 'vitest'
+import { VNET_HEADER_BYTES } from '../dataplane/vnet-header.ts'
+import { nodeCryptoProvider } from '../node-crypto.ts'
+import { wasmCryptoProvider } from '../wasm-crypto.ts'
+import { fromPortable } from './portable-values.ts'
+import { MemoryMeshLane } from './memory-mesh-lane.ts'
+import { RemoteEngine } from './remote-engine.ts'
+
+const must = <T>(value: T | undefined): T => {
+  if (value === undefined) throw new Error('the test has a mistake')
+  return value
+}
+const ip = (text: string): Ip => must(parseIp(text))
+const prefix = (text: string): Prefix => must(parsePrefix(text))
+const endpoint = (text: string): Endpoint => must(parseEndpoint(text))
+const provider = must(wasmCryptoProvider(nodeCryptoProvider, 8 * 1024 * 1024))
+const now = instant(1_000)
+
+/** A node on the lane and its peers, each at an endpoint of its own, with no other way to it. */
+function start(count: number): { readonly lane: MemoryMeshLane; readonly remote: RemoteEngine; readonly peers: readonly NodePublicKey[] } {
+  const random = new SeededRandom(5).bytes
+  const lane = new MemoryMeshLane({ provider, random, wallClock: () => 1_767_225_600_000 })
+  const privateKey = NodePrivateKey.generate(random)
+  const options = { random, wallClock: () => 0, provider, privateKey, discoKey: DiscoPrivateKey.generate(random), mtu: 1280, allowLoopback: false, blockUdp: false, nextLink: () => 1 }
+  const remote = new RemoteEngine(1, options, (message) => lane.take(message))
+  const peers = Array.from({ length: count }, () => NodePrivateKey.generate(random).publicKey())
+  remote.apply(now, {
+    warnings: [],
+    paths: peers.map((nodeKey, i) => ({ nodeKey, endpoints: [endpoint(`192.0.2.${i + 1}:41641`)] })),
+    plane: { peers, routes: peers.map((peer, i) => ({ prefix: prefix(`100.64.0.${i + 1}/32`), peer: peer.text })), rules: [], local: IpSet.from([prefix('100.64.1.0/32')]) },
+  })
+  lane.now = now
+  return { lane, remote, peers }
+}
+
+const bare = (packet: Uint8Array): Uint8Array => Uint8Array.from([...new Uint8Array(VNET_HEADER_BYTES), ...packet])
+const packetTo = (address: string): Uint8Array => bare(encodeUdpPacket({ src: { ip: ip('100.64.1.0'), port: 7 }, dst: { ip: ip(address), port: 9 }, payload: new Uint8Array(10) }))
+
+test('packets to peers that take turns find the same path each time: nothing is made for them', () => {
+  const { lane, peers } = start(3)
+  const paths = peers.map((peer) => must(lane.mesh.pathOf(now, peer)))
+  expect(paths.map(({ id }) => id)).toEqual(['192.0.2.1:41641', '192.0.2.2:41641', '192.0.2.3:41641'])
+  for (let round = 0; round < 5; round += 1) for (const [i, peer] of peers.entries()) expect(lane.mesh.pathOf(now, peer)).toBe(paths[i])
+})
+
+test('packets that go to nobody are told when somebody asks, the last ones alone, with their bytes', () => {
+  const { lane, remote } = start(1)
+  for (let i = 0; i < 3 * MAX_DENIED_PACKETS; i += 1) lane.kernel.tunIn.push(packetTo(`100.99.${i >> 8}.${i & 255}`))
+  lane.run()
+  const told = (): number => {
+    for (const message of lane.posted.splice(0)) if (message.type !== 'service') remote.receive(message)
+    return remote.denied().length
+  }
+  // Nothing is posted for a packet.
+  expect(lane.posted.flatMap((message) => (message.type === 'outputs' ? fromPortable(message.outputs).filter(({ type }) => type !== 'changed') : []))).toEqual([])
+  expect(told()).toBe(0)
+  remote.look()
+  expect(told()).toBe(MAX_DENIED_PACKETS)
+  const last = must(remote.denied().at(-1))
+  expect(last).toMatchObject({ direction: 'out', reason: 'no-peer', length: 38 })
+  const index = 3 * MAX_DENIED_PACKETS - 1
+  expect([...last.bytes.subarray(16, 20)]).toEqual([100, 99, index >> 8, index & 255])
+})
