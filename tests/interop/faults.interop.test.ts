@@ -1,5 +1,4 @@
-import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import tls from 'node:tls'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
@@ -7,8 +6,9 @@ import { fetchControlKey } from '@meshwright/runtime-node/control'
 import { expect } from 'vitest'
 import { LightClient } from '../load/light-client.ts'
 import { installClock, setClock } from './lab-clock.ts'
+import { refusals, SmallDisk } from './lab-disk.ts'
 import type { OurNode } from './lab-ours.ts'
-import { pause } from './lab-process.ts'
+import { cpuSeconds, pause, residentBytes } from './lab-process.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { webThroughSocks } from './lab-web.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
@@ -163,30 +163,6 @@ async function facts(world: World): Promise<unknown> {
   return { users, preAuthKeys, policy, nodes }
 }
 
-/** The process of the control server of a world. */
-function serverPid(world: World): number {
-  const config = world.lab.at('control.yaml')
-  for (const name of readdirSync('/proc')) {
-    if (!/^[0-9]+$/.test(name)) continue
-    try {
-      const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
-      if (words.includes('serve') && words.includes(config)) return Number(name)
-    } catch {
-      continue // it has ended meanwhile
-    }
-  }
-  throw new Error('the control server does not run')
-}
-
-function residentBytes(pid: number): number {
-  return Number(/VmRSS:\s+([0-9]+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
-}
-
-function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
-  return (Number(fields[11]) + Number(fields[12])) / 100
-}
-
 async function noWarnings(crowd: Crowd, world: World): Promise<void> {
   const silent = async (node: Tailscaled | OurNode, health: () => Promise<readonly string[]>): Promise<void> => {
     await world.lab.until(`${node.name} has nothing to complain of`, async () => {
@@ -220,45 +196,22 @@ flow('control server killed and started again under 30 clients: no connection dr
 
 diskFlow('a disk that is full refuses changes with the reason, keeps all else going, and works again when there is room', async (world) => {
   const crowd = await crowdOf(world)
-  const small = world.lab.at('small')
-  mkdirSync(small)
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'none', small])
-  world.lab.onStop(() => void execFileSync('umount', ['-l', small]))
-  const move = async (from: string, to: string): Promise<void> => {
-    await world.control.stop()
-    for (const name of readdirSync(from).filter((file) => file.startsWith('control.sqlite'))) {
-      cpSync(`${from}/${name}`, `${to}/${name}`)
-      rmSync(`${from}/${name}`)
-    }
-  }
-  await move(world.lab.at(), small)
-  symlinkSync(`${small}/control.sqlite`, world.lab.at('control.sqlite'))
-  await world.control.start()
+  const disk = await SmallDisk.under(world)
   await allHear(crowd, world, SOME_TIME_MS)
   const finish = await talk(crowd, world, 40)
   const before = await facts(world)
-  writeFileSync(`${small}/filler`, Buffer.alloc(100_000))
-  for (let full = false; !full; ) {
-    try {
-      writeFileSync(`${small}/filler`, Buffer.alloc(4096), { flag: 'a' })
-    } catch {
-      full = true
-    }
-  }
-  const refused: string[] = []
-  for (let i = 0; i < 20; i += 1) await world.control.ask({ command: 'createUser', name: `too-much-${i}` }).catch((error: Error) => refused.push(error.message))
+  disk.fill()
+  const refused = await refusals(world, 20)
   expect(refused.length).toBeGreaterThan(0)
   expect(refused[0]).toMatch(/could not be stored: .*full/)
   const made = 20 - refused.length
   expect(((await facts(world)) as { users: unknown[] }).users.length).toBe((before as { users: unknown[] }).users.length + made)
   expect(world.control.log).toMatch(/check the disk/)
   await finish()
-  rmSync(`${small}/filler`)
+  disk.clear()
   expect(await world.control.createUser('there-is-room')).toMatch(/^[0-9]+$/)
   await allHear(crowd, world, SOME_TIME_MS)
-  rmSync(world.lab.at('control.sqlite'))
-  await move(small, world.lab.at())
-  await world.control.start()
+  await disk.leave()
   await allHear(crowd, world, SOME_TIME_MS)
   await noWarnings(crowd, world)
 })
@@ -305,7 +258,7 @@ flow('a client that never reads, and a slow one, cost the others nothing and the
   const [, , , tablet] = crowd.real
   const [, slow] = crowd.real
   if (tablet?.pid === undefined || slow?.pid === undefined) throw new Error('the crowd is not complete')
-  const pid = serverPid(world)
+  const pid = world.control.pid
   await churn(crowd, 20)
   const before = residentBytes(pid)
   process.kill(tablet.pid, 'SIGSTOP')
@@ -346,7 +299,7 @@ flow('two polls of one node: a copy of a daemon beside it makes no storm', async
   cpSync(world.lab.at('laptop'), world.lab.at('copy'), { recursive: true })
   const copy = await world.daemon('copy', { env: { SSL_CERT_FILE: world.lab.at('trust.pem') } })
   await world.lab.until('the copy runs', async () => (await copy.status()).BackendState === 'Running')
-  const pid = serverPid(world)
+  const pid = world.control.pid
   const cpu = cpuSeconds(pid)
   await pause(5_000)
   const spent = cpuSeconds(pid) - cpu

@@ -1,11 +1,11 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
 import type { AdminCommand } from '@meshwright/control-server'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { build } from 'esbuild'
 import { ask } from '../../examples/control-server/src/cli/client.ts'
-import { freePort, type Lab, type LabProcess, runOk, runProgram, type RunResult, startInside } from './lab-process.ts'
+import { freePort, type Lab, type LabProcess, residentBytes, runOk, runProgram, type RunResult, startInside } from './lab-process.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 const REGION = 900
@@ -144,6 +144,10 @@ export class OurControl {
 
   get url(): string {
     return this.#options.tlsAddress === undefined ? `http://127.0.0.1:${this.#port}` : `https://${this.#options.tlsAddress}:${this.#port}`
+  }
+
+  get pid(): number | undefined {
+    return this.#process?.pid
   }
 
   /** Its certificate, for those who must trust it. */
@@ -291,7 +295,7 @@ export class OurNode {
 
   /** Resident memory, from /proc. */
   get rssBytes(): number {
-    return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${this.pid ?? 0}/status`, 'latin1'))?.[1] ?? Number.NaN) * 1024
+    return residentBytes(this.pid)
   }
 
   get pid(): number | undefined {

@@ -128,7 +128,7 @@ export class Lab {
    * Asks until `look` gives something; its last error or nothing is what the failure tells, with the programs' last words.
    * @throws ProgramEnded at once when `look` does
    */
-  async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = WAIT_MS): Promise<T> {
+  async until<T>(what: string, look: () => Promise<T | undefined | false> | T | undefined | false, limitMs: number = WAIT_MS, everyMs: number = 100): Promise<T> {
     const deadline = performance.now() + limitMs
     let reason = ''
     for (;;) {
@@ -141,7 +141,7 @@ export class Lab {
         reason = error instanceof Error ? error.message : String(error)
       }
       if (performance.now() > deadline) throw new Error(`not within ${limitMs / 1000} s: ${what}${reason === '' ? '' : ` (${reason})`}\n${this.tails()}`)
-      await pause(100)
+      await pause(everyMs)
     }
   }
 
@@ -194,6 +194,17 @@ export async function runOk(file: string, args: readonly string[], options: Proc
   const { status, out, err } = await runProgram(file, args, options)
   if (status !== 0) throw new Error(`"${path.basename(file)} ${args.join(' ')}" ended with status ${status}: ${`${err}\n${out}`.trim()}`)
   return out
+}
+
+/** Resident memory of a process, from /proc. */
+export function residentBytes(pid: number | undefined): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid ?? 0}/status`, 'latin1'))?.[1] ?? Number.NaN) * 1024
+}
+
+/** What a process has used of the processors so far, from /proc. */
+export function cpuSeconds(pid: number | undefined): number {
+  const fields = readFileSync(`/proc/${pid ?? 0}/stat`, 'latin1').split(') ').at(-1)?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) / 100
 }
 
 export function pause(ms: number): Promise<void> {

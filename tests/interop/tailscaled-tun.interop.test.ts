@@ -1,12 +1,13 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
 import { LightClient } from '../load/light-client.ts'
 import { installClock, setClock } from './lab-clock.ts'
+import { refusals, SmallDisk } from './lab-disk.ts'
 import type { OurNode } from './lab-ours.ts'
-import type { LabProcess } from './lab-process.ts'
+import { cpuSeconds, type LabProcess } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
@@ -29,6 +30,9 @@ const BYTES = 100_000_000
 const TRANSFER_MS = 240_000
 const UDP_PORT = 7_000
 const FELT_MS = 2_000
+const CHANGES = 10
+/** No datagram of a stream with one each 20 ms arrives for so long: they are denied. */
+const SILENCE_MS = 400
 
 const HELPER = `
 import { createHash } from 'node:crypto'
@@ -58,6 +62,8 @@ interface Site {
   readonly ours: OurNode
   readonly oursIp: string
   readonly script: string
+  /** What the control server writes to, from before the first node joined. */
+  readonly disk: SmallDisk
   /** A second node of alice's. */
   c: Promise<Tun> | undefined
 }
@@ -73,6 +79,7 @@ function siteOf(world: World): Promise<Site> {
 async function startSite(world: World): Promise<Site> {
   const script = world.lab.at('tun-helper.mjs')
   writeFileSync(script, HELPER)
+  const disk = await SmallDisk.under(world)
   const [first, second] = [await Space.make(world.lab, 'tun-a', { url: world.control.url }), await Space.make(world.lab, 'tun-b', { url: world.control.url })]
   await first.join(second)
   const tun = async (name: string, space: Space, user: 'alice' | 'bob'): Promise<Tun> => {
@@ -80,7 +87,7 @@ async function startSite(world: World): Promise<Site> {
     return { node, space, ip: await node.ip() }
   }
   const [a, b, ours] = await Promise.all([tun('tun-a', first, 'alice'), tun('tun-b', second, 'bob'), world.ours()])
-  return { a, b, ours, oursIp: await ours.ip(), script, c: undefined }
+  return { a, b, ours, oursIp: await ours.ip(), script, disk, c: undefined }
 }
 
 /** What is written by a program where a node lives that knows nothing of the mesh. */
@@ -244,14 +251,22 @@ access('TUN: a stream of datagrams stops when its port is taken away, while anot
   const senders = ports.map((port) => start(a, 'send', b.ip, String(port)))
   const counts = (): readonly number[] => receivers.map(received)
   await world.lab.until('both streams flow', () => counts().every((count) => count > 10))
-  await world.control.setPolicy(allow(ports[1]))
-  await pause(FELT_MS)
-  const [first = 0, second = 0] = counts()
-  await pause(1_000)
-  expect(counts()[0]).toBe(first)
-  expect(counts()[1]).toBeGreaterThan(second + 20)
-  await world.control.setPolicy(allow(...ports))
-  await world.lab.until('it flows again', () => (counts()[0] ?? 0) > first + 10, FELT_MS)
+  const felt: number[] = []
+  for (let change = 0; change < CHANGES; change += 1) {
+    const allowed = change % 2 === 1
+    const [, before = 0] = counts()
+    const begun = performance.now()
+    await world.control.setPolicy(allowed ? allow(...ports) : allow(ports[1]))
+    let [last, lastAt] = [counts()[0] ?? 0, begun]
+    await world.lab.until(`the stream ${allowed ? 'flows again' : 'stops'}`, () => {
+      const [now = 0] = counts()
+      if (now > last) [last, lastAt] = [now, performance.now()]
+      return allowed ? lastAt > begun : performance.now() - lastAt > SILENCE_MS
+    }, 5 * FELT_MS, 10)
+    felt.push(lastAt - begun)
+    await world.lab.until('the other goes on', () => (counts()[1] ?? 0) > before + 10, FELT_MS)
+  }
+  expect(felt.filter((ms) => ms > FELT_MS)).toEqual([])
   await world.control.setPolicy(OPEN_POLICY)
   for (const each of [...senders, ...receivers]) await each.stop('SIGKILL')
 })
@@ -433,6 +448,52 @@ faults('TUN: the clock of the control server jumps a day ahead, and back: connec
   await drip.stop('SIGKILL')
   await works(world, site)
   for (const { node } of [a, b]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
+})
+
+faults('TUN: a disk that is full refuses changes with the reason; connections of plain programs go on, and news come again when there is room', async (world) => {
+  const site = await siteOf(world)
+  const { a, b, oursIp, script, disk } = site
+  await works(world, site)
+  const told = await Told.join(world, 3)
+  await told.renamed('told-before', [a.node, b.node])
+  const drip = world.lab.start(`drip at ${a.node.name}`, 'ip', ['netns', 'exec', a.space.name, process.execPath, script, 'drip', oursIp, String(world.web), '/drip/100'])
+  await world.lab.until('it flows', () => received(drip) > 5)
+  disk.fill()
+  const refused = await refusals(world, 20)
+  expect(refused.length).toBeGreaterThan(0)
+  expect(refused[0]).toMatch(/could not be stored: .*full/)
+  // Who was there goes on, also with whom it had not talked yet.
+  expect(await page(site, b, oursIp, world.web)).toBe('hello')
+  disk.clear()
+  await told.renamed('told-with-room', [a.node, b.node])
+  await world.lab.until('the connection ends as it should', () => drip.log.includes('complete'))
+  expect(drip.log).toContain('got 100\n')
+  await drip.stop('SIGKILL')
+  await works(world, site)
+  for (const { node } of [a, b]) await world.lab.until(`${node.name} has nothing to complain of`, async () => (await world.health(node)).length === 0)
+})
+
+faults('TUN: two polls of one node: a copy of its computer makes no storm, nobody else notices, and the node goes on when the copy is gone', async (world) => {
+  const site = await siteOf(world)
+  const { a, oursIp, script } = site
+  const c = await thirdOf(world, site)
+  const { id } = await world.listed('tun-c')
+  await livesAt(world, site, c, c.ip)
+  const space = await Space.make(world.lab, 'tun-copy', { url: world.control.url })
+  cpSync(world.lab.at('tun-c'), world.lab.at('tun-copy'), { recursive: true })
+  rmSync(world.lab.at('tun-copy', 'etc'), { recursive: true })
+  const drip = world.lab.start(`drip at ${a.node.name}`, 'ip', ['netns', 'exec', a.space.name, process.execPath, script, 'drip', oursIp, String(world.web), '/drip/160'])
+  const copy = await world.daemon('tun-copy', { netns: space.name })
+  await world.lab.until('the copy runs, as the same node', async () => (await copy.status()).BackendState === 'Running' && (await copy.ip()) === c.ip)
+  const cpu = cpuSeconds(world.control.pid)
+  await pause(5_000)
+  expect(cpuSeconds(world.control.pid) - cpu).toBeLessThan(1)
+  expect((await world.control.nodes()).filter((node) => node.ipAddresses.includes(c.ip)).map((node) => [node.id, node.online])).toEqual([[id, true]])
+  await copy.stop('SIGKILL')
+  await world.lab.until('the connection ends as it should', () => drip.log.includes('complete'))
+  expect(drip.log).toContain('got 160\n')
+  await drip.stop('SIGKILL')
+  await livesAt(world, site, c, c.ip)
 })
 
 faults('TUN: control server killed and started again: datagrams and connections of plain programs go on', async (world) => {
