@@ -14,4 +14,9 @@ export interface ControlServerFigures {
    * receiver and changed node, never one for each receiver and each of its peers.
    */
   readonly peersCompared: number
+  /**
+   * Since the start: how many sources of packet filters were written as JSON. A list of sources is written once, however many receivers'
+   * filters it stands in.
+   */
+  readonly filterSourcesWritten: number
 }

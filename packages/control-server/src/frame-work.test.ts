@@ -33,12 +33,12 @@ class Crowd {
   }
 
   /** How many comparisons, and how many frames, a change costs until all is told. */
-  cost(change: () => void): { readonly compared: number; readonly frames: number } {
-    const compared = this.server.figures.peersCompared
+  cost(change: () => void): { readonly compared: number; readonly frames: number; readonly sources: number } {
+    const { peersCompared: compared, filterSourcesWritten: sources } = this.server.figures
     this.frames.clear()
     change()
     this.settle()
-    return { compared: this.server.figures.peersCompared - compared, frames: this.frames.size }
+    return { compared: this.server.figures.peersCompared - compared, frames: this.frames.size, sources: this.server.figures.filterSourcesWritten - sources }
   }
 
   report(id: number, endpoint: string): void {
@@ -113,7 +113,7 @@ test('a change among a thousand nodes costs one comparison for each receiver and
   const endpoint = crowd.cost(() => crowd.report(1, '10.0.0.2:41641'))
   expect(endpoint.frames).toBe(NODES - 1)
   expect(endpoint.compared).toBeLessThanOrEqual(NODES)
-  expect(crowd.cost(() => crowd.report(1, '10.0.0.2:41641')), 'what is unchanged costs nothing').toEqual({ compared: 0, frames: 0 })
+  expect(crowd.cost(() => crowd.report(1, '10.0.0.2:41641')), 'what is unchanged costs nothing').toEqual({ compared: 0, frames: 0, sources: 0 })
   // All of a tick are compared together, and told in one frame.
   const many = crowd.cost(() => {
     for (let id = 1; id <= 10; id += 1) crowd.report(id, '10.0.0.3:41641')
@@ -140,4 +140,15 @@ test('nodes that go cost one comparison for each receiver and gone node, though 
   expect(many.compared).toBeLessThanOrEqual(gone.length * NODES)
   // Only another policy makes everybody look at all.
   expect(crowd.cost(() => crowd.admin({ command: 'setPolicy', policy: OPEN })).compared).toBeGreaterThan(NODES * others)
+})
+
+// Five rules from one group, and each receiver's filter has five: written for each receiver it would be hundreds of lists.
+test('what a change costs in packet filters is the lists of sources that changed, each written once for all receivers', () => {
+  const crowd = new Crowd(IN_GROUPS)
+  const group = (2 * NODES) / GROUPS
+  expect(crowd.server.figures.filterSourcesWritten, 'all filters at first').toBeLessThanOrEqual(GROUPS * group)
+  expect(crowd.cost(() => crowd.report(1, '10.0.0.2:41641')).sources).toBe(0)
+  expect(crowd.cost(() => crowd.admin({ command: 'deleteNode', id: 41 })).sources).toBe(group - 2)
+  // Of two groups.
+  expect(crowd.cost(() => [5, 25, 6, 26].forEach((id) => crowd.admin({ command: 'deleteNode', id }))).sources).toBe(2 * (group - 4))
 })

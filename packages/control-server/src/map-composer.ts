@@ -16,7 +16,7 @@ import type { FilterRule } from '@meshwright/packet-filter'
 import { DENIED, type NodeAccess, type VisiblePeer } from './access.ts'
 import type { ControlServerConfig } from './config.ts'
 import { dnsConfigOf } from './dns-config.ts'
-import { filterChunks } from './filter-chunks.ts'
+import { FilterChunks } from './filter-chunks.ts'
 import { FrameParts, SharedJson } from './frame-parts.ts'
 import { servedRoutes } from './host-facts.ts'
 import { nodeFqdn } from './names.ts'
@@ -33,8 +33,8 @@ export class Delivered {
   /** The last frame was made for a node that sees nobody, whatever the policy says. */
   denied = false
   readonly profiles: Map<number, string> = new Map()
-  /** The packet filter in chunks, as it was last sent. */
-  filter: ReadonlyMap<string, string> = new Map()
+  /** The packet filter as it was last sent. */
+  filter: readonly FilterRule[] | undefined
   /** Member of the frame to the JSON that it last had. */
   readonly members: Map<string, string> = new Map()
 }
@@ -93,7 +93,7 @@ export class MapComposer {
   readonly #images = new PeerImages()
   readonly #patches = new WeakMap<PeerImage, { readonly from: PeerImage; readonly json: SharedJson | undefined }>()
   readonly #json = new WeakMap<object, SharedJson>()
-  readonly #filters = new WeakMap<object, ReadonlyMap<string, string>>()
+  readonly #filters = new FilterChunks()
   readonly #profileJson = new Map<number, { readonly user: UserRecord | undefined; readonly json: string }>()
   #derp: { readonly map: DERPMap; readonly json: SharedJson; readonly unpinned: SharedJson } | undefined
   #dns: { readonly config: ControlServerConfig; readonly json: SharedJson } | undefined
@@ -106,6 +106,11 @@ export class MapComposer {
   /** How often what a receiver was told of a peer has been compared with how that peer is now: the work of all frames but first ones. */
   get peersCompared(): number {
     return this.#peersCompared
+  }
+
+  /** How many sources of packet filters have been written as JSON. */
+  get sourcesWritten(): number {
+    return this.#filters.sourcesWritten
   }
 
   /** The node changed, in its record or in what stands beside it. */
@@ -166,17 +171,8 @@ export class MapComposer {
   }
 
   #filter(delivered: Delivered, rules: readonly FilterRule[], frame: FrameParts): void {
-    let chunks = this.#filters.get(rules)
-    if (chunks === undefined) {
-      chunks = filterChunks(rules)
-      this.#filters.set(rules, chunks)
-    }
-    const before = delivered.filter
-    if (before === chunks) return
-    delivered.filter = chunks
-    const changes: string[] = []
-    for (const name of before.keys()) if (!chunks.has(name)) changes.push(`"${name}":null`)
-    for (const [name, json] of chunks) if (before.get(name) !== json) changes.push(`"${name}":${json}`)
+    const changes = this.#filters.changes(delivered.filter, rules).map(({ name, json }) => `"${name}":${json}`)
+    delivered.filter = rules
     if (changes.length > 0) frame.member('PacketFilters', `{${changes.join(',')}}`)
   }
 

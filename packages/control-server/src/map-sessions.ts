@@ -69,6 +69,11 @@ export class MapSessions {
     return this.#composer.peersCompared
   }
 
+  /** See {@link MapComposer.sourcesWritten}. */
+  get sourcesWritten(): number {
+    return this.#composer.sourcesWritten
+  }
+
   /** When changes are due to be told. */
   get tickDue(): Instant | undefined {
     return this.#tickDue
