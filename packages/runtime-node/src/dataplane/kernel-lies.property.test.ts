@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { nodeCryptoProvider } from '../node-crypto.ts'
 import { wasmCryptoProvider } from '../wasm-crypto.ts'
-import { MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT, SOL_IP, SOL_IPV6, SOL_UDP, UDP_GRO } from './linux-abi.ts'
+import { MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT, POLLNVAL, SOL_IP, SOL_IPV6, SOL_UDP, UDP_GRO } from './linux-abi.ts'
 import { ipv4Address } from './memory-kernel.ts'
 import { MemoryLane } from './memory-lane.ts'
 import { VNET_GSO_TCPV4, VNET_GSO_UDP, VNET_HEADER_BYTES } from './vnet-header.ts'
@@ -135,6 +135,32 @@ test('receiving gives any number, and any length of anything in its header', () 
         honest()
       },
     ),
+    { numRuns: RUNS },
+  )
+})
+
+test('waiting tells of any number of descriptors with any events, sending and writing of any number of bytes', () => {
+  fc.assert(
+    fc.property(fc.option(size, { nil: undefined }), fc.array(fc.nat(0xffff), { minLength: 6, maxLength: 6 }), fc.boolean(), fc.option(size, { nil: undefined }), fc.option(size, { nil: undefined }), (ready, events, changes, sent, written) => {
+      for (const { lane } of [a, b]) {
+        // Said twice: a lane that is told to read for ever would.
+        let told = 0
+        lane.kernel.lie = (call, result, at) => {
+          if (call === 'sendmsg') return sent === undefined ? result : Math.max(0, sent)
+          if (call === 'write') return written === undefined ? result : Math.max(0, written)
+          if (call !== 'poll' || told === 2) return result
+          told += 1
+          // That a descriptor is none any more ends a lane, rightly.
+          if (changes) for (const [i, each] of events.entries()) lane.context.view.setUint16(at + i * 8 + 6, each & ~POLLNVAL, true)
+          return ready ?? result
+        }
+      }
+      b.lane.kernel.tunOut?.splice(0)
+      a.lane.kernel.tunIn.push(bare(echo(1)), bare(tcp(500)), bare(tcp(500)))
+      run()
+      for (const out of b.lane.kernel.tunOut?.splice(0) ?? []) expect([bare(echo(1)).length, VNET_HEADER_BYTES + 540, VNET_HEADER_BYTES + 1_040]).toContain(out.length)
+      honest()
+    }),
     { numRuns: RUNS },
   )
 })

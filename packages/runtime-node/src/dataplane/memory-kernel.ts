@@ -32,8 +32,8 @@ export class MemoryKernel implements KernelBorder {
   tunWrites = 0
   woken = false
   onSend: (to: Uint8Array, row: Omit<WireRow, 'from'>) => void = () => undefined
-  /** Changes the result of a reading or receiving, and what stands in memory. */
-  lie: ((call: 'read' | 'recvmsg', result: number, header: number) => number) | undefined
+  /** Changes the result of a call, and what stands in memory at its address. */
+  lie: ((call: 'read' | 'recvmsg' | 'write' | 'sendmsg' | 'poll', result: number, at: number) => number) | undefined
   /** The negative errno of sending and of writing, or 0. */
   sendErrno: (segmentBytes: number, length: number) => number = () => 0
   writeErrno: (at: number, length: number) => number = () => 0
@@ -66,7 +66,7 @@ export class MemoryKernel implements KernelBorder {
     if (errno < 0) return errno
     this.tunWrites += 1
     this.tunOut?.push(this.#bytes.slice(at, at + length))
-    return length
+    return this.lie?.('write', length, at) ?? length
   }
 
   sendmsg(_fd: number, header: number): number {
@@ -82,7 +82,7 @@ export class MemoryKernel implements KernelBorder {
     const errno = this.sendErrno(segmentBytes, length)
     if (errno < 0) return errno
     this.onSend(this.#bytes.slice(name, name + nameBytes), { bytes: this.#bytes.slice(from, from + length), segmentBytes, trafficClass })
-    return length
+    return this.lie?.('sendmsg', length, header) ?? length
   }
 
   recvmsg(fd: number, header: number): number {
@@ -121,7 +121,7 @@ export class MemoryKernel implements KernelBorder {
       this.#view.setUint16(fds + i * POLLFD_BYTES + 6, has ? POLLIN : 0, true)
       if (has) ready += 1
     }
-    return ready
+    return this.lie?.('poll', ready, fds) ?? ready
   }
 
   close(): number {
