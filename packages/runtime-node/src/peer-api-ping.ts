@@ -1,8 +1,8 @@
 import http from 'node:http'
+import type { Duplex } from 'node:stream'
 import type { MapNode, NetworkMap } from '@meshwright/control-client'
 import { formatIp, type Ip } from '@meshwright/ip'
 import type { PingResult } from '@meshwright/mesh'
-import type { RunningNode } from './running-node.ts'
 
 /** tailscale/tailscale:ipn/ipnlocal/local.go, pingPeerAPI. */
 const TIMEOUT_MS = 10_000
@@ -19,13 +19,19 @@ export function peerApiAddress(map: NetworkMap, peer: MapNode): { readonly ip: I
   return undefined
 }
 
+/** What of a node is asked. */
+export interface PeerApiDoors {
+  networkMap(): NetworkMap | undefined
+  dialTcp(host: string, port: number, options: { readonly signal: AbortSignal }): Promise<Duplex>
+}
+
 /** Asks for the head of a peer's PeerAPI over the mesh; what fails is told in the result. Rejects when `signal` aborts. */
-export async function pingPeerApi(node: Pick<RunningNode, 'networkMap' | 'dialTcp'>, ip: Ip, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<PingResult> {
+export async function pingPeerApi(node: PeerApiDoors, ip: Ip, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<PingResult> {
   options.signal?.throwIfAborted()
   const map = node.networkMap()
   const peer = [...(map?.peers.values() ?? [])].find((each) => each.addresses.some((own) => own.ip.equals(ip)))
   const door = map && peer && peerApiAddress(map, peer)
-  const result = { ip, peer: peer?.nodeKey, nodeName: peer?.name ?? '', latencyMs: 0, endpoint: undefined, region: 0, regionCode: '', peerApiPort: undefined, ...(door && { peerApiUrl: door.url }) }
+  const result = { ip, peer: peer?.nodeKey, nodeName: peer === undefined ? '' : `${peer.name}.`, latencyMs: 0, endpoint: undefined, region: 0, regionCode: '', peerApiPort: undefined, ...(door && { peerApiUrl: door.url }) }
   if (peer === undefined) return { ...result, error: `no peer found with Tailscale IP ${formatIp(ip)}` }
   if (door === undefined) return { ...result, error: `no PeerAPI base found for peer ${peer.id} (${formatIp(ip)})` }
   const limit = AbortSignal.timeout(options.timeoutMs ?? TIMEOUT_MS)
@@ -45,7 +51,7 @@ export async function pingPeerApi(node: Pick<RunningNode, 'networkMap' | 'dialTc
   }
 }
 
-function head(socket: Awaited<ReturnType<RunningNode['dialTcp']>>, door: { readonly ip: Ip; readonly port: number }, signal: AbortSignal): Promise<number> {
+function head(socket: Duplex, door: { readonly ip: Ip; readonly port: number }, signal: AbortSignal): Promise<number> {
   return new Promise((resolve, reject) => {
     const request = http.request({ method: 'HEAD', host: formatIp(door.ip), port: door.port, path: '/', signal, createConnection: () => socket })
     request.once('response', (response) => {

@@ -28,6 +28,7 @@ describe('a node whose control server is away', () => {
     const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here', log: (_level, line) => lines.push(line) })
     expect(node.crypto).toBe(fastCryptoProvider().name)
     expect(lines).toContain(`cryptography: ${node.crypto}`)
+    expect(await node.dataPlane()).toEqual({ lane: 'userspace', datagrams: expect.stringMatching(/^(calls|singles)$/) as string })
     await node.close()
   })
 
