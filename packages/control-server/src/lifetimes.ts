@@ -4,6 +4,8 @@ import type { NodeRecord } from './records.ts'
 
 /** Expiry stands on the wall clock, which may be set, ahead or back: it is looked at again after this time at the latest. */
 const LOOK_AGAIN_MS = 10_000
+/** A clock that was set back so that keys are good again is told again after these times: see {@link Lifetimes.remind}. */
+const REMIND_AFTER_MS: readonly number[] = [1_000, LOOK_AGAIN_MS]
 /** An ephemeral node that never polled gets this long at least: its first map may be slow (juanfont/headscale issue 3423). */
 const FIRST_POLL_MS = 300_000
 
@@ -19,6 +21,7 @@ export class Lifetimes {
   readonly #context: Context
   readonly #watches = new Map<number, Watch>()
   #due: Instant | undefined
+  #reminders: readonly Instant[] = []
 
   constructor(context: Context) {
     this.#context = context
@@ -26,7 +29,7 @@ export class Lifetimes {
 
   /** When to look next. */
   get due(): Instant | undefined {
-    return this.#due
+    return earlier(this.#due, this.#reminders[0])
   }
 
   /** The node is as given now, and connected or not. */
@@ -69,11 +72,24 @@ export class Lifetimes {
       } else if (watch.expiry !== undefined && wallNow >= watch.expiry !== watch.expired) {
         changed.push(id)
         this.#watches.set(id, { ...watch, expired: !watch.expired })
+        if (watch.expired) this.#reminders = REMIND_AFTER_MS.map((ms) => after(now, ms))
       }
       const left = this.#watches.get(id)
       if (left !== undefined) this.#due = earlier(this.#due, this.#dueOf(left.expiry, left.deleteAt, left.expired))
     }
     return changed
+  }
+
+  /**
+   * Whether clients are to judge all keys anew, since the clock was set back not long ago. They take the time up beside the frames that it comes
+   * with (tailscaled 1.92 to 1.102: an event of its own): a busy one may do so after it has judged a node that is good again by the old time.
+   */
+  remind(): boolean {
+    const now = this.#context.now()
+    const left = this.#reminders.filter((at) => now < at)
+    const due = left.length < this.#reminders.length
+    this.#reminders = left
+    return due
   }
 
   #dueOf(expiry: number | undefined, deleteAt: Instant | undefined, expired: boolean): Instant | undefined {

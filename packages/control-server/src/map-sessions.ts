@@ -243,9 +243,12 @@ export class MapSessions {
     this.#sink.chunk(session.stream, encodeMapChunk(frame, session.compression))
   }
 
-  /** Tells everybody who reads what time it is here, without anything else. */
-  tellTime(wallNow: UnixMillis): void {
-    const frame = utf8Encode(JSON.stringify({ KeepAlive: true, ControlTime: formatTime(wallNow) }))
+  /**
+   * Tells everybody who reads what time it is here, without anything else.
+   * @param domain the domain of the mesh: real clients build their whole map anew for it, and judge every key by the time that they know then
+   */
+  tellTime(wallNow: UnixMillis, domain?: string): void {
+    const frame = utf8Encode(JSON.stringify({ ...(domain === undefined ? { KeepAlive: true } : { Domain: domain }), ControlTime: formatTime(wallNow) }))
     for (const session of this.#sessions.values()) if (!session.blocked) this.#sink.chunk(session.stream, encodeMapChunk(frame, session.compression))
   }
 

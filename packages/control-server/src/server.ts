@@ -303,6 +303,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
     // A key is good again because the clock was set back. Clients judge keys by the time here, too, and take it up beside the frame that it comes
     // with (seen with 1.92 to 1.102): so they hear of the time now, and of the nodes with the next tick.
     if (expired.some((id) => this.#isGood(id))) this.#sessions.tellTime(this.#wallClock())
+    if (this.#lifetimes.remind()) this.#sessions.tellTime(this.#wallClock(), this.#config.baseDomain)
     // Presence and time are not stored: these changes hold whatever becomes of the commit. Frames wait for it all the same.
     if (gone.length + expired.length + silent.length > 0) this.#changed([...gone, ...expired, ...silent])
   }
