@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import path from 'node:path'
 import { expect } from 'vitest'
 import { programFile } from './lab-flow.ts'
-import { runProgram, type RunResult } from './lab-process.ts'
+import { freePort, runProgram, type RunResult } from './lab-process.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
@@ -148,11 +148,13 @@ flow('Taildrop not to devices of others', async (world) => {
 
 flow('serve --http inside the tailnet', async (world) => {
   const [from, to] = [await laptop(world), await server(world)]
-  await to.cli('serve', '--bg', '--http=8080', String(world.web))
-  const answer = await webThroughSocks(from.socksPort, 'server.lab.test', 8080)
+  // What is no longer served goes to this port of the computer itself: nobody is there.
+  const port = await freePort()
+  await to.cli('serve', '--bg', `--http=${port}`, String(world.web))
+  const answer = await webThroughSocks(from.socksPort, 'server.lab.test', port)
   expect([answer.status, answer.body.toString()]).toEqual([200, 'hello'])
-  await to.cli('serve', '--http=8080', 'off')
-  await expect(webThroughSocks(from.socksPort, 'server.lab.test', 8080, { timeoutMs: 1_000 })).rejects.toThrow()
+  await to.cli('serve', `--http=${port}`, 'off')
+  await expect(webThroughSocks(from.socksPort, 'server.lab.test', port, { timeoutMs: 1_000 })).rejects.toThrow()
 })
 
 flow('serve --tcp inside the tailnet', async (world) => {
