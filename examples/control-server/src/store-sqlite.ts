@@ -216,6 +216,7 @@ function lockFile(file: string): Database.Database {
   try {
     closeSync(openSync(name, 'a', 0o600))
     lock = new Database(name, { timeout: LOCK_WAIT_MS })
+    lock.exec('PRAGMA journal_mode=MEMORY') // nothing is ever written
     lock.exec('BEGIN EXCLUSIVE')
     return lock
   } catch (error) {

@@ -6,6 +6,9 @@ test('users are made, listed, renamed and removed; names are unique and checked'
   expect(lab.admin({ command: 'createUser', name: 'alice', displayName: 'Alice', email: 'alice@example.com' }).body['user']).toMatchObject({ id: '1', name: 'alice', email: 'alice@example.com', createdAt: '2026-01-01T00:00:00Z' })
   expect(lab.admin({ command: 'createUser', name: 'alice' })).toMatchObject({ status: 409, body: { message: 'user alice exists already', remedy: expect.any(String) } })
   expect(lab.admin({ command: 'createUser', name: 'a b' }).status).toBe(400)
+  // It would be taken for a number: whoever has it would be meant where user 1 was named.
+  expect(lab.admin({ command: 'createUser', name: '1' })).toMatchObject({ status: 400, body: { message: '"1" cannot be a user name' } })
+  expect(lab.admin({ command: 'renameUser', id: 1, newName: '007' }).status).toBe(400)
   expect(lab.admin({ command: 'renameUser', id: 1, newName: 'al' }).body['user'].name).toBe('al')
   expect(lab.admin({ command: 'renameUser', id: 9, newName: 'x' })).toMatchObject({ status: 404, body: { message: 'user 9 not found', remedy: 'users list' } })
   expect(lab.admin({ command: 'deleteUser', id: 1 }).status).toBe(200)

@@ -128,6 +128,8 @@ export class Admin {
 
   #userNameProblem(name: string): Answer | undefined {
     if (!NAME_RULE.test(name)) return refused(`"${name}" cannot be a user name`, 'use letters, digits and . _ @ + -, beginning with a letter or digit')
+    // Commands take the number of a user as well as the name: who is meant must not depend on who else there is.
+    if (/^[0-9]+$/.test(name)) return refused(`"${name}" cannot be a user name`, 'it would be taken for the number of a user: use at least one letter')
     if (this.#context.state.userByName(name) !== undefined) return { status: 409, body: problem(`user ${name} exists already`, 'choose another name') }
     return undefined
   }

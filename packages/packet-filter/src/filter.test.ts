@@ -1,5 +1,5 @@
 import { instant } from '@meshwright/core'
-import { encodeIcmpEcho, encodeTcpPacket, encodeUdpPacket, type Ip, IpSet, PacketView, parseEndpoint, parseIp, parsePrefix } from '@meshwright/ip'
+import { encodeIcmpEcho, encodeIcmpPacket, encodeIpPacket, encodeTcpPacket, encodeUdpPacket, type Ip, IpSet, PacketView, parseEndpoint, parseIp, parsePrefix } from '@meshwright/ip'
 import { expect, test } from 'vitest'
 import { type FilterRule, PacketFilter, parseFilterRules } from './index.ts'
 
@@ -148,4 +148,44 @@ test.each([
   const parsed = parseFilterRules(json)
   expect(parsed.rules).toEqual(rules)
   expect(parsed.problems).toHaveLength(problems)
+})
+
+test('link-local addresses stay outside, but for the one metadata service; neighbours of the range are judged by rules', () => {
+  const filter = new PacketFilter()
+  filter.replace([{ SrcIPs: ['*'], DstPorts: [{ IP: '*', Ports: { First: 0, Last: 65_535 } }] }], IpSet.everything)
+  const reason = (dst: string): string => filter.checkIn(NOW, tcp(dst.startsWith('[') ? '[fd00::2]:5' : '100.64.0.2:5', `${dst}:80`)).reason
+  for (const dst of ['169.254.0.0', '169.254.169.253', '169.254.169.255', '169.254.255.255', '[fe80::1]', '[febf::1]']) expect([dst, reason(dst)]).toEqual([dst, 'link_local_unicast'])
+  for (const dst of ['169.254.169.254', '169.253.255.255', '169.255.0.0', '[fec0::1]', '[fe7f::1]']) expect([dst, reason(dst)]).toEqual([dst, 'rule'])
+  for (const dst of ['224.0.0.1', '239.255.255.255', '[ff02::1]']) expect([dst, reason(dst)]).toEqual([dst, 'multicast'])
+  for (const dst of ['223.255.255.255', '240.0.0.1']) expect([dst, reason(dst)]).toEqual([dst, 'rule'])
+})
+
+test.each([
+  ['echo reply', 4, 0, 0, true],
+  ['echo reply of a code that there is not', 4, 0, 1, false],
+  ['echo request', 4, 8, 0, false],
+  ['destination unreachable', 4, 3, 4, true],
+  ['time exceeded', 4, 11, 0, true],
+  ['parameter problem', 4, 12, 0, false],
+  ['redirect', 4, 5, 0, false],
+  ['timestamp request', 4, 13, 0, false],
+  ['echo reply', 6, 129, 0, true],
+  ['echo reply of a code that there is not', 6, 129, 1, false],
+  ['echo request', 6, 128, 0, false],
+  ['packet too big', 6, 2, 0, true],
+  ['parameter problem', 6, 4, 0, true],
+  ['router advertisement', 6, 134, 0, false],
+  ['neighbour solicitation', 6, 135, 0, false],
+] as const)('without rules, ICMP answers and errors alone come in: %s (IPv%i)', (_name, family, type, code, passes) => {
+  const filter = new PacketFilter()
+  filter.replace([], local)
+  const ends = family === 4 ? { src: ip('100.64.0.2'), dst: ip('100.64.0.1') } : { src: ip('fd7a:115c:a1e0::2'), dst: ip('fd7a:115c:a1e0::1') }
+  expect(filter.checkIn(NOW, viewOf(encodeIcmpPacket({ ...ends, type, code }))).reason).toBe(passes ? 'icmp_response' : 'acl')
+})
+
+test('an ICMP answer that is cut short is none', () => {
+  const filter = new PacketFilter()
+  filter.replace([], local)
+  const reply = (bytes: number): boolean => filter.checkIn(NOW, viewOf(encodeIpPacket({ src: ip('100.64.0.2'), dst: ip('100.64.0.1'), protocol: 1, payload: new Uint8Array(bytes) }))).accept
+  expect([0, 4, 7, 8, 64].map(reply)).toEqual([false, false, false, true, true])
 })

@@ -25,7 +25,7 @@ export function loginPage(device: WaitingDevice): string {
   const command = `meshwright-control auth register --auth-id ${device.authId} --user USER`
   return page(
     'A device wants to join',
-    `<dl><dt>Device</dt><dd>${escape(device.hostname === '' ? 'unnamed' : device.hostname)}</dd><dt>System</dt><dd>${escape(device.os === '' ? 'unknown' : device.os)}</dd><dt>Key</dt><dd><code>${escape(device.nodeKey.slice(0, 24))}…</code></dd></dl>
+    `<dl><dt>Device</dt><dd>${theirs(device.hostname === '' ? 'unnamed' : device.hostname)}</dd><dt>System</dt><dd>${theirs(device.os === '' ? 'unknown' : device.os)}</dd><dt>Key</dt><dd><code>${escape(device.nodeKey.slice(0, 24))}…</code></dd></dl>
 <p>If this is your device, run this on the control server, with the name of the owner in place of <code>USER</code>:</p>
 <pre><code>${escape(command)}</code></pre>
 <p class="quiet">The device joins as soon as the command is done; you may close this page. Not your device? Ignore it, or run <code>auth reject --auth-id …</code>.</p>`,
@@ -39,7 +39,7 @@ export function sshCheckPage(check: SshCheckView): string {
   const user = check.source.user === '' ? '' : ` of ${check.source.user}`
   return page(
     'An SSH session waits for approval',
-    `<dl><dt>From</dt><dd>${escape(check.source.givenName + user)}</dd><dt>To</dt><dd>${escape(check.destination.givenName)}</dd><dt>As</dt><dd>${escape(check.localUser)}</dd><dt>Asked</dt><dd>${escape(check.askedAt)}</dd></dl>
+    `<dl><dt>From</dt><dd>${escape(check.source.givenName + user)}</dd><dt>To</dt><dd>${escape(check.destination.givenName)}</dd><dt>As</dt><dd>${theirs(check.localUser)}</dd><dt>Asked</dt><dd>${escape(check.askedAt)}</dd></dl>
 <p>An administrator who knows of this session runs on the control server:</p>
 <pre><code>meshwright-control ssh approve --auth-id ${escape(check.authId)}</code></pre>
 <p class="quiet">The session goes on as soon as the command is done. Nobody knows of it? Run <code>ssh reject --auth-id …</code>.</p>`,
@@ -61,6 +61,11 @@ export function frontPage(serverUrl: string): string {
 
 function escape(text: string): string {
   return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`)
+}
+
+/** What strangers wrote: characters that turn the direction of writing or cannot be seen are shown as what they are, and hide nothing. */
+function theirs(text: string): string {
+  return escape(text.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`))
 }
 
 function page(title: string, body: string): string {
