@@ -84,6 +84,19 @@ describe('what goes wrong is told in plain words', () => {
     expect(ended.err).toContain('Is it running? Start it with "meshwrightd')
   })
 
+  // As a user who may open nothing of ours but the program itself.
+  test.runIf(process.platform === 'linux' && process.getuid?.() === 0)('what needs rights that a user does not have is told with what to do, and nothing is done', () => {
+    const folder = bench.folder()
+    const asNobody = (...args: string[]): readonly [number | null, string] => {
+      const { status, stderr } = spawnSync(process.execPath, [PROGRAMS.daemon, ...args], { uid: 65_534, gid: 65_534, cwd: '/', env: { PATH: process.env['PATH'], HOME: '/nonexistent' }, encoding: 'utf8', timeout: 10_000 })
+      return [status, stderr]
+    }
+    expect(asNobody('--cleanup', '--tun=mw9')).toEqual([2, expect.stringContaining('needs root (CAP_NET_ADMIN): nothing was changed') as string])
+    expect(asNobody('--state=mem:', '--socket', path.join(folder, 'd.sock'))).toEqual([2, expect.stringMatching(/the socket \S+d\.sock cannot be made: .*Name another with --socket/) as string])
+    expect(asNobody('--state', path.join(folder, 'd.state'), '--socket', `/tmp/mw-nobody-${process.pid}.sock`)).toEqual([2, expect.stringMatching(/state file \S+d\.state: .*\n.*--state/) as string])
+    expect(existsSync(`/tmp/mw-nobody-${process.pid}.sock`)).toBe(false)
+  })
+
   test('a socket of a living daemon is not taken, and the second daemon writes nothing; that of a dead one is', async () => {
     const folder = bench.folder()
     const first = await daemon(folder)

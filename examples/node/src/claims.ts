@@ -12,7 +12,9 @@ const MAX_SOCKET_PATH_BYTES = process.platform === 'linux' ? 107 : 103
 export async function claimSocket(socketPath: string): Promise<void> {
   const bytes = Buffer.byteLength(socketPath)
   if (bytes > MAX_SOCKET_PATH_BYTES) throw new Error(`the path of the socket is ${bytes} bytes long, this system takes ${MAX_SOCKET_PATH_BYTES}: name a shorter one with --socket`)
-  const found = await clearLeftover(socketPath)
+  const found = await clearLeftover(socketPath).catch((error: unknown) => {
+    throw new Error(`the socket ${socketPath} cannot be made: ${error instanceof Error ? error.message : String(error)}. Name another with --socket, in a folder of yours`, { cause: error })
+  })
   if (found === 'alive') throw new Error(`another daemon is listening on ${socketPath}: stop it, or name another socket with --socket`)
   if (found === 'other') throw new Error(`${socketPath} exists and is no socket: it is left as it is; name another path with --socket`)
 }
@@ -45,7 +47,8 @@ export async function claimState(stateFile: string): Promise<() => void> {
   if (!hasFolder(lock)) return () => undefined // whoever writes the state says why
   const short = shortPath(lock)
   if (short === undefined) return () => undefined // this system knows no way to name it
-  const found = await clearLeftover(short)
+  const found = await clearLeftover(short).catch(() => undefined)
+  if (found === undefined) return () => undefined // a folder that cannot be looked into: whoever writes the state says why
   if (found === 'alive') throw new Error(`another daemon uses the state file ${stateFile}: stop it, or name another with --state`)
   if (found === 'other') throw new Error(`${lock} exists and is no lock of this program: move it away, or name another state file with --state`)
   const holder = createServer((socket) => socket.destroy())

@@ -8,6 +8,7 @@ import { cleanUpSystem, createSocks5Server, type MeshDaemonOptions, type Running
 import { claimSocket, claimState } from './claims.ts'
 import { describeFlags, FlagError, type FlagSpec, parseFlags } from './go-flags.ts'
 import { serveLocalApi } from './local-api.ts'
+import { mayChangeNetwork } from './rights.ts'
 import { defaultSocket } from './socket-path.ts'
 import { userDial } from './user-dial.ts'
 import { VERSION } from './version.ts'
@@ -51,6 +52,7 @@ async function main(words: readonly string[]): Promise<number> {
   const systemDns = readSystemDns(String(values['system-dns'] ?? 'off'))
   if (values['cleanup'] === true) {
     if (tun === 'userspace-networking') throw new FlagError('--cleanup needs --tun=NAME: without a device nothing is set in the system')
+    if (!mayChangeNetwork()) throw new Error('--cleanup takes back rules and routes of the system, which needs root (CAP_NET_ADMIN): nothing was changed')
     await cleanUpSystem(String(tun), systemDns)
     return 0
   }
