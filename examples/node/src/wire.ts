@@ -68,6 +68,7 @@ function healthJson(status: MeshStatus): readonly string[] {
 /** One node of a status. */
 export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus, map?: NetworkMap): JsonObject {
   const live = 'path' in peer ? peer : undefined
+  const location = live && map?.peersByKey.get(peer.nodeKey.text)?.hostinfo.Location
   const direct = live?.path.type === 'direct' ? formatEndpoint(live.path.endpoint) : ''
   const relay = live === undefined ? status.homeRegionCode : live.path.type === 'relay' ? live.path.regionCode : live.path.type === 'direct' ? '' : String(peer.homeRegion === 0 ? '' : peer.homeRegion)
   return {
@@ -103,6 +104,7 @@ export function peerJson(peer: PeerStatus | SelfStatus, status: MeshStatus, map?
     InNetworkMap: true,
     InMagicSock: live !== undefined,
     InEngine: live?.lastHandshake !== undefined,
+    ...(location === undefined ? {} : { Location: location }),
     ...(peer.expired ? { Expired: true } : {}),
     ...(peer.keyExpiry === undefined ? {} : { KeyExpiry: time(peer.keyExpiry) }),
   }

@@ -4,7 +4,7 @@ import { decodeDERPMap, relayMapFromDERPMap } from '@meshwright/control-protocol
 import type { RelayMap } from '@meshwright/core'
 import { formatEndpoint, parseIp } from '@meshwright/ip'
 import { Netcheck, type NetcheckInput, type NetcheckReport } from '@meshwright/nat-traversal'
-import { drive, openUdp, suspendAwareClock, systemRandom } from '@meshwright/runtime-node'
+import { drive, openUdp, suspendAwareClock, systemRandom, type UdpOptions } from '@meshwright/runtime-node'
 import { CommandError } from './client.ts'
 import { type Command, numberFlag, textFlag } from './command.ts'
 
@@ -18,28 +18,33 @@ export const netcheck: Command = {
     format: { type: 'string', help: '"json" or "json-line"; empty for people' },
     every: { type: 'duration', help: 'look again and again, so far apart; 0 looks once', default: '0s' },
     'bind-port': { type: 'int', help: 'UDP port to look from; 0 for any', default: '0' },
+    'bind-address': { type: 'string', help: 'address of this computer to look from; empty for all' },
     verbose: { type: 'bool', help: 'tell more' },
   },
   async run(daemon, flags, output) {
     const format = textFlag(flags, 'format') ?? ''
     if (!['', 'json', 'json-line'].includes(format)) throw new CommandError(`unknown output format "${format}"`)
+    const from = textFlag(flags, 'bind-address') ?? ''
+    const family = from === '' ? undefined : parseIp(from)?.family
+    if (from !== '' && family === undefined) throw new CommandError(`invalid value "${from}" for --bind-address: write an address of this computer`)
+    const bind = family === 4 ? ({ ipv4: from, ipv6: false } as const) : family === 6 ? ({ ipv4: false, ipv6: from } as const) : {}
     const decoded = decodeDERPMap(await daemon.call('GET', 'derpmap'))
     const map = relayMapFromDERPMap(decoded.ok ? decoded.value : {})
     if (map.regions.size === 0) throw new CommandError('no relay map: log in first, with "meshwright up"')
     if (format !== '') output.err('# Warning: this JSON format is not yet considered a stable interface\n')
     for (const everyMs = numberFlag(flags, 'every', 0); ; await new Promise((resolve) => setTimeout(resolve, everyMs))) {
-      const report = await look(map, numberFlag(flags, 'bind-port', 0))
+      const report = await look(map, { port: numberFlag(flags, 'bind-port', 0), ...bind })
       output.out(format === '' ? tell(report, map, flags.values['verbose'] === true) : `${JSON.stringify(asJson(report), null, format === 'json' ? '\t' : undefined)}\n`)
       if (everyMs <= 0) return 0
     }
   },
 }
 
-async function look(map: RelayMap, port: number): Promise<NetcheckReport> {
+async function look(map: RelayMap, bind: Pick<UdpOptions, 'port' | 'ipv4' | 'ipv6'>): Promise<NetcheckReport> {
   const clock = suspendAwareClock()
   const machine = new Netcheck({ random: systemRandom })
   let feed: (input: NetcheckInput) => void = () => undefined
-  const udp = await openUdp({ port, onDatagram: (bytes, from) => feed({ type: 'datagram', bytes, from }) })
+  const udp = await openUdp({ ...bind, onDatagram: (bytes, from) => feed({ type: 'datagram', bytes, from }) })
   try {
     return await new Promise<NetcheckReport>((resolve, reject) => {
       const timer = setTimeout(() => reject(new CommandError('the network could not be looked at in time')), LIMIT_MS)
