@@ -5,7 +5,7 @@ import { parse } from 'yaml'
 import type { RelaySettings, ServerSettings } from './config/load.ts'
 import { Failure, reasonOf } from './failure.ts'
 
-/** Names of a relay map file (lower case, as headscale reads them) to those of the wire. */
+/** Names of a relay map file (small or capital letters are the same, as to headscale) to those of the wire. */
 const REGION_FIELDS: Readonly<Record<string, string>> = {
   regionid: 'RegionID', regioncode: 'RegionCode', regionname: 'RegionName', latitude: 'Latitude', longitude: 'Longitude', avoid: 'Avoid',
   nomeasurenohome: 'NoMeasureNoHome', nodes: 'Nodes',
@@ -65,9 +65,9 @@ function homeParams(file: string, value: unknown): DERPHomeParams | undefined {
 function renamed(file: string, where: string, value: unknown, names: Readonly<Record<string, string>>): Record<string, unknown> {
   const result: Record<string, unknown> = {}
   for (const [name, item] of entries(file, where, value)) {
-    const wire = names[name]
+    const wire = names[name.toLowerCase()]
     if (wire === undefined) throw new Failure(`${file}: ${where}: unknown key ${name}`, { remedy: `known keys: ${Object.keys(names).join(', ')}`, status: 2 })
-    result[wire] = name === 'nodes' && Array.isArray(item) ? item.map((node: unknown, i) => renamed(file, `${where}.nodes[${i}]`, node, NODE_FIELDS)) : item
+    result[wire] = wire === 'Nodes' && Array.isArray(item) ? item.map((node: unknown, i) => renamed(file, `${where}.nodes[${i}]`, node, NODE_FIELDS)) : item
   }
   return result
 }
