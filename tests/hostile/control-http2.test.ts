@@ -1,26 +1,24 @@
-import type { MachinePublicKey } from '@meshwright/crypto'
-import { fetchControlKey } from '@meshwright/runtime-node/control'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
+import { fetchControlKey, systemRandom } from '@meshwright/runtime-node/control'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { LightClient } from '../load/light-client.ts'
 import { loadPolicy } from '../load/policies.ts'
 import { pause, until } from '../load/process.ts'
 import { type LoadServer, startServer } from '../load/servers.ts'
+import { expectBounded, expectLetGo } from './control-held.ts'
 import { ask, RECORDED_SERVER_KEY, stranger } from './control-liars.ts'
-import { FLOODS, rawHttp2 } from './http2-liars.ts'
-import { Crowd } from './wire.ts'
+import { bodyBegun, FLOODS, type RawHttp2, rawHttp2, whoami } from './http2-liars.ts'
+import { Crowd, LIAR_ADDRESS } from './wire.ts'
 
 // The control server program under liars that have shaken hands: floods inside HTTP/2, slow heads and bodies, crowds of strangers.
-const linux = process.platform === 'linux' // memory is read from /proc
+const linux = process.platform === 'linux' // liars have addresses of their own on loopback
 const FRAMES = 20_000
-/** What may stay of all these visits together: garbage that the engine has not collected. */
-const GROWTH_BYTES = 160 * 1_048_576
 
 let server: LoadServer
 let key: MachinePublicKey
 let honest: LightClient
 let watcher: LightClient
 let heard = ''
-let rss = 0
 
 beforeAll(async () => {
   if (!linux) return
@@ -33,8 +31,10 @@ beforeAll(async () => {
     await client.poll()
   }
   await until(() => watcher.peers.size === 1 && honest.peers.size === 1, 10_000)
-  rss = server.process.rssBytes
 })
+
+// Of each visit, before the next.
+afterEach(() => expectLetGo(server, 2))
 
 afterAll(async () => {
   honest?.drop()
@@ -50,7 +50,7 @@ async function unharmed(): Promise<void> {
   heard = ''
   await honest.update([endpoint])
   expect(await until(() => heard.includes(endpoint), 10_000)).toBeDefined()
-  expect(server.process.rssBytes - rss).toBeLessThan(GROWTH_BYTES)
+  await expectBounded(server)
 }
 
 describe.runIf(linux)('the control server among liars that have shaken hands', () => {
@@ -116,5 +116,40 @@ describe.runIf(linux)('the control server among liars that have shaken hands', (
     connection.close()
     expect(server.process.log.length - before).toBeLessThan(20_000)
     await unharmed()
+  })
+
+  /** A 503, the end of its stream, and RST_STREAM without an error; the connection goes on. */
+  async function expectRefused(raw: RawHttp2, stream: number): Promise<void> {
+    expect(await until(() => raw.resets.get(stream) !== undefined, 20_000)).toBeDefined()
+    expect([raw.ended.has(stream), raw.resets.get(stream)]).toEqual([true, 0])
+    await raw.write(whoami(stream + 100))
+    expect(await until(() => raw.ended.has(stream + 100), 20_000)).toBeDefined()
+  }
+
+  test('a registered machine past its 4 MiB of bodies is refused that body alone: its stream ends at once, the others and the connection go on', async () => {
+    const machineKey = MachinePrivateKey.generate(systemRandom)
+    const member = await stranger(server.url, key, LIAR_ADDRESS, machineKey)
+    const body = JSON.stringify({ Version: 142, NodeKey: `nodekey:${'5a'.repeat(32)}`, Auth: { AuthKey: server.authKey(0) }, Hostinfo: { Hostname: 'long', OS: 'linux' } })
+    expect((await ask(member, '/machine/register', Buffer.from(body))).text).toContain('"MachineAuthorized":true')
+    member.close()
+    const raw = await rawHttp2(server.url, key, machineKey)
+    for (const stream of [1, 3, 5, 7, 9]) await raw.write(bodyBegun(stream, 900_000))
+    await expectRefused(raw, 9)
+    expect([1, 3, 5, 7].some((stream) => raw.resets.has(stream) || raw.ended.has(stream))).toBe(false)
+    expect(await server.metric('meshwright_reading_bytes')).toBe(4 * 900_000)
+    await unharmed()
+    raw.close()
+  })
+
+  test('strangers share 2 MiB for long bodies: who comes too late is refused, its stream ends at once, and its connection soon', async () => {
+    const raws = await Promise.all([1, 2, 3].map(() => rawHttp2(server.url, key)))
+    for (const raw of raws) await raw.write(bodyBegun(1, 900_000))
+    expect(await until(() => raws.some((raw) => raw.resets.has(1)), 20_000)).toBeDefined()
+    const refused = raws.filter((raw) => raw.resets.has(1))
+    expect(refused.map((raw) => [raw.ended.has(1), raw.resets.get(1)])).toEqual([[true, 0]])
+    expect(await until(() => refused.every((raw) => raw.closed), 20_000)).toBeDefined()
+    expect(raws.filter((raw) => raw.closed)).toHaveLength(1)
+    await unharmed()
+    for (const raw of raws) raw.close()
   })
 })

@@ -47,8 +47,8 @@ export async function ask(connection: ControlConnection, target: string, body: U
 }
 
 /** A connection with a machine key that nobody knows. */
-export function stranger(url: string, serverKey: MachinePublicKey, from: string = LIAR_ADDRESS): Promise<ControlConnection> {
-  return dialControl({ url, serverKey, machineKey: MachinePrivateKey.generate(systemRandom), random: systemRandom, provider: fastCryptoProvider(), outside: outsideFrom(from), timeoutMs: 30_000 })
+export function stranger(url: string, serverKey: MachinePublicKey, from: string = LIAR_ADDRESS, machineKey: MachinePrivateKey = MachinePrivateKey.generate(systemRandom)): Promise<ControlConnection> {
+  return dialControl({ url, serverKey, machineKey, random: systemRandom, provider: fastCryptoProvider(), outside: outsideFrom(from), timeoutMs: 30_000 })
 }
 
 /** Heads of requests, and handshakes, of which none may be believed. */

@@ -3,22 +3,21 @@ import tls from 'node:tls'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
 import { dialControl, fastCryptoProvider, fetchControlKey, systemRandom } from '@meshwright/runtime-node/control'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { loadPolicy } from '../load/policies.ts'
 import { until } from '../load/process.ts'
 import { type LoadServer, startServer } from '../load/servers.ts'
+import { expectBounded, expectLetGo } from './control-held.ts'
 import { ask } from './control-liars.ts'
 import { Crowd, LIAR_ADDRESS } from './wire.ts'
 
 // The control server program with certificate files of its own, under liars that hold TLS handshakes open.
-const linux = process.platform === 'linux' // memory is read from /proc
+const linux = process.platform === 'linux' // liars have addresses of their own on loopback
 const CROWD = 1_200
-const GROWTH_BYTES = 160 * 1_048_576
 
 let server: LoadServer
 let key: MachinePublicKey
 let ca = ''
-let rss = 0
 
 beforeAll(async () => {
   if (!linux) return
@@ -26,8 +25,10 @@ beforeAll(async () => {
   ca = certificate.cert
   server = await startServer('ours', loadPolicy('allow-all'), { tls: { cert: certificate.cert, key: certificate.key } })
   key = await fetchControlKey({ url: server.url, ca })
-  rss = server.process.rssBytes
 })
+
+// Of each visit, before the next.
+afterEach(() => expectLetGo(server, 0))
 
 afterAll(() => server?.stop())
 
@@ -39,7 +40,7 @@ async function unharmed(): Promise<void> {
   expect(await ask(connection, '/machine/whoami', undefined, 'GET')).toMatchObject({ status: 200 })
   connection.close()
   expect(server.process.alive, server.process.log).toBe(true)
-  expect(server.process.rssBytes - rss).toBeLessThan(GROWTH_BYTES)
+  await expectBounded(server)
 }
 
 describe.runIf(linux)('the control server with TLS of its own', () => {

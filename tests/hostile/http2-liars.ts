@@ -18,6 +18,8 @@ const WINDOW_UPDATE = 8
 const CONTINUATION = 9
 const END_STREAM = 1
 const END_HEADERS = 4
+const HEAD_BYTES = 9
+const MAX_PAYLOAD = 16_000
 
 /** A frame: length (3 bytes), type, flags, stream (4 bytes), payload. */
 export function frame(type: number, flags: number, stream: number, payload: Uint8Array = new Uint8Array(0)): Buffer {
@@ -35,9 +37,25 @@ function requestHead(target: string, method: 'GET' | 'POST' = 'POST'): Buffer {
   return Buffer.concat([Buffer.from([method === 'GET' ? 0x82 : 0x83, 0x87]), literal(4, target), literal(1, 'unused')])
 }
 
+/** A request whose body goes on: its first bytes, spaces, in frames that every receiver takes. */
+export function bodyBegun(stream: number, bytes: number): Buffer {
+  const parts = [frame(HEADERS, END_HEADERS, stream, requestHead('/machine/map'))]
+  for (let left = bytes; left > 0; left -= MAX_PAYLOAD) parts.push(frame(DATA, 0, stream, Buffer.alloc(Math.min(left, MAX_PAYLOAD), 0x20)))
+  return Buffer.concat(parts)
+}
+
+/** A request that anybody is answered. */
+export function whoami(stream: number): Buffer {
+  return frame(HEADERS, END_HEADERS | END_STREAM, stream, requestHead('/machine/whoami', 'GET'))
+}
+
 /** A channel in which anything may be written. */
 export class RawHttp2 {
+  /** Streams that the other side has ended (END_STREAM), and the codes of those that it has reset. */
+  readonly ended: Set<number> = new Set()
+  readonly resets: Map<number, number> = new Map()
   readonly #stream: NoiseStream
+  #unread = Buffer.alloc(0)
   #closed = false
   #received = 0
 
@@ -45,7 +63,7 @@ export class RawHttp2 {
     this.#stream = stream
     stream.on('error', () => stream.destroy())
     stream.once('close', () => (this.#closed = true))
-    stream.on('data', (bytes: Buffer) => (this.#received += bytes.length))
+    stream.on('data', (bytes: Buffer) => this.#read(bytes))
     stream.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(SETTINGS, 0, 0)]))
   }
 
@@ -56,6 +74,19 @@ export class RawHttp2 {
 
   get receivedBytes(): number {
     return this.#received
+  }
+
+  #read(bytes: Buffer): void {
+    this.#received += bytes.length
+    this.#unread = Buffer.concat([this.#unread, bytes])
+    for (;;) {
+      const length = this.#unread.length < HEAD_BYTES ? Number.POSITIVE_INFINITY : HEAD_BYTES + this.#unread.readUIntBE(0, 3)
+      if (length > this.#unread.length) return
+      const [type, flags = 0, stream] = [this.#unread[3], this.#unread[4], this.#unread.readUInt32BE(5)]
+      if ((type === DATA || type === HEADERS) && (flags & END_STREAM) !== 0) this.ended.add(stream)
+      if (type === RST_STREAM) this.resets.set(stream, this.#unread.readUInt32BE(HEAD_BYTES))
+      this.#unread = this.#unread.subarray(length)
+    }
   }
 
   /** Reads nothing more that comes. */

@@ -8,34 +8,72 @@ import { LIES, type LieKind } from './lies.ts'
 import { LightClient } from './light-client.ts'
 import { pause } from './process.ts'
 
-// Lies to a control server on loopback, from sixteen addresses: `liar-process URL AUTH_KEY HALF_OPEN`. Told `{kind, ms}` it lies in that way
-// for so long, and says `begun` when what it holds stands and `{conversations}` when it has let go of everything.
+// Lies to a control server on loopback, from sixteen addresses: `liar-process HALF_OPEN`. Told `{kind, ms, url, authKey, perSecond}` it lies in
+// that way for so long, and says `begun` when what it holds stands and `{conversations, offered}` when it has let go of everything.
 /** Conversations that go on at any time, without a pause: there is always more to do for the server than it does. */
 const AT_ONCE = 24
 const REOPENED_EVERY_MS = 100
 const REOPENED_AT_ONCE = 100
 const GIVEN_UP_MS = 2_000
-const [url = '', authKey = '', halfOpen = '0'] = process.argv.slice(2)
-const port = Number(new URL(url).port)
+/** With a number of lies a second: begun whatever became of those before, as long as no more than so many are open. */
+const MAX_OPEN = 4_000
+const OFFERED_EVERY_MS = 5
+const [halfOpen = '0'] = process.argv.slice(2)
 const HALF = upgradeHead(Buffer.alloc(101, 1)).slice(0, 120)
 
 process.on('disconnect', () => process.exit())
-process.on('message', (order: { readonly kind: string; readonly ms: number }) => {
-  const kind = LIES.find((each) => each === order.kind)
-  if (kind !== undefined) void lie(kind, order.ms).then((conversations) => process.send?.({ conversations }))
+/** What is to be done. With `perSecond` lies are begun at that pace; without, each of a few liars begins the next when it is done with one. */
+export interface LiarOrder {
+  readonly kind: LieKind
+  readonly ms: number
+  readonly url: string
+  readonly authKey: string
+  readonly perSecond: number | undefined
+}
+
+/** What came of it: lies that were begun, and those that were over in time. */
+export interface LiarResult {
+  readonly conversations: number
+  readonly offered: number
+}
+
+process.on('message', (order: LiarOrder) => {
+  if (LIES.includes(order.kind)) void lie(order).then((result) => process.send?.(result))
 })
 
-async function lie(kind: LieKind, ms: number): Promise<number> {
+async function lie({ kind, ms, url, authKey, perSecond }: LiarOrder): Promise<LiarResult> {
+  const port = Number(new URL(url).port)
   const key = await fetchControlKey({ url })
   let until = 0
   let conversations = 0
+  let offered = 0
   const begun = (): void => {
     process.send?.('begun')
     until = performance.now() + ms
   }
+  const offer = async (one: () => Promise<unknown>, pace: number): Promise<void> => {
+    const from = performance.now()
+    let [begun, open] = [0, 0]
+    while (performance.now() < until) {
+      for (const due = ((performance.now() - from) / 1000) * pace; begun < due; begun += 1) {
+        if (open >= MAX_OPEN) continue
+        open += 1
+        offered += 1
+        const over = (): void => {
+          open -= 1
+          if (performance.now() < until) conversations += 1
+        }
+        one().then(over, over)
+      }
+      await pause(OFFERED_EVERY_MS)
+    }
+    for (const limit = performance.now() + GIVEN_UP_MS; open > 0 && performance.now() < limit; ) await pause(OFFERED_EVERY_MS)
+  }
   const repeat = async (one: () => Promise<unknown>, atOnce: number = AT_ONCE): Promise<void> => {
+    if (perSecond !== undefined) return offer(one, (perSecond * atOnce) / AT_ONCE)
     const again = async (): Promise<void> => {
       while (performance.now() < until) {
+        offered += 1
         await Promise.race([one().catch(() => undefined), pause(Math.max(0, until - performance.now()) + GIVEN_UP_MS)]) // refused: as it should be
         conversations += 1
       }
@@ -50,9 +88,11 @@ async function lie(kind: LieKind, ms: number): Promise<number> {
     let seen = crowd.closed
     while (performance.now() < until) {
       await pause(REOPENED_EVERY_MS)
-      const gone = Math.min(REOPENED_AT_ONCE, crowd.closed - seen)
-      seen += gone
-      conversations += gone
+      const gone = perSecond === undefined ? Math.min(REOPENED_AT_ONCE, crowd.closed - seen) : Math.round((perSecond * REOPENED_EVERY_MS) / 1000)
+      const done = Math.min(gone, crowd.closed - seen)
+      seen += done
+      conversations += done
+      offered += gone
       await crowd.open(port, gone, first, 250, LIAR_ADDRESSES)
     }
     crowd.close()
@@ -102,14 +142,15 @@ async function lie(kind: LieKind, ms: number): Promise<number> {
       await member.join(url, key, authKey)
       await member.poll()
       begun()
-      await repeat(() => member.polls(20), 3)
+      await repeat(() => member.polls(20), perSecond === undefined ? 3 : AT_ONCE)
       member.drop()
       break
     }
     case 'all at once': {
       const held = hold(Number(halfOpen), HALF)
       while (until === 0) await pause(10)
-      await Promise.all([held, ...[handshakes, records, bodies, endless, floods, logins, strangers].map((one) => repeat(one, AT_ONCE / 6))])
+      const all = [handshakes, records, bodies, endless, floods, logins, strangers]
+      await Promise.all([held, ...all.map((one) => repeat(one, perSecond === undefined ? AT_ONCE / 6 : AT_ONCE / all.length))])
       break
     }
     default: {
@@ -118,5 +159,5 @@ async function lie(kind: LieKind, ms: number): Promise<number> {
       await repeat(one)
     }
   }
-  return conversations
+  return { conversations, offered }
 }

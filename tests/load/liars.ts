@@ -4,16 +4,15 @@ import { fetchControlKey } from '@meshwright/runtime-node/control'
 import { RECORDED_SERVER_KEY } from '../hostile/control-liars.ts'
 import { quantile } from './control.ts'
 import { outsideFrom } from '../hostile/outside-from.ts'
+import type { LiarOrder, LiarResult } from './liar-process.ts'
 import type { LieKind } from './lies.ts'
 import { LightClient } from './light-client.ts'
 import { loadPolicy } from './policies.ts'
 import { cpuSecondsOf, pause } from './process.ts'
-import { startServer } from './servers.ts'
+import { type LoadServer, memoryFolder, startServer } from './servers.ts'
 
 const HONEST = 20
 const REQUESTS_PER_SECOND = 100
-/** Honest requests are measured alone and among liars by turns, because other work on the machine comes and goes. */
-const ROUNDS = 5
 const PHASE_MS = 2_500
 const GROWTH_MUST_MEGABYTES = 160
 /** Where those come from who were never there before: neither liars nor nodes share it. */
@@ -40,6 +39,11 @@ export interface LiarFigures {
   readonly newcomerSeconds: number
   /** What liars got done: conversations, or connections opened anew, in a second. */
   readonly liesPerSecond: number
+  /** Lies that were begun in a second. */
+  readonly offeredPerSecond: number
+  /** p99 of honest requests, and that to p99 alone, while the same liars lie to another server on this machine; where it was asked for. */
+  readonly elsewhereP99: number | undefined
+  readonly elsewhereRatio: number | undefined
   /** Of one core, while liars were there: the server, the liars, and the honest clients with what measures them. */
   readonly cpu: { readonly server: number; readonly liars: number; readonly honest: number }
 }
@@ -47,6 +51,8 @@ export interface LiarFigures {
 /** All that was measured of liars. */
 export interface LiarReport {
   readonly halfOpen: number
+  /** Lies a second that were to be begun whatever became of those before; `undefined`: as fast as they are answered. */
+  readonly perSecond: number | undefined
   readonly kinds: readonly LiarFigures[]
   /** What the server holds more at the end than before the first lie. */
   readonly grownMegabytes: number
@@ -54,12 +60,29 @@ export interface LiarReport {
   readonly newcomerMustSeconds: number
 }
 
+/** What is measured. */
+export interface LiarOptions {
+  readonly halfOpen: number
+  readonly kinds: readonly LieKind[]
+  readonly perSecond: number | undefined
+  /** Whether each kind is also measured with its lies told to another server, which nobody else uses: what they cost by sharing the machine alone. */
+  readonly elsewhere: boolean
+  /** Whether the database is on a disk: then disks that stall now and then are part of all figures. */
+  readonly onDisk: boolean
+  /** Honest requests are measured alone and among liars by turns, because other work on the machine comes and goes: so many times. */
+  readonly rounds: number
+  tell(line: string): void
+}
+
 /** Honest requests beside a process that lies, one kind after the other, and at last in many ways at once. */
-export async function measureLiars(halfOpen: number, wanted: readonly LieKind[], tell: (line: string) => void): Promise<LiarReport> {
-  const server = await startServer('ours', loadPolicy('allow-all'), { noiseKey: RECORDED_SERVER_KEY })
+export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhere, onDisk, rounds, tell }: LiarOptions): Promise<LiarReport> {
+  const under = onDisk ? undefined : memoryFolder()
+  const options = { noiseKey: RECORDED_SERVER_KEY, ...(under !== undefined && { under }) }
+  const server = await startServer('ours', loadPolicy('allow-all'), options)
+  const other = elsewhere ? await startServer('ours', loadPolicy('allow-all'), { ...options, nice: true }) : undefined
   const clients: LightClient[] = []
   // `nice` starts it, so that every thread of it is nice.
-  const attacker = fork(path.join(import.meta.dirname, 'liar-process.ts'), [server.url, server.authKey(0), String(halfOpen)], {
+  const attacker = fork(path.join(import.meta.dirname, 'liar-process.ts'), [String(halfOpen)], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     execPath: 'nice',
     execArgv: ['-n', LIAR_NICE, process.execPath, ...process.execArgv],
@@ -94,24 +117,34 @@ export async function measureLiars(halfOpen: number, wanted: readonly LieKind[],
       return [server.process.cpuSeconds, cpuSecondsOf(attacker.pid ?? 0), (own.user + own.system) / 1_000_000]
     }
     const kinds: LiarFigures[] = []
+    /** What is done while liars lie, and what came of their lies. */
+    const beside = async <T>(kind: LieKind, to: LoadServer, work: () => Promise<T>): Promise<readonly [T, LiarResult]> => {
+      const [begun, done] = [heard(attacker, (message) => message === 'begun'), heard(attacker, (message) => typeof message === 'object')]
+      attacker.send({ kind, ms: PHASE_MS, url: to.url, authKey: to.authKey(0), perSecond } satisfies LiarOrder)
+      await begun // what it holds stands
+      const result = await work()
+      const lies = (await done) as LiarResult // sound: its only message that is an object
+      await pause(300)
+      return [result, lies]
+    }
     for (const kind of wanted) {
-      const [quiet, attacked] = [new Samples(), new Samples()]
+      const [quiet, attacked, apart] = [new Samples(), new Samples(), new Samples()]
       const used = [0, 0, 0]
-      let [seconds, lies, newcomerSeconds] = [0, 0, 0]
-      for (let round = 0; round < ROUNDS; round += 1) {
+      let [seconds, lies, offers, newcomerSeconds] = [0, 0, 0, 0]
+      for (let round = 0; round < rounds; round += 1) {
         quiet.add((await Promise.all([requests(clients, PHASE_MS), newcomer()]))[0])
-        const [begun, done] = [heard(attacker, (message) => message === 'begun'), heard(attacker, (message) => typeof message === 'object')]
-        attacker.send({ kind, ms: PHASE_MS })
-        await begun // what it holds stands
-        const [before, at] = [spent(), performance.now()]
-        const [sample, joined] = await Promise.all([requests(clients, PHASE_MS), newcomer()])
-        seconds += (performance.now() - at) / 1000
-        spent().forEach((value, i) => (used[i] = (used[i] ?? 0) + value - (before[i] ?? 0)))
+        if (other !== undefined) apart.add((await beside(kind, other, () => requests(clients, PHASE_MS)))[0])
+        const [[sample, joined], { conversations, offered }] = await beside(kind, server, async () => {
+          const [before, at] = [spent(), performance.now()]
+          const both = await Promise.all([requests(clients, PHASE_MS), newcomer()])
+          seconds += (performance.now() - at) / 1000
+          spent().forEach((value, i) => (used[i] = (used[i] ?? 0) + value - (before[i] ?? 0)))
+          return both
+        })
         attacked.add(sample)
         newcomerSeconds = Math.max(newcomerSeconds, joined)
-        const { conversations } = (await done) as { readonly conversations: number }
         lies += conversations
-        await pause(300)
+        offers += offered
       }
       const [before, among] = [quiet.p99, attacked.p99]
       const [ofServer = 0, ofLiars = 0, ofHonest = 0] = used.map((value) => value / seconds)
@@ -124,17 +157,21 @@ export async function measureLiars(halfOpen: number, wanted: readonly LieKind[],
         ratio: among / before,
         failed: attacked.failed,
         newcomerSeconds,
-        liesPerSecond: lies / ((ROUNDS * PHASE_MS) / 1000),
+        liesPerSecond: lies / ((rounds * PHASE_MS) / 1000),
+        offeredPerSecond: offers / ((rounds * PHASE_MS) / 1000),
+        elsewhereP99: other && apart.p99,
+        elsewhereRatio: other && apart.p99 / before,
         cpu: { server: ofServer, liars: ofLiars, honest: ofHonest },
       })
       const held = ((server.process.rssBytes - rss) / 1_048_576).toFixed(0)
-      tell(`${kind}: p99 ${(before * 1000).toFixed(1)} -> ${(among * 1000).toFixed(1)} ms, newcomer ${newcomerSeconds.toFixed(2)} s, ${kinds.at(-1)?.liesPerSecond.toFixed(0) ?? ''} lies/s, server ${ofServer.toFixed(2)}, liars ${ofLiars.toFixed(2)}, honest ${ofHonest.toFixed(2)} of a core, ${held} MB added`)
+      tell(`${kind}: p99 ${(before * 1000).toFixed(1)} -> ${(among * 1000).toFixed(1)} ms${other === undefined ? '' : ` (${(apart.p99 * 1000).toFixed(1)} ms beside lies to another server)`}, newcomer ${newcomerSeconds.toFixed(2)} s, ${kinds.at(-1)?.liesPerSecond.toFixed(0) ?? ''} lies/s, server ${ofServer.toFixed(2)}, liars ${ofLiars.toFixed(2)}, honest ${ofHonest.toFixed(2)} of a core, ${held} MB added`)
     }
-    return { halfOpen, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
+    return { halfOpen, perSecond, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
   } finally {
     attacker.kill('SIGKILL')
     for (const client of clients) client.drop()
     await server.stop()
+    await other?.stop()
   }
 }
 

@@ -79,23 +79,26 @@ export const RATIO_MUST = 2
 /** What honest clients felt of liars, a line for each kind. */
 export function formatLiars(report: LiarReport): string {
   const ms = (value: number): string => `${(value * 1000).toFixed(1)} ms`
+  const times = (value: number | undefined): string => (value === undefined ? '' : value.toFixed(2))
   const lines = [
-    ['liars', 'p50 alone', 'among', 'p99 alone', 'among', 'times', 'failed', 'newcomer', 'lies/s', 'CPU: server', 'liars', 'honest'],
+    ['liars', 'p50 alone', 'among', 'p99 alone', 'among', 'times', 'elsewhere', 'failed', 'newcomer', 'lies/s', 'offered/s', 'CPU: server', 'liars', 'honest'],
     ...report.kinds.map((each) => [
       each.kind,
       ms(each.quietP50),
       ms(each.attackedP50),
       ms(each.quietP99),
       ms(each.attackedP99),
-      each.ratio.toFixed(2),
+      times(each.ratio),
+      times(each.elsewhereRatio),
       String(each.failed),
       `${each.newcomerSeconds.toFixed(2)} s`,
       each.liesPerSecond.toFixed(0),
+      each.offeredPerSecond.toFixed(0),
       ...[each.cpu.server, each.cpu.liars, each.cpu.honest].map((share) => share.toFixed(2)),
     ]),
   ]
   const held = `memory added by all of them: ${report.grownMegabytes.toFixed(0)} MB (must ${report.growthMustMegabytes} MB)`
-  return `honest requests alone and among liars at the control server, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars run at nice 19, 24 conversations at once without a pause)\n${columns(lines)}\n  ${held}\n`
+  return `honest requests alone and among liars at the control server, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars run at nice 19, ${report.perSecond === undefined ? '24 conversations at once without a pause' : `${report.perSecond} lies begun a second whatever becomes of them`}; elsewhere: times, beside the same lies told to another server)\n${columns(lines)}\n  ${held}\n`
 }
 
 /** Whether honest clients keep working beside every kind of liars. */

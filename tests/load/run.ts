@@ -10,7 +10,7 @@ import { missing, type ServerKind } from './servers.ts'
 
 const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
        npm run load -- --flood [--pairs N] [--json]
-       npm run load -- --liars [--half-open N] [--lies KIND,KIND] [--json]
+       npm run load -- --liars [--half-open N] [--lies KIND,KIND] [--rounds N] [--offer N] [--elsewhere] [--on-disk] [--json]
 
 Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
 how fast changes are seen, what a mass reconnection takes. Linux only.
@@ -22,23 +22,28 @@ how fast changes are seen, what a mass reconnection takes. Linux only.
   --liars       instead: what honest clients of our control server feel of liars, alone and beside them
   --half-open N connections that stop in the middle of their handshake meanwhile; 10000 unless told
   --lies KINDS  these kinds of liars alone, by their names in the table
+  --rounds N    how often each is measured by turns, alone and beside liars; 5 unless told
+  --offer N     so many lies a second are begun whatever became of those before; unless told, liars wait for answers
+  --elsewhere   measure beside the same lies told to another server too: what sharing the machine with liars costs by itself
+  --on-disk     with the server's database on a disk, not in memory: a disk that stalls now and then decides p99 alone and among liars
   --json        print {machine, figures} alone on standard output
 
 Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
 `
 
 const FLOOD_SECONDS = 6
+const LIAR_ROUNDS = 5
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, lies: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, lies: { type: 'string' }, rounds: { type: 'string' }, offer: { type: 'string' }, elsewhere: { type: 'boolean' }, 'on-disk': { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
   if (values.flood === true) return flood(Number(values.pairs ?? 50), values.json === true)
-  if (values.liars === true) return liars(Number(values['half-open'] ?? 10_000), values.lies?.split(','), values.json === true)
+  if (values.liars === true) return liars({ halfOpen: Number(values['half-open'] ?? 10_000), named: values.lies?.split(','), perSecond: values.offer === undefined ? undefined : Number(values.offer), elsewhere: values.elsewhere === true, onDisk: values['on-disk'] === true, rounds: Number(values.rounds ?? LIAR_ROUNDS), json: values.json === true })
   const clients = Number(values.clients ?? 300)
   const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
   const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
@@ -79,13 +84,24 @@ async function flood(pairs: number, json: boolean): Promise<number> {
   return figures.some((each) => each.relay === 'ours' && (each.deliveredShare < SHARE_MUST || each.grownMegabytes > GROWN_MUST_MEGABYTES)) ? 1 : 0
 }
 
-async function liars(halfOpen: number, kinds: readonly string[] | undefined, json: boolean): Promise<number> {
-  const wanted = LIES.filter((kind) => kinds?.includes(kind) !== false)
-  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || (kinds !== undefined && wanted.length !== kinds.length)) {
+interface LiarWishes {
+  readonly halfOpen: number
+  readonly named: readonly string[] | undefined
+  readonly perSecond: number | undefined
+  readonly elsewhere: boolean
+  readonly onDisk: boolean
+  readonly rounds: number
+  readonly json: boolean
+}
+
+async function liars({ halfOpen, named, perSecond, elsewhere, onDisk, rounds, json }: LiarWishes): Promise<number> {
+  const kinds = LIES.filter((kind) => named?.includes(kind) !== false)
+  const paceIsWrong = perSecond !== undefined && !(Number.isSafeInteger(perSecond) && perSecond > 0 && perSecond <= 10_000)
+  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || !Number.isSafeInteger(rounds) || rounds < 1 || rounds > 50 || paceIsWrong || (named !== undefined && kinds.length !== named.length)) {
     process.stderr.write(USAGE)
     return 2
   }
-  const figures = await measureLiars(halfOpen, wanted, (line) => process.stderr.write(`  ${line}\n`))
+  const figures = await measureLiars({ halfOpen, kinds, perSecond, elsewhere, onDisk, rounds, tell: (line) => process.stderr.write(`  ${line}\n`) })
   process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatLiars(figures)}`)
   return liarsHeld(figures) ? 0 : 1
 }

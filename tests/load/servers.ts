@@ -23,6 +23,8 @@ export interface LoadServer {
   readonly process: Measured
   /** A reusable key of a user; users are named u0, u1 and so on. */
   authKey(user: number): string
+  /** The value of one of its metrics. */
+  metric(name: string): Promise<number>
   stop(): Promise<void>
 }
 
@@ -30,6 +32,22 @@ export interface LoadServer {
 export interface LoadPolicy {
   readonly users: number
   readonly text: string
+}
+
+/** How a server is started. */
+export interface ServerOptions {
+  /** Its Noise key as text; default: a fresh one. */
+  readonly noiseKey?: string
+  readonly tls?: { readonly cert: string; readonly key: string }
+  /** Where its fresh folder with the database is made; default: the system's folder for such. */
+  readonly under?: string
+  /** It gets the processor when nobody else wants it. */
+  readonly nice?: boolean
+}
+
+/** A folder in memory, where the system has one: a disk that makes everybody wait now and then is then no part of what is measured. */
+export function memoryFolder(): string | undefined {
+  return existsSync('/dev/shm') ? '/dev/shm' : undefined
 }
 
 /** Why a server cannot be measured here, or `undefined` when it can. */
@@ -58,10 +76,10 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
 
 /**
  * Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs.
- * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there.
+ * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node.
  */
-export async function startServer(kind: ServerKind, policy: LoadPolicy, options: { readonly noiseKey?: string; readonly tls?: { readonly cert: string; readonly key: string } } = {}): Promise<LoadServer> {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-load-'))
+export async function startServer(kind: ServerKind, policy: LoadPolicy, options: ServerOptions = {}): Promise<LoadServer> {
+  const folder = mkdtempSync(path.join(options.under ?? os.tmpdir(), 'meshwright-load-'))
   const at = (name: string): string => JSON.stringify(path.join(folder, name))
   const [port, metrics] = [await freePort(), await freePort()]
   const url = `${options.tls === undefined ? 'http' : 'https'}://127.0.0.1:${port}`
@@ -87,14 +105,16 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
     'logtail: {enabled: false}',
     `policy: {mode: file, path: ${at('policy.hujson')}}`,
     ...(options.tls === undefined ? [] : [`tls_cert_path: ${at('cert.pem')}`, `tls_key_path: ${at('key.pem')}`]),
-    ...(kind === 'headscale' ? [`metrics_listen_addr: 127.0.0.1:${metrics}`] : []),
+    `metrics_listen_addr: 127.0.0.1:${metrics}`,
   ]
   writeFileSync(config, `${lines.join('\n')}\n`)
   const bundled = kind === 'ours' ? await bundleProgram('examples/control-server/src/main.ts', 'control') : undefined
   const [file, before] = bundled === undefined ? [HEADSCALE, []] : [process.execPath, [bundled.file]]
   const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
   const profiling = bundled === undefined || profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]
-  const server = new Measured(kind, file, [...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
+  const flags = bundled === undefined ? [] : (process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
+  const [start, first] = options.nice === true ? ['nice', ['-n', '19', file]] : [file, []]
+  const server = new Measured(kind, start, [...first, ...flags, ...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
   const stop = async (): Promise<void> => {
     await server.stop()
     bundled?.remove()
@@ -109,7 +129,8 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
       const { key } = JSON.parse(await cli('preauthkeys', 'create', '-u', String(id), '--reusable', '-e', '24h', '-o', 'json')) as { readonly key: string }
       keys.push(key)
     }
-    return { url, process: server, authKey: (user) => keys[user % keys.length] ?? '', stop }
+    const metric = async (name: string): Promise<number> => Number(new RegExp(`^${name} (.*)$`, 'm').exec(await (await fetch(`http://127.0.0.1:${metrics}/metrics`)).text())?.[1])
+    return { url, process: server, authKey: (user) => keys[user % keys.length] ?? '', metric, stop }
   } catch (error) {
     await stop()
     throw new Error(`${kind} does not start: ${error instanceof Error ? error.message : String(error)}\n${server.log}`, { cause: error })

@@ -23,7 +23,7 @@ const SERVE_FLAGS: readonly Flag[] = [{ name: 'allow-loopback', kind: 'switch', 
  * How much may be added to what lives in the heap before garbage is collected, in percent. The engine's own choice is up to 300, and among
  * connections that come and go by the hundred the heap then grows tenfold, all of it garbage, until a collection takes 50 ms.
  */
-const HEAP_GROWING_PERCENT = 100
+const HEAP_GROWING_PERCENT = 50
 const CONFIG_PLACES = ['/etc/meshwright/control.yaml', 'config.yaml']
 const SINGLE: Readonly<Record<string, string>> = {
   serve: 'run the server',
