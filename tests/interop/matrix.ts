@@ -176,6 +176,26 @@ ${[...rows].map(([row, columns]) => `${row} ${names.map((lane) => shown(columns.
 `
 }
 
+/** The cells of such a document, without what is written by hand: what a part of the flows is put into. */
+export function readDocument(text: string): readonly Cell[] {
+  const cells: Cell[] = []
+  let peers: readonly string[] = []
+  for (const line of text.split('\n')) {
+    const [group = '', flow = '', ...found] = /^\|(?!-)/.test(line) ? line.slice(1, -1).split(/(?<!\\)\|/).map((each) => each.trim().replaceAll('\\|', '|')) : []
+    if (group === 'group') peers = found
+    if (group === '' || group === 'group' || found.length !== peers.length) {
+      // Tables of another form are written by hand.
+      if (group !== 'group') peers = line === '' || /^\|-/.test(line) ? peers : []
+      continue
+    }
+    for (const [i, shown] of found.entries()) {
+      const [outcome, ...reason] = shown.split(': ')
+      if (outcome === 'ok' || outcome === 'FAILED' || outcome === 'skipped') cells.push({ group, flow, peer: peers[i] ?? '', outcome, ms: 0, reason: reason.join(': ') })
+    }
+  }
+  return cells
+}
+
 function escape(text: string): string {
   return text.replaceAll('|', '\\|')
 }

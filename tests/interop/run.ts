@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSyn
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Cell, document, failedSuites, laneDocument, matrix, merged, readCells, secondTry, type VitestReport } from './matrix.ts'
+import { type Cell, document, failedSuites, laneDocument, matrix, merged, readCells, readDocument, secondTry, type VitestReport } from './matrix.ts'
 import { type Installed, installAll, installSystem, linkAll, type Program, programLabel } from './programs.ts'
 import { OuterWatch, readWatch, WATCH_FOLDER, whyNoWatch } from './outer-watch.ts'
 import { clearKilledRuns, removeRun, RUN_FOLDER, Traces } from './traces.ts'
@@ -16,6 +16,9 @@ const BUNDLES = path.join(ROOT, '.cache', 'interop')
 const DOCS = path.join(ROOT, 'docs')
 /** What releases between the oldest and the newest did: the table of it, and its source. */
 const VERSIONS = { text: path.join(DOCS, 'interop-versions.md'), cells: path.join(DOCS, 'interop-versions.json') } as const
+
+/** What is said of a run as a whole. */
+const RUN = 'the run itself'
 
 // Suites whose flows go through the data plane of meshwright-wg or of a mesh node with a TUN device.
 const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'tun.interop', 'headscale-data']
@@ -39,7 +42,7 @@ ${path.join('~', '.cache', 'meshwright-interop')} or the folder in MESHWRIGHT_IN
   --write-docs     write the matrix to docs/interop.md; a part takes the place of its own cells in it. What was met of releases between the
                    oldest and the newest goes to docs/interop-versions.json, and a table of it to docs/interop-versions.md
 
-The last result of every cell is kept in .cache/results/interop-matrix.json, and that is what --write-docs writes. A cell without its program or rights is skipped, with the reason; with
+The last result of every cell is kept in .cache/results/interop-matrix.json. A cell without its program or rights is skipped, with the reason; with
 REQUIRE_INTEROP=1 it is a failure. Processes, network namespaces and files that are left behind are a failure always. What a run has left
 that was killed itself (kill -9) is taken away by the next.
 Exit status: 0 all cells ok or skipped, 1 a cell failed or something was left behind, 2 wrong usage: no suite, flow or peer is called so;
@@ -129,7 +132,7 @@ async function main(): Promise<number> {
     return none ? 2 : 1
   }
 
-  const traceless: Cell = { group: 'the run itself', flow: 'no process, namespace or file is left behind', peer: 'this computer', outcome: left.length === 0 ? 'ok' : 'FAILED', ms: 0, reason: left.join('; ') }
+  const traceless: Cell = { group: RUN, flow: 'no process, namespace or file is left behind', peer: 'this computer', outcome: left.length === 0 ? 'ok' : 'FAILED', ms: 0, reason: left.join('; ') }
   cells = [...cells, outside, traceless]
   const count = (outcome: Cell['outcome']): number => cells.filter((cell) => cell.outcome === outcome).length
   writeFileSync(REPORT, `${JSON.stringify({ numPassedTests: count('ok'), numFailedTests: count('FAILED') })}\n`)
@@ -145,7 +148,7 @@ async function main(): Promise<number> {
   writeFileSync(kept, `${JSON.stringify({ cells: all }, null, 2)}\n`)
   process.stdout.write(values.json === true ? result : `${matrix(cells)}\n`)
   if (values['write-docs'] === true && values.lane !== undefined) writeLanes()
-  else if (values['write-docs'] === true) writeDocs(all, cells, installed.filter(({ program }) => program.extra !== true).map(({ program }) => programLabel(program)))
+  else if (values['write-docs'] === true) writeDocs(part, cells, installed.filter(({ program }) => program.extra !== true).map(({ program }) => programLabel(program)))
   return ok ? 0 : 1
 }
 
@@ -163,13 +166,16 @@ function writeLanes(): void {
   writeFileSync(path.join(ROOT, 'docs', 'lanes.md'), laneDocument(new Map(tried.map((lane) => [lane, keptCells(laneFile(lane))]))))
 }
 
-/** @param all what is known of the oldest and the newest release and of other programs @param cells of this run */
-function writeDocs(all: readonly Cell[], cells: readonly Cell[], programs: readonly string[]): void {
+/** @param part only some flows ran: all others stay as they are in the documents @param cells of this run */
+function writeDocs(part: boolean, cells: readonly Cell[], programs: readonly string[]): void {
+  const matrixFile = path.join(DOCS, 'interop.md')
+  const usual = cells.filter((cell) => extraRelease(cell) === undefined)
+  const all = part ? merged(readDocument(readFileSync(matrixFile, 'utf8')), usual.filter(({ group }) => group !== RUN)) : usual
   const known = withCells(JSON.parse(readFileSync(VERSIONS.cells, 'utf8')) as readonly KnownFlow[], cells) // our own file
   writeFileSync(VERSIONS.cells, knownText(known))
   const text = withTable(readFileSync(VERSIONS.text, 'utf8'), releaseTable(known))
   writeFileSync(VERSIONS.text, text)
-  if (all.length > 0) writeFileSync(path.join(DOCS, 'interop.md'), document(all, programs, text))
+  writeFileSync(matrixFile, document(all, programs, text))
 }
 
 // Network namespaces of the run get their names in a place of their own: they are neither seen by other runs nor mixed up with theirs.
@@ -207,7 +213,7 @@ class Watched {
     rmSync(this.#folder, { recursive: true, force: true })
     const about = `${datagrams} datagrams of ${Math.round(bytes / 1e6)} MB with ${messages} transport messages, searched for ${keys} private keys; ${missed} frames were missed`
     return {
-      group: 'the run itself',
+      group: RUN,
       flow: 'no plaintext, no private key and no counter twice in a datagram outside',
       peer: 'this computer',
       outcome: this.#reason !== undefined ? 'skipped' : findings.length > 0 ? 'FAILED' : 'ok',
