@@ -41,7 +41,7 @@ export interface DataPlaneReport {
   readonly lane: 'worker' | 'portable' | 'userspace'
   /** In userspace: how datagrams come and go. `calls`: many for each system call (Linux, with `koffi`). `singles`: one for each, by Node. */
   readonly datagrams?: 'calls' | 'singles'
-  /** Why it is no better one, where that is known. */
+  /** Why it is no better one, or that it has ended for good. */
   readonly reason?: string
   /** Of a worker: which offloads are in use. */
   readonly offloads?: Readonly<Record<string, boolean>>

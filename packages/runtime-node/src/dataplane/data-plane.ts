@@ -3,6 +3,8 @@ import { type Endpoint, parseEndpoint } from '@meshwright/ip'
 import type { DeviceStatus } from '@meshwright/wireguard'
 import { formatUapiSet, parseUapiAnswer, type ShownDevice, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { ConfigMemory } from './config-memory.ts'
+import { KeptCounters } from './kept-counters.ts'
+import { keptShown, keptStatus } from './kept-status.ts'
 import type { LaneOffloads, SocketPair } from './lane-context.ts'
 import type { LaneTest } from './lane-loop.ts'
 import { DataPlaneError, type LaneMode } from './lane-mode.ts'
@@ -72,6 +74,7 @@ export class DataPlane {
   readonly #config: ConfigMemory = new ConfigMemory()
   readonly #places: Map<string, PeerPlace[]> = new Map()
   readonly #waiting: Map<number, (answer: Extract<FromWorker, { readonly type: 'answer' }> | undefined) => void> = new Map()
+  readonly #kept: KeptCounters = new KeptCounters()
   #sockets: SocketPair | undefined
   #mtu: number
   #nextId = 1
@@ -105,14 +108,14 @@ export class DataPlane {
     const answer = await this.#ask((id) => ({ type: 'get', id }))
     const parsed = answer?.text === undefined ? undefined : parseUapiAnswer(answer.text, this.name)
     if (parsed === undefined) throw new DataPlaneError('DATAPLANE_WORKER', 'the data plane does not answer')
-    return parsed.device
+    return keptShown(this.#kept, parsed.device)
   }
 
-  /** Counters, states, offloads; no secrets. */
+  /** Counters, states, offloads; no secrets. Counters go on when a worker died: from what was last asked for. */
   async status(): Promise<DataPlaneStatus> {
     const packed = (await this.#ask((id) => ({ type: 'status', id })))?.status
     if (packed === undefined) throw new DataPlaneError('DATAPLANE_WORKER', 'the data plane does not answer')
-    return { device: unpackStatus(packed), drops: packed.drops, lane: packed.lane, restarts: this.#thread.restarts }
+    return { ...keptStatus(this.#kept, { device: unpackStatus(packed), drops: packed.drops, lane: packed.lane }), restarts: this.#thread.restarts }
   }
 
   /** Where a peer moved to lately, oldest first. */
@@ -202,6 +205,7 @@ export class DataPlane {
 
   #died(why: string, again: boolean): void {
     if (!again) return this.#options.onGone?.(`the data plane dies again and again: ${why}`)
+    this.#kept.restart()
     this.#options.log?.('error', `the data plane died (${why}): it is started again, and sessions are made anew`)
     const peers = this.#config.changes().flatMap((change) => (change.type === 'peer' && change.endpoint !== undefined ? [change.publicKey.bytes] : []))
     this.#startWorker(peers).catch((error: unknown) => {

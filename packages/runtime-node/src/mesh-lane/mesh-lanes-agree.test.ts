@@ -1,10 +1,11 @@
 import { type Instant, instant, type RelayMap } from '@meshwright/core'
 import { type CryptoProvider, DiscoPrivateKey, NodePrivateKey } from '@meshwright/crypto'
 import { DerpServer } from '@meshwright/derp'
-import { encodeTcpPacket, encodeUdpPacket, type Endpoint, formatEndpoint, type Ip, IpSet, parseEndpoint, parseIp, parsePrefix, type Prefix, TCP_ACK } from '@meshwright/ip'
+import { encodeTcpPacket, encodeUdpPacket, type Endpoint, formatEndpoint, IpSet, TCP_ACK } from '@meshwright/ip'
 import { type AppliedMap, Engine, type EngineInput, type EngineOptions, type EngineOutput, type NodeEngine } from '@meshwright/mesh'
 import { SeededRandom } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
+import { endpoint, ip, must, prefix } from '../../test/values.ts'
 import { nodeCryptoProvider } from '../node-crypto.ts'
 import { wasmCryptoProvider } from '../wasm-crypto.ts'
 import { RowCutter, type RowMemory } from '../dataplane/row-cutter.ts'
@@ -29,13 +30,6 @@ const TICK_MS = Math.SQRT2 / 100
 const WALL = 1_767_225_600_000
 const LINKS = 1_000_000
 
-function must<T>(value: T | undefined): T {
-  if (value === undefined) throw new Error('the test has a mistake')
-  return value
-}
-const ip = (text: string): Ip => must(parseIp(text))
-const prefix = (text: string): Prefix => must(parsePrefix(text))
-const endpoint = (text: string): Endpoint => must(parseEndpoint(text))
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
 
 const NODE_PLACE = endpoint('198.51.100.1:41641')

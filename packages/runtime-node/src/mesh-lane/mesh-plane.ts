@@ -3,6 +3,7 @@ import type { EngineOptions } from '@meshwright/mesh'
 import type { LaneOffloads, SocketPair } from '../dataplane/lane-context.ts'
 import type { LaneTest } from '../dataplane/lane-loop.ts'
 import { DataPlaneError, type LaneMode } from '../dataplane/lane-mode.ts'
+import { KeptCounters } from '../dataplane/kept-counters.ts'
 import { LaneThread, type MainBorder, mainBorder } from '../dataplane/lane-thread.ts'
 import { openTunDescriptor, type TunDescriptor } from '../dataplane/tun-descriptor.ts'
 import type { FromMeshWorker, MeshLaneStatus, ToMeshWorker } from './mesh-messages.ts'
@@ -62,6 +63,7 @@ export class MeshPlane {
   readonly #main: MainBorder
   readonly #tun: TunDescriptor
   readonly #thread: LaneThread<ToMeshWorker, FromMeshWorker>
+  readonly #kept: KeptCounters = new KeptCounters()
   #sockets: SocketPair | undefined
   #engine: RemoteEngine | undefined
   #engines = 0
@@ -69,6 +71,7 @@ export class MeshPlane {
   #onStatus: ((status: MeshLaneStatus | undefined) => void)[] = []
   #onStopped: (() => void) | undefined
   #closed = false
+  #gone: string | undefined
 
   /** Internal: see {@link startMeshPlane}. */
   constructor(options: MeshPlaneOptions, main: MainBorder, tun: TunDescriptor) {
@@ -100,6 +103,11 @@ export class MeshPlane {
   /** How often a worker that died was started again. */
   get restarts(): number {
     return this.#thread.restarts
+  }
+
+  /** Why nothing will come any more; `undefined` while all is well. */
+  get gone(): string | undefined {
+    return this.#gone
   }
 
   /** Makes the engine of a node, in the worker, in the place of the one before. */
@@ -193,27 +201,33 @@ export class MeshPlane {
         this.#sockets = message.pair
         return
       case 'laneStatus':
-        for (const done of this.#onStatus.splice(0)) done(message)
+        for (const done of this.#onStatus.splice(0)) done({ ...message, counters: this.#kept.showAll('lane', { ...message.counters }), joined: this.#kept.showAll('joined', { ...message.joined }) })
         return
       case 'stopped':
         return this.#onStopped?.()
       case 'gone':
-        return this.#options.onGone(`the TUN device ${this.name} is gone (errno ${message.errno})`)
+        return this.#end(`the TUN device ${this.name} is gone (errno ${message.errno})`)
       default: // 'ready' and 'unavailable' are the thread's own
     }
   }
 
   #died(why: string, again: boolean): void {
-    if (!again) return this.#options.onGone(`the data plane dies again and again: ${why}`)
+    if (!again) return this.#end(`the data plane dies again and again: ${why}`)
+    this.#kept.restart()
     this.#options.log('warn', `the data plane died (${why}): it is started again, and sessions are made anew`)
     this.#startWorker().then(
       () => this.#engine?.revive(),
       (error: unknown) => {
         // A worker that dies at its start has died once more, and is told of as such.
         if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
-        this.#options.onGone(error instanceof Error ? error.message : 'the data plane does not start again')
+        this.#end(error instanceof Error ? error.message : 'the data plane does not start again')
       },
     )
+  }
+
+  #end(reason: string): void {
+    this.#gone = reason
+    this.#options.onGone(reason)
   }
 
   #unanswered(): void {

@@ -8,7 +8,6 @@ import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type Sock
 import { laneNeeds } from '../dataplane/lane-needs.ts'
 import { LaneLoop, obeyTest } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
-import { raisePriority } from '../dataplane/thread-priority.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
 import { openUdpPair } from '../dataplane/udp-pair.ts'
 import { systemRandom } from '../random.ts'
@@ -89,7 +88,7 @@ class MeshLaneThread {
       mtu: start.mtu,
     }
     this.#lane = new Lane(this.#context, start.wake, this.#clock, { prompt: true })
-    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, {
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, start.priority, {
       onMessage: (message) => void (isToWorker(message) && this.#take(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
       onTurn: () => this.#showTraffic(),
@@ -97,8 +96,7 @@ class MeshLaneThread {
   }
 
   run(): void {
-    const { sockets, priority } = this.#start
-    if (priority) raisePriority()
+    const { sockets } = this.#start
     if (sockets === undefined && !this.#listen()) return this.#loop.end()
     if (sockets !== undefined) this.#lane.useSockets(this.#clock(), sockets)
     const { border, tun, mtu, view, map } = this.#context

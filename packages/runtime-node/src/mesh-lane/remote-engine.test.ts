@@ -143,3 +143,26 @@ test('a thread that died is told everything again: peers, home relay and rules a
   remote.acts()
   expect(engine.explain(START, peerKey)?.candidates.map((candidate) => formatEndpoint(candidate.endpoint))).toEqual(['192.0.2.2:41641'])
 })
+
+test('counters go on when a thread died: what was shown is never taken back', () => {
+  const [, remote] = both()
+  if (remote === undefined || !(remote.engine instanceof RemoteEngine)) throw new Error('an engine')
+  const { engine } = remote
+  const shown = (): unknown => {
+    engine.look()
+    remote.acts()
+    const { packetsOut, sent } = engine.traffic()
+    return [engine.drops(START)['malformed'], packetsOut, sent, engine.peer(START, peerKey)?.sentBytes]
+  }
+  engine.apply(START, applied)
+  for (let death = 0; death < 3; death += 1) {
+    engine.handleInput(START, { type: 'packet', bytes: packet })
+    engine.handleInput(START, { type: 'packet', bytes: new Uint8Array(3) })
+    const before = shown()
+    expect(before).toEqual([death + 1, death + 1, expect.anything(), expect.any(Number)])
+    remote.kill()
+    expect(shown()).toEqual(before)
+  }
+  engine.apply(START, { ...applied, paths: [], plane: { ...applied.plane, peers: [], routes: [] } })
+  expect(engine.drops(START)['malformed']).toBe(3)
+})

@@ -1,15 +1,17 @@
 import { type Instant, Outbox, type RelayMap } from '@meshwright/core'
 import type { DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint, Ip, IpSet } from '@meshwright/ip'
-import { NO_WAY_COUNTS } from '@meshwright/mesh'
+import { NO_WAY_COUNTS, type WayCount, type WayCounts } from '@meshwright/mesh'
 import type { AppliedMap, DeniedPacket, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from '@meshwright/mesh'
 import type { PathExplanation } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import { KeptCounters } from '../dataplane/kept-counters.ts'
 import type { EngineCommand, EngineView, FromEngine, ToEngine } from './engine-messages.ts'
 import { fromPortable, toPortable } from './portable-values.ts'
 
 const NO_TRAFFIC: EngineTraffic = { packetsIn: 0, packetsOut: 0, received: NO_WAY_COUNTS, sent: NO_WAY_COUNTS, relayIn: 0, relayOut: 0 }
 const NOTHING_SEEN: EngineWatch = { lies: [], flooded: false, held: {} }
+const PEER = 'peer '
 /** Room for the numbers of an engine's relay links. */
 const LINKS_PER_ENGINE = 1_000_000
 
@@ -27,6 +29,9 @@ export class RemoteEngine implements NodeEngine {
   /** The same rules once more, for questions about them. */
   readonly #filter: PacketFilter = new PacketFilter()
   #view: EngineView | undefined
+  /** What threads that died had moved, as far as they have told. */
+  #traffic: EngineTraffic = NO_TRAFFIC
+  readonly #kept: KeptCounters = new KeptCounters()
   // What a new thread must be told when this one has died.
   #applied: AppliedMap | undefined
   #shieldsUp = false
@@ -44,8 +49,10 @@ export class RemoteEngine implements NodeEngine {
     this.#make()
   }
 
-  /** Makes the engine anew in a thread that knows nothing: sessions are begun again, everything else is as it was. */
+  /** Makes the engine anew in a thread that knows nothing: sessions are begun again, everything else is as it was, and counters go on. */
   revive(): void {
+    this.#traffic = this.traffic()
+    this.#kept.restart()
     this.#view = undefined
     this.#make()
     this.#command({ do: 'setShieldsUp', up: this.#shieldsUp })
@@ -67,6 +74,8 @@ export class RemoteEngine implements NodeEngine {
 
   apply(_now: Instant, applied: AppliedMap): void {
     this.#applied = applied
+    const present = new Set(applied.plane.peers.map((peer) => PEER + peer.text))
+    this.#kept.forget((name) => name.startsWith(PEER) && !present.has(name.slice(0, name.indexOf(' ', PEER.length))))
     this.#replaceRules(applied.plane.rules, applied.plane.local)
     this.#command({ do: 'apply', applied })
   }
@@ -123,11 +132,11 @@ export class RemoteEngine implements NodeEngine {
   }
 
   traffic(): EngineTraffic {
-    return this.#view?.traffic ?? NO_TRAFFIC
+    return this.#view === undefined ? this.#traffic : plus(this.#traffic, this.#view.traffic)
   }
 
   drops(_now: Instant): Readonly<Record<string, number>> {
-    return this.#view?.drops ?? {}
+    return Object.fromEntries(this.#kept.showMap('drops', new Map(Object.entries(this.#view?.drops ?? {}))))
   }
 
   watch(_now: Instant): EngineWatch {
@@ -139,7 +148,8 @@ export class RemoteEngine implements NodeEngine {
   }
 
   peer(_now: Instant, key: NodePublicKey): EnginePeer | undefined {
-    return this.#view?.peers.get(key.text)
+    const known = this.#view?.peers.get(key.text)
+    return known && { ...known, ...this.#kept.showAll(PEER + key.text, { receivedBytes: known.receivedBytes, sentBytes: known.sentBytes }) }
   }
 
   explain(_now: Instant, peer: NodePublicKey): PathExplanation | undefined {
@@ -195,4 +205,16 @@ export class RemoteEngine implements NodeEngine {
   #replaceRules(rules: readonly FilterRule[], local: IpSet): void {
     this.#filter.replace(rules, local)
   }
+}
+
+function plus(a: EngineTraffic, b: EngineTraffic): EngineTraffic {
+  return {
+    packetsIn: a.packetsIn + b.packetsIn, packetsOut: a.packetsOut + b.packetsOut, received: bothWays(a.received, b.received), sent: bothWays(a.sent, b.sent),
+    relayIn: a.relayIn + b.relayIn, relayOut: a.relayOut + b.relayOut,
+  }
+}
+
+function bothWays(a: WayCounts, b: WayCounts): WayCounts {
+  const both = (one: WayCount, other: WayCount): WayCount => ({ datagrams: one.datagrams + other.datagrams, bytes: one.bytes + other.bytes })
+  return { relay: both(a.relay, b.relay), ipv4: both(a.ipv4, b.ipv4), ipv6: both(a.ipv6, b.ipv6) }
 }
