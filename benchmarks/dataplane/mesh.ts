@@ -2,11 +2,12 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
-import { bundlePrograms, OurControl, OurNode, OurRelay } from '../../tests/interop/lab-ours.ts'
-import { interfaceAddress, Lab, type LabProcess, type RunResult } from '../../tests/interop/lab-process.ts'
+import { OurNode } from '../../tests/interop/lab-ours.ts'
+import { Lab, type LabProcess, type RunResult } from '../../tests/interop/lab-process.ts'
 import { Space } from '../../tests/interop/lab-space.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
 import { LightClient } from '../../tests/load/light-client.ts'
+import { startTailnet } from '../tailnet.ts'
 
 /** So many nodes there are beside each pair, and so many rules in everybody's filter. */
 const PEERS = 100
@@ -60,13 +61,7 @@ export class MeshLab {
   /** Starts all; resolves when packets of both pairs go directly. */
   async start(withTailscaled: boolean): Promise<void> {
     const lab = this.#lab
-    const programs = await bundlePrograms(lab)
-    const relay = new OurRelay(lab, programs)
-    await relay.start(interfaceAddress() ?? '127.0.0.1')
-    const control = new OurControl(lab, programs)
-    await control.start(relay.mapFile)
-    const key = await control.authKey('-u', await control.createUser('alice'), '--reusable')
-    await control.setPolicy({ acls: [...manyRules(), { action: 'accept', src: ['*'], dst: ['*:*'] }] })
+    const { programs, control, authKey: key } = await startTailnet(lab, [...manyRules(), { action: 'accept', src: ['*'], dst: ['*:*'] }])
     await join(control.url, key)
     for (const name of withTailscaled ? ['mesh', 'tailscaled'] : ['mesh']) {
       const spaces = [await Space.make(lab, `${name}a`, { url: control.url }), await Space.make(lab, `${name}b`, { url: control.url })] as const

@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
-import { bundlePrograms, OurControl, OurRelay } from '../../tests/interop/lab-ours.ts'
-import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
+import { Lab } from '../../tests/interop/lab-process.ts'
 import { LightClient } from '../../tests/load/light-client.ts'
+import { startTailnet } from '../tailnet.ts'
 
 // What an idle node costs that is not the first in its process, with 100 peers and 1,000 filter rules: at most 25 MB.
 const PEERS = 100
@@ -16,15 +16,10 @@ export async function measureMemory(): Promise<number> {
   const lab = new Lab()
   const clients: LightClient[] = []
   try {
-    const programs = await bundlePrograms(lab)
-    const relay = new OurRelay(lab, programs)
-    await relay.start(interfaceAddress() ?? '127.0.0.1')
-    const control = new OurControl(lab, programs)
-    await control.start(relay.mapFile)
-    const key = await control.authKey('-u', await control.createUser('alice'), '--reusable')
     // Rules with different sources are not joined: each is one in the node's filter. One lets everybody see everybody.
     const hosts = Object.fromEntries(Array.from({ length: RULES }, (_, i) => [`h${i}`, `10.${i >> 8}.${i & 255}.0/24`]))
-    await control.setPolicy({ hosts, acls: [{ action: 'accept', src: ['*'], dst: ['*:22'] }, ...Object.keys(hosts).map((name, i) => ({ action: 'accept', src: [name], dst: [`*:${1000 + i}`] }))] })
+    const acls = [{ action: 'accept', src: ['*'], dst: ['*:22'] }, ...Object.keys(hosts).map((name, i) => ({ action: 'accept', src: [name], dst: [`*:${1000 + i}`] }))]
+    const { control, authKey: key } = await startTailnet(lab, acls, { hosts })
     const serverKey = await fetchControlKey({ url: control.url })
     for (let i = 0; i < PEERS; i += 1) {
       const client = new LightClient(i, { frame: () => undefined, lost: () => undefined })

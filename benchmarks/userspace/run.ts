@@ -4,9 +4,10 @@ import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { build } from 'esbuild'
-import { bundlePrograms, OurControl, OurNode, OurRelay, type OurPrograms } from '../../tests/interop/lab-ours.ts'
-import { interfaceAddress, Lab } from '../../tests/interop/lab-process.ts'
+import { OurNode, type OurPrograms } from '../../tests/interop/lab-ours.ts'
+import { Lab } from '../../tests/interop/lab-process.ts'
 import { Tailscaled } from '../../tests/interop/lab-tailscaled.ts'
+import { startTailnet } from '../tailnet.ts'
 import { GOODPUT_LINE, measureGoodput } from './goodput.ts'
 import { measureMemory } from './memory.ts'
 import { measure, median, type Round, type SocksNode, startSource } from './throughput.ts'
@@ -98,14 +99,8 @@ async function measurePairs({ rounds, bytes, relay: isRelayed, portable, bin, pr
   const lab = new Lab()
   const source = await startSource()
   try {
-    const programs = await bundlePrograms(lab)
-    const relay = new OurRelay(lab, programs)
-    await relay.start(interfaceAddress() ?? '127.0.0.1')
-    const control = new OurControl(lab, programs)
-    await control.start(relay.mapFile)
-    const alice = await control.createUser('alice')
-    await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }] })
-    const join = [control.url, await control.authKey('-u', alice, '--reusable')] as const
+    const { programs, control, authKey } = await startTailnet(lab, [{ action: 'accept', src: ['*'], dst: ['*:*'] }])
+    const join = [control.url, authKey] as const
     const flags = isRelayed ? ['--block-udp'] : []
     const env: Readonly<Record<string, string>> = profile === undefined ? {} : { NODE_OPTIONS: `--import ${await bundlePreload(lab)}`, MESHWRIGHT_BENCH_PROFILE: path.resolve(profile) }
     const pairs: Pair[] = [{ name: 'ours', nodes: await ours(lab, programs, join, 'ours', flags, env), rounds: [] }]
