@@ -5,6 +5,7 @@ import { NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseResponder, type NoiseRespon
 import { instant, type RandomSource } from '@meshwright/core'
 import { type ChallengePrivateKey, type CryptoProvider, type MachinePrivateKey, type MachinePublicKey, nobleProvider } from '@meshwright/crypto'
 import { ControlConnectionError } from './control-dial.ts'
+import { GoawayWatch } from './goaway-watch.ts'
 import { keepPinging } from './control-ping.ts'
 import { acceptWebSocket, asksForWebSocket } from './control-websocket.ts'
 import { NoiseStream, type ReadPace } from './noise-stream.ts'
@@ -82,6 +83,10 @@ export async function acceptControl(request: IncomingMessage, socket: Duplex, he
     settings: { maxConcurrentStreams: options.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS, initialWindowSize: WINDOW_BYTES },
   })
   session.on('error', () => session.destroy())
+  const written = new GoawayWatch()
+  stream.on('plaintext', (bytes: Uint8Array) => {
+    if (written.push(bytes)) setImmediate(() => session.destroy()) // when it is on its way to the client
+  })
   keepPinging(session, options.pingEveryMs ?? PING_EVERY_MS, 'the client')
   return { machineKey: established.machineKey, version: established.version, challenge: established.challenge, session }
 }

@@ -23,7 +23,7 @@ export interface ReadPace {
 /** Ciphertext that is opened in one step, at most: a record. */
 const STEP_RAW_BYTES = 4_096
 
-/** The plaintext side of a Noise channel over a raw stream, as a duplex stream with back-pressure both ways. Emits `established` and `early` too. */
+/** The plaintext side of a Noise channel over a raw stream, as a duplex stream with back-pressure both ways. Emits `established`, `early` and, of what is written, `plaintext` too. */
 export class NoiseStream extends Duplex {
   readonly #raw: Duplex
   readonly #channel: NoiseChannel
@@ -75,6 +75,7 @@ export class NoiseStream extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.emit('plaintext', chunk)
     if (!this.#channel.send(now(), chunk)) return done(new Error('the Noise channel is not open'))
     this.drain()
     if (this.#raw.writableNeedDrain) this.#raw.once('drain', () => done())
