@@ -1,23 +1,16 @@
 import { instant, type Instant, type RelayMap } from '@meshwright/core'
 import { DiscoPrivateKey, nobleProvider, NodePrivateKey } from '@meshwright/crypto'
-import { encodeUdpPacket, type Endpoint, formatEndpoint, type Ip, IpSet, parseEndpoint, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
+import { encodeUdpPacket, type Endpoint, formatEndpoint, IpSet } from '@meshwright/ip'
 import { type AppliedMap, Engine, type EngineOptions, type NodeEngine } from '@meshwright/mesh'
 import { SeededRandom } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
+import { endpoint, ip, must, prefix } from '../../test/values.ts'
 import { EngineHost } from './engine-host.ts'
 import type { FromEngine, ToEngine } from './engine-messages.ts'
 import { RemoteEngine } from './remote-engine.ts'
 
 const WALL = 1_700_000_000_000
 const START = instant(1_000)
-
-function must<T>(value: T | undefined): T {
-  if (value === undefined) throw new Error('the test has a mistake')
-  return value
-}
-const ip = (text: string): Ip => must(parseIp(text))
-const prefix = (text: string): Prefix => must(parsePrefix(text))
-const endpoint = (text: string): Endpoint => must(parseEndpoint(text))
 
 const seeds = new SeededRandom(11)
 const [own, peer] = [1, 2].map(() => ({ node: NodePrivateKey.generate(seeds.bytes), disco: DiscoPrivateKey.generate(seeds.bytes) }))
