@@ -45,6 +45,7 @@ export class NodeRig {
   #programs!: OurPrograms
   readonly #services: net.Server[] = []
   readonly #flags: { readonly blockUdp?: boolean }
+  readonly #env: Readonly<Record<string, string>>
   #rss = 0
   /** Connections that services behind the victim have taken. */
   served = 0
@@ -52,9 +53,10 @@ export class NodeRig {
   readonly guests: Json[] = []
   readonly guestRules: Json[] = []
 
-  /** @param flags of both nodes */
-  constructor(flags: { readonly blockUdp?: boolean } = {}) {
+  /** @param flags of both nodes; @param env of the victim */
+  constructor(flags: { readonly blockUdp?: boolean } = {}, env: Readonly<Record<string, string>> = {}) {
     this.#flags = flags
+    this.#env = env
   }
 
   /** Starts all, and gives both nodes an honest map. */
@@ -64,7 +66,7 @@ export class NodeRig {
     await this.control.start()
     ;[this.openPort, this.shutPort] = [await this.#service(), await this.#service()]
     this.control.map = (poll, name) => poll.send(this.honest(name))
-    this.victim = new OurNode(this.lab, this.#programs, 'victim', ['--allow-loopback', ...(this.#flags.blockUdp === true ? ['--block-udp'] : [])])
+    this.victim = new OurNode(this.lab, this.#programs, 'victim', ['--allow-loopback', ...(this.#flags.blockUdp === true ? ['--block-udp'] : [])], this.#env)
     await this.victim.start()
     this.friend = await startMeshNode({ controlUrl: this.control.url, hostname: 'friend', authKey: 'any', allowLoopback: true, ...this.#flags })
     await this.victim.up(this.control.url, 'any')
