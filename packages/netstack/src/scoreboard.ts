@@ -156,7 +156,7 @@ export class Scoreboard {
       this.#head += 1
       if (piece.retransmitted) delivery.repeatedAt = Math.max(delivery.repeatedAt, piece.sentAt)
       if (piece.state === 'sacked') this.#sackedPieces -= 1
-      else this.#arrived(now, piece, delivery)
+      else this.#arrived(now, piece, delivery, true)
     }
     // What waited behind a hole arrived long before: its time tells of the hole, not of the path (Karn's rule for the whole row).
     if (delivery.repeatedAt >= 0) delivery.rtt = -1
@@ -298,14 +298,15 @@ export class Scoreboard {
         const piece = this.#pieces[i]
         if (piece === undefined || piece.start >= part.end) break
         if (piece.state === 'sacked' || piece.start < joined.start || piece.end > joined.end) continue
-        this.#arrived(now, piece, delivery)
+        this.#arrived(now, piece, delivery, false)
         piece.state = 'sacked'
         this.#sackedPieces += 1
       }
     }
   }
 
-  #arrived(now: number, piece: SentPiece, delivery: Delivery): void {
+  /** @param acknowledged by the acknowledgment's number, not only by a block */
+  #arrived(now: number, piece: SentPiece, delivery: Delivery, acknowledged: boolean): void {
     delivery.bytes += piece.end - piece.start
     if (piece.state === 'flying') this.#unlink(piece)
     piece.state = 'sacked'
@@ -316,8 +317,9 @@ export class Scoreboard {
       if (piece.end < this.#furthest) this.#reorderingSeen = true
     }
     if (piece.end > this.#furthest) this.#furthest = piece.end
-    // RFC 8985 section 6.2 step 2: an answer too early for the retransmission belongs to the first sending.
-    if (piece.retransmitted && (rtt < this.#leastRtt || this.#echoAt < Math.floor(piece.sentAt))) return
+    // RFC 8985 section 6.2 step 2: an answer too early for the retransmission belongs to the first sending. Behind a hole echoes stand
+    // still (RFC 7323 section 4.3), so they tell nothing of what only a block reports.
+    if (piece.retransmitted && (rtt < this.#leastRtt || (acknowledged && this.#echoAt < Math.floor(piece.sentAt)))) return
     if (piece.sentAt > this.#rackSentAt || (piece.sentAt === this.#rackSentAt && piece.end > this.#rackEnd)) {
       this.#rackSentAt = piece.sentAt
       this.#rackEnd = piece.end

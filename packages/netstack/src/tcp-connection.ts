@@ -361,12 +361,13 @@ export class TcpConnection implements Scheduled {
       return
     }
     if (result !== 'in-order' || receiver.hasHoles) {
-      this.#acks.now = true
+      this.#acks.lossSeen()
       // One for each segment (RFC 5681 section 4.2): peers without SACK count duplicates, and gVisor counts them with SACK too.
-      if (result !== 'in-order' && result !== 'filled') this.#output.emit(now, ACK, this.sender.nxt, 0, false)
+      this.#output.emit(now, ACK, this.sender.nxt, 0, false)
       return
     }
-    this.#acks.inOrder(now, this.#host.settings.delayedAckMs)
+    const atOnce = this.#acks.inOrder(now, this.#host.settings.delayedAckMs, this.sender.rtt.smoothed ?? Number.POSITIVE_INFINITY)
+    if (atOnce) this.#output.emit(now, ACK, this.sender.nxt, 0, false)
   }
 
   // Time.

@@ -32,6 +32,8 @@ export class TcpReceiver {
   /** True once FIN and everything before it has come. */
   finished = false
   #finAt = -1
+  /** The position that the last acknowledgment named. */
+  #toldAt = -1
   #capacity: number
   readonly #maximum: number
   #unconsumed = 0
@@ -66,14 +68,26 @@ export class TcpReceiver {
 
   /** True when the window may be opened by enough to tell the peer at once (RFC 9293 section 3.8.6.2.2). */
   windowOpened(segmentSize: number): boolean {
+    if (this.#windowHolds) return false
     const gain = this.nxt + this.room - this.edge
     return gain >= Math.min(2 * segmentSize, this.#capacity / 2)
+  }
+
+  /**
+   * Behind a hole the window stays as it was told while plenty of it is left: an acknowledgment with another window is no duplicate (RFC 5681
+   * section 2), and senders that count duplicates (gVisor, whatever has no SACK) would wait for a timeout instead of repairing the loss.
+   */
+  get #windowHolds(): boolean {
+    const last = this.#ranges[this.#ranges.length - 1]
+    return last !== undefined && this.nxt === this.#toldAt && (this.edge - last.end) * 4 >= this.#capacity
   }
 
   /** The window field for an acknowledgment that leaves now; moves the edge. */
   advertise(segmentSize: number, scaled: boolean): number {
     const shift = scaled ? this.windowShift : 0
     const unit = 2 ** shift
+    if (this.#windowHolds) return Math.min(Math.floor((this.edge - this.nxt) / unit), 0xffff)
+    this.#toldAt = this.nxt
     // A window below a segment is offered as none, unless it already was larger: silly windows help nobody.
     const room = this.room
     let edge = this.nxt + (room < Math.min(segmentSize, this.#capacity / 2) ? 0 : room)

@@ -70,3 +70,17 @@ test('a peer that takes SACK but tells no blocks is heard by its duplicates', ()
   send(20)
   expect(sent.slice(10)[0]).toEqual({ start: 1, length: MSS })
 })
+
+test('a peer that waits long with the acknowledgment of a lone segment is probed in vain once, not each time', () => {
+  for (let at = 0; at < 20_000; at += 1_000) {
+    sender.write(new Uint8Array(100))
+    send(at)
+    const end = sender.nxt
+    for (let due = sender.due; due !== undefined && due < at + 150; due = sender.due) {
+      sender.handleTimeout(due)
+      send(due)
+    }
+    sender.acknowledge(instant(at + 150), end, [], false, 150)
+  }
+  expect(sent).toHaveLength(21)
+})

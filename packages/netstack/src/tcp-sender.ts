@@ -4,7 +4,8 @@ import { RttEstimator } from './rtt-estimator.ts'
 import { type Delivery, Scoreboard } from './scoreboard.ts'
 import { type ChunkPool, SendBuffer } from './send-buffer.ts'
 
-/** RFC 8985 section 7.2: what a receiver may wait with its acknowledgment when only one segment is out. */
+/** RFC 8985 section 7.2: what a receiver may wait with its acknowledgment when only one segment is out. Most wait less than the first. */
+const USUAL_DELAYED_ACK_MS = 50
 const WORST_DELAYED_ACK_MS = 200
 const LEAST_PROBE_TIMEOUT_MS = 10
 const MAX_PERSIST_MS = 60_000
@@ -71,6 +72,7 @@ export class TcpSender {
   #tailProbeEnd = -1
   #tailProbeRepeats = false
   #tailProbeAt = 0
+  #ackDelay = USUAL_DELAYED_ACK_MS
   #lastSentAt = 0
   #forceOne = false
   #windowLimited = false
@@ -377,6 +379,8 @@ export class TcpSender {
     if (this.#tailProbeEnd < 0 || ack < this.#tailProbeEnd) return
     // By the echo the acknowledgment answers what left before the probe: nothing was lost, and not all peers say so by DSACK (gVisor does not).
     const original = advanced && echoRtt >= 0 && Math.floor(now) - echoRtt < Math.floor(this.#tailProbeAt)
+    // This peer waits longer than others.
+    if (this.#tailProbeRepeats && (delivery.duplicate || original)) this.#ackDelay = WORST_DELAYED_ACK_MS
     if (!this.#tailProbeRepeats || delivery.duplicate || original) this.#tailProbeEnd = -1
     else if (ack > this.#tailProbeEnd) {
       // RFC 8985 section 7.4: the probe itself repaired a loss, which must not go unpaid.
@@ -414,7 +418,7 @@ export class TcpSender {
       const mayProbe =
         this.sackPermitted && this.#mode === 'open' && smoothed !== undefined && this.#tailProbeEnd < 0 && this.#board.sackedPieces === 0
       if (mayProbe) {
-        const wait = Math.max(2 * smoothed, LEAST_PROBE_TIMEOUT_MS) + (this.#board.size === 1 ? WORST_DELAYED_ACK_MS : 0)
+        const wait = Math.max(2 * smoothed, LEAST_PROBE_TIMEOUT_MS) + (this.#board.size === 1 ? this.#ackDelay : 0)
         if (wait < rto) return this.#set('probe', after(now, wait))
       }
       return this.#set('retransmit', after(now, rto))
