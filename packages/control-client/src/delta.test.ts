@@ -48,13 +48,14 @@ test('deltas apply in order: removed, changed, seen, online, patches; unknown nu
 test('a patch replaces what it names and nothing else', () => {
   const map = start({ Peers: [node(2, { HomeDERP: 1, Endpoints: ['192.0.2.1:1'], KeyExpiry: '2026-01-01T00:00:00Z', Tags: ['tag:x'] })] })
   const patched = next(map, {
-    PeersChangedPatch: [{ NodeID: 2, DERPRegion: 0, Cap: 130, CapMap: { a: [] }, Endpoints: [], Key: key(22), DiscoKey: `discokey:${'7'.repeat(64)}`, Online: false, LastSeen: '2026-11-20T00:00:00Z', KeyExpiry: ZERO_TIME }],
+    PeersChangedPatch: [{ NodeID: 2, DERPRegion: 0, Cap: 130, CapMap: { a: [] }, Endpoints: [], Key: key(22), DiscoKey: `discokey:${'7'.repeat(64)}`, Online: false, LastSeen: '2026-11-20T00:00:00Z', KeyExpiry: ZERO_TIME, KeySignature: 'c2lnbmVk' }],
   })
   const peer = patched.peers.get(2) ?? expect.fail('gone')
   expect(peer).toMatchObject({ homeRegion: 0, capabilityVersion: 130, endpoints: [], online: false, lastSeen: Date.UTC(2026, 10, 20), keyExpiry: undefined, tags: ['tag:x'] })
   expect(hasCapability(peer, 'a')).toBe(true)
   expect([...patched.peersByKey.keys()]).toEqual([key(22)])
   expect(peer.discoKey?.text).toBe(`discokey:${'7'.repeat(64)}`)
+  expect(peer.wire.KeySignature).toBe('c2lnbmVk')
 })
 
 test('earlier maps never change, and what did not change stays the same object', () => {

@@ -38,6 +38,20 @@ describe('nothing is said before it is on disk', () => {
     expect(lab.store.state().users).toHaveLength(50)
   })
 
+  test('what waits for a disk that hangs is bounded: the rest is told to come again, and nobody is forgotten', () => {
+    const lab = new Lab()
+    lab.storing = 'hold'
+    const first = lab.send({ type: 'admin', command: { command: 'createUser', name: 'alice' } })
+    const waiting = Array.from({ length: 65_536 }, () => lab.send({ type: 'admin', command: { command: 'listUsers' } }))
+    expect(lab.answers.size).toBe(0)
+    const tooMuch = lab.send({ type: 'admin', command: { command: 'listUsers' } })
+    expect(lab.answers.get(tooMuch)).toMatchObject({ status: 503, retryAfterSeconds: 5 })
+    lab.feed({ type: 'closed', request: waiting[0] ?? 0 }) // who leaves is always heard: else what it opened would stay for ever
+    expect(lab.answers.size).toBe(1)
+    lab.commit()
+    expect([first, ...waiting].every((request) => lab.answers.get(request)?.status === 200)).toBe(true)
+  }, 60_000)
+
   test('a commit that fails leaves everything as it was, and says so', () => {
     const lab = new Lab()
     lab.admin({ command: 'createUser', name: 'alice' })

@@ -111,9 +111,20 @@ describe('known nodes', () => {
     expect(stranger.Error).toBe('this node key belongs to another device')
     expect(lab.answers.get(lab.map(key('mkey', 'evil'), { NodeKey: key('nodekey', 'a'), Stream: true }))).toMatchObject({ status: 404 })
     expect(lab.answers.get(lab.map(key('mkey', 'evil'), { NodeKey: key('nodekey', 'nobody'), Stream: true }))).toMatchObject({ status: 404, body: 'node not found' })
+    // Without an auth key neither: no login is opened that an administrator could approve by mistake.
+    expect(lab.registered(lab.register(key('mkey', 'evil'), { NodeKey: key('nodekey', 'a') }))).toMatchObject({ Error: 'this node key belongs to another device', AuthURL: '' })
     // Logging a stranger's node out changes nothing, and tells nothing.
     expect(lab.registered(lab.register(key('mkey', 'evil'), { NodeKey: key('nodekey', 'a'), Expiry: '1970-01-01T00:02:03Z' })).NodeKeyExpired).toBe(true)
     expect(lab.store.state().nodes[0]?.expiry).toBeUndefined()
+  })
+
+  test('a node key that another device took while a login waited is not given away by its approval', () => {
+    const { lab, authKey } = withUser()
+    const { AuthURL } = lab.registered(lab.register(key('mkey', 'evil'), { NodeKey: key('nodekey', 'a'), Hostinfo: { Hostname: 'evil' } }))
+    join(lab, 'a', authKey())
+    const before = lab.store.state().nodes
+    expect(lab.admin({ command: 'registerLogin', authId: AuthURL, user: 'alice' })).toMatchObject({ status: 400, body: { message: 'this node key belongs to another device' } })
+    expect(lab.store.state().nodes).toEqual(before)
   })
 
   test('a new node key keeps number, name and addresses, and peers get a patch', () => {
@@ -205,6 +216,16 @@ describe('known nodes', () => {
 describe('logins by URL', () => {
   const ask = (lab: Lab, name: string, more = {}): ReturnType<Lab['registered']> =>
     lab.registered(lab.register(key('mkey', name), { NodeKey: key('nodekey', name), Hostinfo: { Hostname: name }, ...more }))
+
+  test('a followup is for the device and the node key that asked: any other is asked anew', () => {
+    const { lab } = withUser()
+    const { AuthURL } = ask(lab, 'a')
+    for (const [machine, NodeKey] of [[key('mkey', 'a'), key('nodekey', 'other')], [key('mkey', 'evil'), key('nodekey', 'evil')]] as const) {
+      const answer = lab.registered(lab.register(machine, { NodeKey, Followup: AuthURL }))
+      expect(answer).toMatchObject({ MachineAuthorized: false, Error: '' })
+      expect([answer.AuthURL !== '', answer.AuthURL !== AuthURL]).toEqual([true, true])
+    }
+  })
 
   test('the followup is held until somebody approves, then answered with the user', () => {
     const { lab } = withUser()
