@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Lane } from './lane.ts'
+import { ThreadPriority } from './thread-priority.ts'
 
 /** So long the lane has the thread before the thread's event loop has a turn. */
 const LOOP_MS = 250
@@ -22,19 +23,25 @@ export class LaneLoop {
   readonly #port: MessagePort
   readonly #pulse: Int32Array
   readonly #events: LaneLoopEvents
+  readonly #priority: ThreadPriority | undefined
   #ended = false
 
-  /** @param pulse counts turns, for the thread that watches this one; shared with it */
-  constructor(lane: Lane, wake: number, port: MessagePort, pulse: Int32Array, events: LaneLoopEvents) {
+  /**
+   * @param pulse counts turns, for the thread that watches this one; shared with it
+   * @param hasPriority whether the thread comes before programs where that is permitted, while it serves many peers
+   */
+  constructor(lane: Lane, wake: number, port: MessagePort, pulse: Int32Array, hasPriority: boolean, events: LaneLoopEvents) {
     this.#lane = lane
     this.#wake = wake
     this.#port = port
     this.#pulse = pulse
     this.#events = events
+    this.#priority = hasPriority ? new ThreadPriority() : undefined
   }
 
   /** Begins; gives the thread back now and then. */
   run(): void {
+    this.#priority?.look(this.#lane.takePeersAtOnce())
     const until = performance.now() + LOOP_MS
     while (!this.#ended && performance.now() < until) {
       const how = this.#lane.turn()

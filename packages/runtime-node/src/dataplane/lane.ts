@@ -76,6 +76,11 @@ export class Lane {
     return this.#inbound.joined
   }
 
+  /** For how many peers rows were put together at the same time, at most, since this was last asked. */
+  takePeersAtOnce(): number {
+    return this.#outbound.takePeersAtOnce()
+  }
+
   /** From now on these sockets; what comes by the ones before is still read for a while, then they are closed. */
   useSockets(now: Instant, pair: SocketPair): void {
     this.#closeOld()

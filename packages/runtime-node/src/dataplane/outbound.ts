@@ -45,6 +45,11 @@ export class Outbound {
     return this.#lastReads
   }
 
+  /** For how many peers rows were put together at the same time, at most, since this was last asked. */
+  takePeersAtOnce(): number {
+    return this.#rows.takeMost()
+  }
+
   /** Reads until the device is empty or others should have their turn; gives 0, or the negative errno of a device that is broken. */
   run(now: Instant, wouldBlock: (errno: number) => boolean): number {
     const { border, counters, tun, map } = this.#context

@@ -65,6 +65,7 @@ it('what many peers get in turns is one row for each of them', () => {
   expect(sealed).toEqual([])
   rows.flush(NOW)
   expect(sealed.map(({ peer, marks }) => [peer, marks.length])).toEqual(owners.map(({ id }) => [id, 12]))
+  expect([rows.takeMost(), rows.takeMost()]).toEqual([PEER_ROWS, 0])
 })
 
 it('a packet of another class, or longer than those before, begins a row; a shorter one ends it', () => {

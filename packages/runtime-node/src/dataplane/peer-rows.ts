@@ -38,6 +38,7 @@ export class PeerRows {
   readonly #seal: RowSealer
   readonly #open: PeerRow[] = []
   readonly #free: PeerRow[]
+  #most = 0
 
   /**
    * @param batch makes a batch over the memory
@@ -82,7 +83,15 @@ export class PeerRows {
     row.trafficClass = trafficClass
     row.stride = stride
     this.#open.push(row)
+    if (this.#open.length > this.#most) this.#most = this.#open.length
     return row
+  }
+
+  /** For how many peers rows were put together at the same time, at most, since this was last asked. */
+  takeMost(): number {
+    const most = this.#most
+    this.#most = this.#open.length
+    return most
   }
 
   /** So many bytes of datagrams were written; a row that can take no more is sent. `isLast`: nothing may follow them. */

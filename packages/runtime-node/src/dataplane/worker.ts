@@ -12,7 +12,6 @@ import { laneNeeds } from './lane-needs.ts'
 import { LaneLoop, obeyTest } from './lane-loop.ts'
 import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
-import { raisePriority } from './thread-priority.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
@@ -72,7 +71,7 @@ class DataPlaneThread {
       mtu: start.mtu,
     }
     this.#lane = new Lane(this.#context, start.wake, this.#clock, { prompt: true })
-    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, {
+    this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, start.priority, {
       onMessage: (message) => void (isToWorker(message) && this.#handle(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
     })
@@ -81,7 +80,6 @@ class DataPlaneThread {
 
   run(): void {
     const start = this.#start
-    if (start.priority) this.#log('verbose', `packets are carried at nice ${raisePriority()}`)
     this.#fitRows()
     const config = parseUapi(start.config.trimEnd().split('\n'))
     if (config.type === 'set') this.#apply(config.changes)
