@@ -1,16 +1,25 @@
 /**
  * Adds the 16-bit big-endian words of `view[start .. end)` to a running Internet checksum (RFC 1071); an odd last byte counts as the
- * upper half of a word. Sums of at most 64 KiB stay below 2^32, so carries are folded only once, by {@link foldSum}.
+ * upper half of a word. For at most 64 KiB at once; carries are folded by {@link foldSum}.
  */
 export function addWords(sum: number, view: DataView, start: number, end: number): number {
   let total = sum
   let at = start
-  for (const stop = end - 15; at < stop; at += 16) {
-    const a = view.getUint32(at)
-    const b = view.getUint32(at + 4)
-    const c = view.getUint32(at + 8)
-    const d = view.getUint32(at + 12)
-    total += (a >>> 16) + (a & 0xffff) + (b >>> 16) + (b & 0xffff) + (c >>> 16) + (c & 0xffff) + (d >>> 16) + (d & 0xffff)
+  if (end - start >= 16) {
+    // Little-endian, as processors read: the sum has its bytes the other way round (RFC 1071 section 2 (B)). All 32-bit words together, by
+    // modulus 2^32, and their upper halves: from both follows the sum of the lower halves, which is below 2^32.
+    let all = 0
+    let upper = 0
+    for (const stop = end - 15; at < stop; at += 16) {
+      const a = view.getInt32(at, true)
+      const b = view.getInt32(at + 4, true)
+      const c = view.getInt32(at + 8, true)
+      const d = view.getInt32(at + 12, true)
+      all = (all + a + b + c + d) | 0
+      upper = (upper + (a >>> 16) + (b >>> 16) + (c >>> 16) + (d >>> 16)) | 0
+    }
+    const turned = foldSum(upper + ((all - (upper << 16)) >>> 0))
+    total += ((turned & 0xff) << 8) | (turned >>> 8)
   }
   for (; at + 1 < end; at += 2) total += view.getUint16(at)
   if (at < end) total += view.getUint8(at) << 8

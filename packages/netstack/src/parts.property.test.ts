@@ -27,6 +27,13 @@ test('the checksum equals a sum word by word, for every length and offset', () =
   )
 })
 
+test('the checksum of the largest packet, of the largest words, is right', () => {
+  for (const length of [65_535, 65_534, 65_520, 16, 15]) {
+    const words = Math.floor(length / 2) * 0xffff + (length % 2) * 0xff00
+    expect(foldSum(addWords(0xffff, new DataView(new Uint8Array(length).fill(0xff).buffer), 0, length))).toBe(foldSum(0xffff + words))
+  }
+})
+
 test('send buffers that share a pool never see each other', () => {
   const random = new SeededRandom(3)
   const pool = new ChunkPool()
