@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { COMMANDS, flagsOf, REFUSED, UNKNOWN } from './cli-flags.ts'
 import { bundlePrograms, OurControl, OurNode, type OurPrograms, OurRelay } from './lab-ours.ts'
 import { interfaceAddress, Lab, runProgram, type RunResult } from './lab-process.ts'
 import { Tailscaled } from './lab-tailscaled.ts'
@@ -75,6 +76,20 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
 
   afterAll(() => lab.stop())
 
+  test('every flag of every command [tailscale@1.102.5] is known to meshwright, or listed with the reason why not', async () => {
+    const [unknown, refused]: [string[], string[]] = [[], []]
+    for (const command of COMMANDS) {
+      const words = [...command.split(' '), '--help']
+      const [theirs, mine] = await Promise.all([runProgram(path.join(bin, 'tailscale'), words), ours.run(words)])
+      const { known: wanted } = flagsOf(`${theirs.out}${theirs.err}`)
+      const { known, refused: off } = flagsOf(mine.out)
+      for (const flag of wanted) if (!known.includes(flag)) unknown.push(`${command} ${flag}`)
+      for (const flag of off) refused.push(`${command} ${flag}`)
+    }
+    expect(unknown.sort()).toEqual(Object.keys(UNKNOWN).sort())
+    expect(refused.sort()).toEqual(Object.keys(REFUSED).sort())
+  })
+
   describe('logged out', () => {
     test.each(['status', 'ip', 'down', 'logout', 'dns status', 'exit-node list', 'debug prefs', 'debug netmap', 'whois 100.64.0.1', 'ping --c 1 100.64.0.1', 'set --accept-routes=false', 'nc 127.0.0.1 1'])(
       '%s [tailscale@1.102.5]',
@@ -94,7 +109,7 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       await lab.until('all three know each other', async () => (await ours.peer('real')) !== undefined && (await ours.peer('peer')) !== undefined && (await real.peer('ours')) !== undefined)
     })
 
-    test.each(['dns status', 'dns status --all', 'dns query peer.lab.test', 'exit-node list', 'exit-node suggest', 'debug derp-map', 'ping --c 1 --tsmp peer', 'ping --c 1 --icmp peer', 'ping --c 1 100.99.9.9', 'ip', 'ip -4', 'ip nobody.invalid', 'whois 100.99.9.9', 'whois 10.77.0.5', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'ping --c 1 8.8.8.8', 'ip peer', 'ip --1 peer', 'ip --assert=100.64.0.250', 'nc nobody.invalid 80', 'nc peer 1', 'set --netfilter-mode=bad', 'up --netfilter-mode=bad', 'set --operator=root', 'set --stateful-filtering', 'set --update-check=false', 'set --nickname=x', 'debug prefs', 'set --operator= --nickname= --stateful-filtering=false', 'set --exit-node=nobody', 'set --advertise-routes=10.0.0.1/8', 'up', 'up --hostname=x', 'debug prefs'])(
+    test.each(['dns status', 'dns status --all', 'dns query peer.lab.test', 'exit-node list', 'exit-node suggest', 'debug derp-map', 'ping --c 1 --tsmp peer', 'ping --c 1 --icmp peer', 'ping --c 1 100.99.9.9', 'ping --c 1 --peerapi peer', 'ping --c 1 --peerapi 100.99.9.9', 'ping --c 1 --tsmp --size 100 peer', 'ping --c 1 --size 70000 peer', 'ip', 'ip -4', 'ip nobody.invalid', 'whois 100.99.9.9', 'whois 10.77.0.5', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'ping --c 1 8.8.8.8', 'ip peer', 'ip --1 peer', 'ip --assert=100.64.0.250', 'nc nobody.invalid 80', 'nc peer 1', 'set --netfilter-mode=bad', 'up --netfilter-mode=bad', 'set --operator=root', 'set --stateful-filtering', 'set --update-check=false', 'set --nickname=x', 'debug prefs', 'set --operator= --nickname= --stateful-filtering=false', 'set --exit-node=nobody', 'set --advertise-routes=10.0.0.1/8', 'up', 'up --hostname=x', 'debug prefs'])(
       '%s [tailscale@1.102.5]',
       async (line) => {
         const { real: theirs, ours: mine } = await both(...line.split(' '))
@@ -130,7 +145,7 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
 
     test('ping [tailscale@1.102.5]: a direct path is found', async () => {
       expect((await onOurs('ping', '--c', '10', '10.77.0.5')).out).toMatch(new RegExp(`^pong from peer \\(${peerIp.replaceAll('.', '\\.')}\\) via `, 'm')) // behind it: the router itself answers
-      const result = await onOurs('ping', '--c', '10', peerIp)
+      const result = await onOurs('ping', '--c', '10', '--size', '1200', peerIp)
       expect([result.status, result.out]).toEqual([0, expect.stringMatching(new RegExp(`pong from peer \\(${peerIp.replaceAll('.', '\\.')}\\) via \\d`)) as string])
     })
 
@@ -163,13 +178,13 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
     })
 
     // Our own command line beside the real one, on the same socket: the words of the grammar, and how each ends.
-    test.each(['status', 'ip', 'ip -4', 'ip nobody.invalid', 'netcheck', 'debug prefs', 'debug netmap', 'debug derp-map', 'debug', 'dns', 'dns status', 'dns status --all', 'dns status --json', 'dns query peer.lab.test', 'dns query --json peer.lab.test', 'exit-node', 'exit-node list', 'exit-node suggest', 'metrics', 'metrics print', 'whois 100.99.9.9', 'ping --c 1 --tsmp peer', 'ping --c 1 100.99.9.9', 'nc peer 1', 'set --exit-node=nobody', 'version', 'status --json', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'whois 10.77.0.5', 'ip --1 peer', 'ip --assert=100.64.0.250', 'status --header', 'set --netfilter-mode=bad', 'set --nickname=x', 'set --operator=root', 'set --operator= --nickname=', 'set --accept-risk=all', 'login --help', 'up --help', 'down --help', 'logout --help', 'set --help', 'nc --help', 'netcheck --help', 'whois --help'])(
+    test.each(['status', 'ip', 'ip -4', 'ip nobody.invalid', 'netcheck', 'debug prefs', 'debug netmap', 'debug derp-map', 'debug', 'dns', 'dns status', 'dns status --all', 'dns status --json', 'dns query peer.lab.test', 'dns query --json peer.lab.test', 'exit-node', 'exit-node list', 'exit-node suggest', 'metrics', 'metrics print', 'whois 100.99.9.9', 'ping --c 1 --tsmp peer', 'ping --c 1 100.99.9.9', 'ping --c 1 --peerapi peer', 'ping --c 1 --tsmp --size 100 peer', 'ping --c 1 --size 70000 peer', 'debug prefs --pretty', 'exit-node list --filter=Norway', 'netcheck --bind-address=nonsense', 'nc peer 1', 'set --exit-node=nobody', 'version', 'status --json', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'whois 10.77.0.5', 'ip --1 peer', 'ip --assert=100.64.0.250', 'status --header', 'set --netfilter-mode=bad', 'set --nickname=x', 'set --operator=root', 'set --operator= --nickname=', 'set --accept-risk=all', 'login --help', 'up --help', 'down --help', 'logout --help', 'set --help', 'nc --help', 'netcheck --help', 'whois --help'])(
       'meshwright %s [tailscale@1.102.5]: ends as the real command line does, and says the same where the words are the same',
       async (line) => {
         const words = line.split(' ')
         const [theirs, mine] = await Promise.all([onOurs(...words), ours.run(words)])
         expect(mine.status, `${mine.err}${mine.out}`).toBe(theirs.status)
-        const same = /^(ip|debug prefs|debug derp-map|metrics|exit-node suggest)\b/.test(line) && theirs.status === 0
+        const same = /^(ip|debug prefs$|debug derp-map|metrics|exit-node suggest)\b/.test(line) && theirs.status === 0
         const settled = (text: string): string => text.replace(/^(tailscaled_(in|out)bound|meshwright_)\S* .*$/gm, '$1')
         if (same) expect(settled(mine.out)).toBe(settled(theirs.out))
       },

@@ -80,7 +80,7 @@ export interface PathFinderStatus {
 /** The length of a ping without padding: magic, key, nonce, box, header, transaction, node key. */
 export const DISCO_PING_BYTES: number = 6 + 32 + 24 + 16 + 2 + 12 + 32
 /** The longest ping that real clients send (tailscale/tailscale:wgengine/magicsock/endpoint.go, MaxDiscoPingSize). */
-export const MAX_DISCO_PING_BYTES = 65_475
+export const MAX_DISCO_PING_BYTES = 65_467
 
 /** 127.3.3.40: the source that pongs over relays name, with the region as port. */
 const RELAY_PSEUDO_ADDRESS = Uint8Array.of(127, 3, 3, 40)

@@ -1,0 +1,43 @@
+/** The commands whose flags are compared. */
+export const COMMANDS: readonly string[] = ['up', 'down', 'set', 'login', 'logout', 'status', 'ping', 'ip', 'whois', 'netcheck', 'version', 'debug netmap', 'debug prefs', 'dns status', 'dns query', 'exit-node list', 'exit-node suggest', 'nc', 'metrics', 'metrics print', 'metrics write']
+
+/** Flags of the usual command line (1.102.5) that ours does not know at all, by `command --flag`, each with its reason. None. */
+export const UNKNOWN: Readonly<Record<string, string>> = {}
+
+const SSH = 'sessions are not served by this node'
+const QR = 'the login URL is printed as text'
+const OF_TAILSCALE = 'a way to log in at the hosted service alone'
+const WEB = 'there is no web page: --json has everything'
+
+/** Flags that ours knows and refuses by name unless they are switched off, with the reason. */
+export const REFUSED: Readonly<Record<string, string>> = {
+  ...Object.fromEntries(['up', 'login'].flatMap((command) => [
+    [`${command} --qr`, QR],
+    [`${command} --qr-format`, QR],
+    ...['--client-id', '--client-secret', '--id-token', '--audience'].map((flag) => [`${command} ${flag}`, OF_TAILSCALE] as const),
+  ])),
+  ...Object.fromEntries(['up', 'login', 'set'].flatMap((command) => [
+    [`${command} --ssh`, SSH],
+    [`${command} --advertise-connector`, 'app connectors are configured by the hosted service'],
+    [`${command} --report-posture`, 'facts for device posture are not collected'],
+  ])),
+  'set --relay-server-port': 'UDP peer relays are not served by this node',
+  'set --webclient': WEB,
+  'status --web': WEB,
+  'status --listen': WEB,
+  'status --browser': WEB,
+  'version --upstream': 'versions are those of the package registry',
+  'version --track': 'there is one track',
+}
+
+/** The flags that a help names, and those of them that it says are not offered. */
+export function flagsOf(help: string): { readonly known: readonly string[]; readonly refused: readonly string[] } {
+  const [known, refused]: [string[], string[]] = [[], []]
+  for (const line of help.split('\n')) {
+    const flag = /^\s+(--[a-z0-9][a-z0-9-]*)/.exec(line)?.[1]
+    const last = known.at(-1)
+    if (flag !== undefined) known.push(flag)
+    else if (last !== undefined && line.includes('(not offered: ')) refused.push(last)
+  }
+  return { known, refused }
+}
