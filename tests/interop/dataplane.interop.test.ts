@@ -7,7 +7,7 @@ import { systemRandom } from '@meshwright/runtime-node'
 import { parseUapi } from '@meshwright/wireguard/text'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { buildOurs, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
+import { buildOurs, type End, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
 import type { DataPlaneAnswer, DataPlaneCommand } from './dataplane-child.ts'
 import { DATAGRAM_SCRIPT, TRANSFER_SCRIPT, transferHash } from './dataplane-ends.ts'
 import { fire, whyNoFire } from '../fire/fire.ts'
@@ -21,6 +21,10 @@ const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
 const FULL = process.env['DATAPLANE_FULL'] === '1'
 const missing = whyNoNamespaces() ?? (spawnSync('ping', ['-V']).status === 0 ? undefined : 'ping is not installed')
 const PORT = 7000
+/** The lane of the flows that are about one lane: that of `npm run test:interop -- --lane LANE dataplane`. */
+const CHOSEN = { MESHWRIGHT_DATAPLANE: process.env['MESHWRIGHT_DATAPLANE'] ?? 'offload' }
+/** Node's sockets neither set nor tell marks of congestion. */
+const MARKS = CHOSEN.MESHWRIGHT_DATAPLANE !== 'portable'
 
 let ours: ReturnType<typeof buildOurs> | undefined
 beforeAll(() => {
@@ -89,6 +93,17 @@ async function datagramsBack(lab: Lab, address: string, count: number, bytes: nu
   }
 }
 
+function ip(...words: readonly string[]): void {
+  expect([words.join(' '), spawnSync('ip', words).status]).toEqual([words.join(' '), 0])
+}
+
+/** Lines of a UAPI `set`. */
+async function tell(lab: Lab, end: End, lines: readonly string[]): Promise<void> {
+  const request = parseUapi(['set=1', ...lines])
+  if (request.type !== 'set') throw new Error('no set')
+  await lab.set(end, request.changes)
+}
+
 /** Three echoes of a size come back. One at a time: after the first answer of several, ping waits for the others no longer than two round trips. */
 async function echoes(lab: Lab, size: number): Promise<void> {
   for (let i = 0; i < 3; i += 1) expect(await lab.inA('ping', '-c', '1', '-W', '20', '-s', String(size), '10.88.0.2')).toContain('1 received')
@@ -121,14 +136,14 @@ for (const [name, env, quick] of LANES) {
 }
 
 flow('our rows and those of wireguard-go: 50 MB each way', missing ?? WIREGUARD_GO.missing, async (lab, file) => {
-  await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }), go())
+  await lab.pair(lane(file, CHOSEN), go())
   const whole = { bytes: 50 << 20, sha256: transferHash(50) }
   expect(await transfer(lab, '10.88.0.2', 50)).toEqual([whole, whole])
   expect((await datagrams(lab, '10.88.0.2', 5_000, 1200)).changed).toBe(0)
 })
 
 flow('a tunnel of 9000, of 1280 and of 576 bytes; what is too long comes in fragments', missing, async (lab, file) => {
-  const ends = await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }))
+  const ends = await lab.pair(lane(file, CHOSEN))
   for (const mtu of [9000, 1280, 576]) {
     for (const { namespace, interfaceName } of ends) expect(spawnSync('ip', ['-n', namespace, 'link', 'set', interfaceName, 'mtu', String(mtu)]).status).toBe(0)
     expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
@@ -139,8 +154,7 @@ flow('a tunnel of 9000, of 1280 and of 576 bytes; what is too long comes in frag
 })
 
 flow('outside all is IPv6: marks of congestion each way; a wire that goes and comes back, an address that changes, a path that becomes narrow', missing ?? ['nft', 'tcpdump'].map((program) => (spawnSync('sh', ['-c', `command -v ${program}`]).status === 0 ? undefined : `${program} is not installed`)).find((why) => why !== undefined), async (lab, file) => {
-  const [a, b] = await lab.pair(lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }))
-  const ip = (...words: readonly string[]): void => expect([words.join(' '), spawnSync('ip', words).status]).toEqual([words.join(' '), 0])
+  const [a, b] = await lab.pair(lane(file, CHOSEN))
   const outside = (host: number): string => `fd87::${host}`
   const wire = (): void => {
     for (const [i, namespace] of [lab.a, lab.b].entries()) {
@@ -148,11 +162,7 @@ flow('outside all is IPv6: marks of congestion each way; a wire that goes and co
       ip('-n', namespace, 'addr', 'add', `${outside(i + 1)}/64`, 'dev', 'wire', 'nodad')
     }
   }
-  const know = (end: typeof a, other: typeof b, inner: string, host: number): Promise<void> => {
-    const request = parseUapi(['set=1', `public_key=${formatHex(other.key.publicKey().bytes)}`, `endpoint=[${outside(host)}]:5000`, `allowed_ip=${inner}/32`])
-    if (request.type !== 'set') throw new Error('no set')
-    return lab.set(end, request.changes)
-  }
+  const know = (end: End, other: End, inner: string, host: number): Promise<void> => tell(lab, end, [`public_key=${formatHex(other.key.publicKey().bytes)}`, `endpoint=[${outside(host)}]:5000`, `allowed_ip=${inner}/32`])
   wire()
   await know(a, b, '10.88.0.2', 2)
   await know(b, a, '10.88.0.1', 1)
@@ -169,13 +179,15 @@ flow('outside all is IPv6: marks of congestion each way; a wire that goes and co
     while (!over) await lab.inA('ping', '-c', '3', '-i', '0.2', '-W', '1', '-Q', '2', '10.88.0.2').catch(() => '')
     return found
   }
-  // Two bits of the traffic class: ECT(0) goes out on the outer header.
-  expect(await captured('wire', 'ip6 and udp port 5000 and ip6[0:2] & 0x0030 == 0x0020')).toBe(true)
-  // The network marks the outer header, and the inner one comes out marked.
-  const nft = (words: string): void => expect([words, spawnSync('ip', ['netns', 'exec', lab.b, 'nft', words]).status]).toEqual([words, 0])
-  nft('add table ip6 marking; add chain ip6 marking incoming { type filter hook prerouting priority 0; }; add rule ip6 marking incoming udp dport 5000 ip6 ecn set ce')
-  expect(await captured(b.interfaceName, 'icmp and ip[1] & 3 == 3')).toBe(true)
-  nft('delete table ip6 marking')
+  if (MARKS) {
+    // Two bits of the traffic class: ECT(0) goes out on the outer header.
+    expect(await captured('wire', 'ip6 and udp port 5000 and ip6[0:2] & 0x0030 == 0x0020')).toBe(true)
+    // The network marks the outer header, and the inner one comes out marked.
+    const nft = (words: string): void => expect([words, spawnSync('ip', ['netns', 'exec', lab.b, 'nft', words]).status]).toEqual([words, 0])
+    nft('add table ip6 marking; add chain ip6 marking incoming { type filter hook prerouting priority 0; }; add rule ip6 marking incoming udp dport 5000 ip6 ecn set ce')
+    expect(await captured(b.interfaceName, 'icmp and ip[1] & 3 == 3')).toBe(true)
+    nft('delete table ip6 marking')
+  }
 
   ip('-n', lab.a, 'link', 'del', 'wire')
   expect(await lab.inA('ping', '-c', '1', '-W', '1', '10.88.0.2').then(() => 'answered', () => 'silent')).toBe('silent')
@@ -193,6 +205,61 @@ flow('outside all is IPv6: marks of congestion each way; a wire that goes and co
   // Too narrow for the tunnel's datagrams: rows are refused there, and the kernel sends fragments.
   for (const namespace of [lab.a, lab.b]) ip('-n', namespace, 'link', 'set', 'wire', 'mtu', '1280')
   expect(await transfer(lab, '10.88.0.2', 2)).toEqual([0, 1].map(() => ({ bytes: 2 << 20, sha256: transferHash(2) })))
+})
+
+flow('an address moves from one tunnel to another and back while TCP flows, and devices go down and up: every byte arrives', missing, async (lab, file) => {
+  const [a, b] = await lab.pair(lane(file, CHOSEN))
+  const c = await lab.start(lab.b, lane(file, CHOSEN), 5001, '10.88.1.2/32')
+  const keyOf = (end: End): string => `public_key=${formatHex(end.key.publicKey().bytes)}`
+  await tell(lab, c, [keyOf(a), 'endpoint=10.87.0.1:5000', 'allowed_ip=10.88.0.1/32'])
+  await tell(lab, a, [keyOf(c), 'endpoint=10.87.0.2:5001', keyOf(b), 'allowed_ip=10.88.0.9/32'])
+  ip('-n', lab.b, 'addr', 'add', '10.88.0.9/32', 'dev', 'lo')
+  await lab.reach('10.88.0.9')
+  let [moves, over] = [0, false]
+  const moving = (async (): Promise<void> => {
+    while (!over && moves < 9) {
+      const to = moves % 2 === 0 ? c : b
+      // The way there and the way back.
+      await tell(lab, a, [keyOf(to), 'allowed_ip=10.88.0.9/32'])
+      ip('-n', lab.b, 'route', 'replace', '10.88.0.1/32', 'dev', to.interfaceName)
+      if (moves % 3 === 2) for (const state of ['down', 'up']) ip('-n', lab.a, 'link', 'set', a.interfaceName, state)
+      moves += 1
+      await new Promise((resolve) => setTimeout(resolve, 150))
+    }
+  })()
+  try {
+    for (let i = 0; i < 20 && moves < 9; i += 1) expect(await transfer(lab, '10.88.0.9', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+  } finally {
+    over = true
+    await moving
+  }
+  expect(moves).toBeGreaterThanOrEqual(9)
+})
+
+flow('a router on the way that is too narrow says so (ICMP too big): every byte arrives', missing, async (lab, file) => {
+  const [a, b] = await lab.pair(lane(file, CHOSEN))
+  const router = `${lab.a}r`
+  ip('netns', 'add', router)
+  try {
+    ip('-n', lab.a, 'link', 'del', 'wire')
+    for (const [namespace, end, own, other] of [[lab.a, 'west', '10.87.0.1', '10.87.0.254'], [lab.b, 'east', '10.87.1.2', '10.87.1.254']] as const) {
+      ip('link', 'add', 'wire', 'netns', namespace, 'type', 'veth', 'peer', 'name', end, 'netns', router)
+      ip('-n', namespace, 'addr', 'add', `${own}/24`, 'dev', 'wire')
+      ip('-n', router, 'addr', 'add', `${other}/24`, 'dev', end)
+      if (end === 'east') for (const [space, device] of [[namespace, 'wire'], [router, end]] as const) ip('-n', space, 'link', 'set', device, 'mtu', '1280')
+      ip('-n', namespace, 'link', 'set', 'wire', 'up')
+      ip('-n', router, 'link', 'set', end, 'up')
+      ip('-n', namespace, 'route', 'add', 'default', 'via', other)
+    }
+    ip('netns', 'exec', router, 'sysctl', '-q', '-w', 'net.ipv4.ip_forward=1')
+    await tell(lab, a, [`public_key=${formatHex(b.key.publicKey().bytes)}`, 'endpoint=10.87.1.2:5000'])
+    await lab.reach('10.88.0.2')
+    expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+    await echoes(lab, 20_000)
+    expect(await lab.inA('ip', 'route', 'get', '10.87.1.2')).toContain('mtu 1280')
+  } finally {
+    spawnSync('ip', ['netns', 'del', router])
+  }
 })
 
 /** A child in B with an interface that can be asked and made to fail, and an interface of meshwright-wg in A that it knows. */
@@ -238,6 +305,8 @@ flow('a worker that dies or hangs is started again over the same device and sock
   const { key, ask, child } = await withChild(lab, file, 'dying', 'offload')
   for (const [i, op] of (['fail', 'hang', 'fail'] as const).entries()) {
     const death = i + 1
+    const { counted } = await ask({ op: 'status' })
+    expect(counted).toHaveLength(4)
     await ask({ op })
     let status = await ask({ op: 'status' })
     // Nobody sends anything: the handshake is the new worker's own.
@@ -248,6 +317,8 @@ flow('a worker that dies or hangs is started again over the same device and sock
     expect(status).toMatchObject({ restarts: death, established: [key] })
     expect(status.log.at(-1)).toContain(op === 'hang' ? 'no sign of life for 5 s): it is started again' : 'asked to fail): it is started again')
     await lab.reach('10.88.0.2')
+    const after = (await ask({ op: 'status' })).counted
+    expect(counted.every((count, each) => (after[each] ?? 0) > count)).toBe(true)
   }
   child.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
 })
@@ -258,7 +329,7 @@ const ECHO = "const s = require('node:dgram').createSocket({ type: 'udp4', recvB
 const MANY = FULL ? 1_000 : 250
 
 flow(`${MANY} peers at once: each asks and is answered, none hears what is another's`, missing, async (lab, file) => {
-  const a = await lab.start(lab.a, lane(file, { MESHWRIGHT_DATAPLANE: 'offload' }), 5000, '10.88.0.1/16')
+  const a = await lab.start(lab.a, lane(file, CHOSEN), 5000, '10.88.0.1/16')
   const bundle = path.join(path.dirname(file), 'many-peers-child.mjs')
   buildSync({
     entryPoints: [path.join(import.meta.dirname, 'many-peers-child.ts')], outfile: bundle, bundle: true, platform: 'node', format: 'esm', target: 'node20',

@@ -21,7 +21,7 @@ const VERSIONS = { text: path.join(DOCS, 'interop-versions.md'), cells: path.joi
 const RUN = 'the run itself'
 
 // Suites whose flows go through the data plane of meshwright-wg or of a mesh node with a TUN device.
-const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'tun.interop', 'headscale-data']
+const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'interop/tun.interop', 'headscale-data', 'dataplane']
 // More than these have a cause that no second try mends.
 const MOST_SUITES_AGAIN = 4
 

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { DNS_CLASS_IN, DNS_TYPE_A, decodeDns, encodeDns } from '@meshwright/magicdns'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { KEY_RECORDER, keysIn, recordedKeys } from '../hostile/key-search.ts'
 import { bundlePrograms, type OurPrograms } from './lab-ours.ts'
 import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
 import { NamePlace, OFFICE_SERVER, whyNoNamePlace } from './lab-system-dns.ts'
@@ -59,7 +60,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
   const socket = lab.at('ours.sock')
   let daemon: LabProcess
   let programs: OurPrograms
-  let startDaemon: () => LabProcess
+  let startDaemon: (imported?: readonly string[], env?: Readonly<Record<string, string>>) => LabProcess
   let ours = ''
   let peer = ''
 
@@ -105,7 +106,7 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     const { key } = JSON.parse(await command('preauthkeys', 'create', '-u', '1', '--reusable', '-e', '1h', '-o', 'json')) as { readonly key: string } // headscale's form
     mkdirSync(lab.at('peer'))
     lab.start('tailscaled', 'ip', inside(HERE, path.join(bin, 'tailscaled'), '--no-logs-no-support', '--tun=userspace-networking', `--statedir=${lab.at('peer')}`, `--state=${lab.at('peer', 'state.json')}`, `--socket=${lab.at('peer.sock')}`, '--port=0'))
-    startDaemon = () => lab.start('meshwrightd', 'ip', inside(THERE, process.execPath, '--import', lab.at('faults.mjs'), programs.daemon, '--state', lab.at('ours.json'), '--socket', socket, '--tun=mw0', '--verbose=1'), { env: { MESHWRIGHT_TEST_FAULTS: lab.at('fault') } })
+    startDaemon = (imported = [], env = {}) => lab.start('meshwrightd', 'ip', inside(THERE, process.execPath, '--import', lab.at('faults.mjs'), ...imported.flatMap((file) => ['--import', file]), programs.daemon, '--state', lab.at('ours.json'), '--socket', socket, '--tun=mw0', '--verbose=1'), { env: { MESHWRIGHT_TEST_FAULTS: lab.at('fault'), ...env } })
     daemon = startDaemon()
     await lab.until('both daemons answer', () => existsSync(lab.at('peer.sock')) && / is ready: /.test(daemon.log))
     for (const name of ['peer', 'ours']) await tailscale(name, 'up', '--login-server', CONTROL, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--timeout', '20s')
@@ -139,14 +140,42 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
 
   test.skipIf(LANE === 'portable')('a data plane that ends or hangs is started again: packets pass with new sessions, and log, status and metrics say so [tailscaled@1.102.5]', async () => {
     const cli = (...words: readonly string[]): Promise<string> => there(process.execPath, programs.cli, '--socket', socket, ...words)
+    /** Counters of the daemon that never go back: datagrams and packets, by name. */
+    const counted = async (): Promise<ReadonlyMap<string, number>> => new Map((await cli('metrics')).split('\n').flatMap((line) => (/^(tailscaled_(?:in|out)bound_(?:bytes|packets)_total|meshwright_dataplane_total)\{/.test(line) ? [[line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))] as const] : [])))
     for (const [i, [fault, words]] of ([['end', 'it ended by itself'], ['hang', 'no sign of life for 10 s']] as const).entries()) {
+      const before = await counted()
+      expect([...before.values()].some((value) => value > 0)).toBe(true)
       writeFileSync(lab.at('fault'), fault)
       await lab.until('it was started again', async () => JSON.parse(await cli('status', '--json')).Meshwright.DataPlane.Restarts === i + 1)
       expect(daemon.log).toContain(`the data plane died (${words}): it is started again`)
       await lab.until('the peer is reached', async () => (await helper('get', `http://${peer}:8000/`).catch(() => '')) === 'hello from peer to 127.0.0.1')
       expect(await tailscale('peer', 'ping', '--c', '5', ours)).toContain('pong from ours')
       expect(await cli('metrics')).toContain(`meshwright_dataplane_restarts_total ${i + 1}\n`)
+      const after = await counted()
+      expect([...before].filter(([name, value]) => (after.get(name) ?? 0) < value)).toEqual([])
     }
+  })
+
+  test('what the policy keeps out is told with its packets: the last ones, and as a file for tcpdump [tailscaled@1.102.5]', async () => {
+    const cli = (...words: readonly string[]): Promise<string> => there(process.execPath, programs.cli, '--socket', socket, ...words)
+    const told = async (): Promise<readonly { readonly Reason: string; readonly Dst: string }[]> => JSON.parse(await cli('debug', 'denied')).Packets
+    await tailscale('ours', 'set', '--shields-up')
+    // The peer's first segment, again and again; more of them than are kept.
+    const knock = (): Promise<unknown> => runProgram('sh', ['-c', `for i in 1 2 3 4 5 6 7 8; do (timeout 2 "$0" --socket="$1" nc ${ours} 8001 </dev/null >/dev/null 2>&1 &) ; done; sleep 2`, path.join(bin, 'tailscale'), lab.at('peer.sock')])
+    await lab.until('a refused packet is told', async () => {
+      await knock()
+      return (await told()).some((packet) => packet.Reason === 'filter-in' && packet.Dst === `${ours}:8001`)
+    })
+    const [packet] = (await told()).filter(({ Dst }) => Dst === `${ours}:8001`)
+    expect(packet).toMatchObject({ Direction: 'in', Filter: 'acl', Node: 'peer.lab.test', Protocol: 6, Src: expect.stringMatching(`^${peer}:`) })
+    // Of its own side: an address that nobody of the mesh has.
+    await there('sh', '-c', `ip route add 100.64.99.0/24 dev mw0 table 53; for i in $(seq 20); do ping -c 10 -i 0.002 -W 0.05 100.64.99.9 > /dev/null; done; true`)
+    await lab.until('as many are kept as there is room for', async () => (await told()).length === 128)
+    expect(await told()).toContainEqual(expect.objectContaining({ Direction: 'out', Reason: 'no-peer', Protocol: 1, Dst: '100.64.99.9' }))
+    await cli('debug', 'denied', '--pcap', lab.at('denied.pcap'))
+    expect(await runOk('tcpdump', ['-n', '-r', lab.at('denied.pcap')])).toContain('> 100.64.99.9: ICMP echo request')
+    await there('ip', 'route', 'del', '100.64.99.0/24', 'table', '53')
+    await tailscale('ours', 'set', '--shields-up=false')
   })
 
   test.each(['', '--tsmp', '--icmp'])('ping %s both ways [tailscaled@1.102.5]', async (kind) => {
@@ -221,6 +250,31 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
       await there(process.execPath, programs.daemon, '--cleanup', '--tun=mw0')
     }
     expect(await there('ip', 'rule')).not.toContain('53')
+    daemon = startDaemon()
+    await lab.until('it is back', async () => (await mesh('-4').catch(() => '')).includes(`${peer} dev mw0`))
+  })
+
+  test('no key is in a log or an answer, also when the thread with the packets dies: private ones, and those of every handshake and session [tailscaled@1.102.5]', async () => {
+    await daemon.stop('SIGTERM')
+    daemon = startDaemon([KEY_RECORDER], { KEY_RECORDER_FILE: lab.at('keys') })
+    const reached = (): Promise<unknown> => lab.until('the peer is reached', async () => (await helper('get', `http://${peer}:8000/`).catch(() => '')) === 'hello from peer to 127.0.0.1')
+    await reached()
+    if (LANE === 'worker') {
+      writeFileSync(lab.at('fault'), 'end')
+      await lab.until('it was started again', () => daemon.log.includes('the data plane died'))
+      await reached()
+    }
+    const said: string[] = []
+    for (const words of [['status'], ['status', '--json'], ['path', 'peer'], ['path', '--json', 'peer'], ['ping', '--c', '1', 'peer'], ['ping', '--c', '1', '--tsmp', 'peer'], ['metrics'], ['debug', 'netmap'], ['debug', 'prefs']]) {
+      const { out, err } = await runProgram('ip', inside(THERE, process.execPath, programs.cli, '--socket', socket, ...words))
+      said.push(out, err)
+    }
+    const keys = [...recordedKeys(lab.at('keys')).values()].flat()
+    expect(keys.length).toBeGreaterThan(5) // X25519 is done by node:crypto whoever does the rest
+    expect(keysIn([...said, daemon.log].join('\n'), keys)).toBe(0)
+    // Session keys stay in the memory of the WASM module, where nobody can write them down: whatever looks like 32 bytes and is no public key.
+    expect(daemon.log).not.toMatch(/(?<!(nodekey|mkey|discokey):)\b[0-9a-f]{64}\b|(?<![\w/+])[\w/+]{43}=|(\d{1,3}[, ]+){31}\d/)
+    await daemon.stop('SIGTERM')
     daemon = startDaemon()
     await lab.until('it is back', async () => (await mesh('-4').catch(() => '')).includes(`${peer} dev mw0`))
   })

@@ -2,6 +2,9 @@ import { formatEndpoint, formatIp, PacketView } from '@meshwright/ip'
 import type { DeniedPacket, MeshStatus } from '@meshwright/mesh'
 import type { JsonObject } from './netmap-json.ts'
 
+/** TCP, UDP and SCTP. */
+const WITH_PORTS: readonly number[] = [6, 17, 132]
+
 /** The packets that a node refused lately, oldest first: `debug denied` shows them. */
 export function deniedJson(status: Pick<MeshStatus, 'denied' | 'peers'>): JsonObject {
   const names = new Map(status.peers.map((peer) => [peer.nodeKey.text, peer.name]))
@@ -14,7 +17,8 @@ function packetJson({ at, direction, reason, filter, peer, length, bytes }: Deni
   whole.set(bytes)
   const view = new PacketView()
   const isPacket = view.at(whole)
-  const [src, dst] = isPacket ? [view.srcEndpoint(), view.dstEndpoint()] : []
+  // ICMP, for one, has no ports.
+  const [src, dst] = isPacket && WITH_PORTS.includes(view.protocol) ? [view.srcEndpoint(), view.dstEndpoint()] : []
   const [from, to] = isPacket ? [view.src(), view.dst()] : []
   return {
     Time: new Date(at).toISOString(),

@@ -29,8 +29,8 @@ export interface DataPlaneOptions {
   readonly log?: (level: 'error' | 'verbose', line: string) => void
   /** A handshake stays without answer, or is given up. */
   readonly onUnanswered?: (peer: NodePublicKey, tried: Endpoint | undefined) => void
-  /** The TUN device is gone, or the worker dies again and again: nothing more will come. */
-  readonly onGone?: (reason: string) => void
+  /** The TUN device is gone, or (`isBroken`) the worker dies again and again: nothing more will come. */
+  readonly onGone?: (reason: string, isBroken: boolean) => void
 }
 
 /** All that is known of a data plane at a moment. */
@@ -186,7 +186,7 @@ export class DataPlane {
       case 'log':
         return this.#options.log?.(message.level, message.line)
       case 'gone':
-        return this.#options.onGone?.(`the TUN device is gone (errno ${message.errno})`)
+        return this.#options.onGone?.(`the TUN device is gone (errno ${message.errno})`, false)
       default:
     }
   }
@@ -204,14 +204,14 @@ export class DataPlane {
   }
 
   #died(why: string, again: boolean): void {
-    if (!again) return this.#options.onGone?.(`the data plane dies again and again: ${why}`)
+    if (!again) return this.#options.onGone?.(`the data plane dies again and again: ${why}`, true)
     this.#kept.restart()
     this.#options.log?.('error', `the data plane died (${why}): it is started again, and sessions are made anew`)
     const peers = this.#config.changes().flatMap((change) => (change.type === 'peer' && change.endpoint !== undefined ? [change.publicKey.bytes] : []))
     this.#startWorker(peers).catch((error: unknown) => {
       // A worker that dies at its start has died once more, and is told of as such.
       if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
-      this.#options.onGone?.(error instanceof Error ? error.message : 'the data plane does not start again')
+      this.#options.onGone?.(error instanceof Error ? error.message : 'the data plane does not start again', true)
     })
   }
 
