@@ -78,6 +78,29 @@ describe('nothing is said before it is on disk', () => {
     expect(lab.admin({ command: 'createUser', name: 'bob' }).body['user'].id).toBe('2')
   })
 
+  test('a policy that could not be stored is not in force, also when somebody asked for it meanwhile', () => {
+    const lab = new Lab()
+    lab.admin({ command: 'createUser', name: 'alice' })
+    lab.admin({ command: 'setPolicy', policy: '{"acls":[]}' })
+    const a = lab.node('alice', 'a')
+    const b = lab.node('alice', 'b')
+    lab.advance(1000)
+    const frames = lab.framesOf(b.stream).length
+    lab.storing = 'hold'
+    lab.send({ type: 'admin', command: { command: 'createUser', name: 'bob' } })
+    // These wait, and become one commit: routes that are offered ask the policy who approves them.
+    const set = lab.send({ type: 'admin', command: { command: 'setPolicy', policy: ALLOW } })
+    lab.map(a.machine, { NodeKey: a.NodeKey, OmitPeers: true, Hostinfo: { Hostname: 'a', RoutableIPs: ['10.0.0.0/8'] } })
+    lab.commit()
+    lab.storing = 'now'
+    lab.feed({ type: 'commitFailed', commit: lab.commits.at(-1) ?? 0, reason: 'disk full' })
+    expect(lab.answers.get(set)?.status).toBe(500)
+    lab.advance(1000)
+    expect(lab.framesOf(b.stream)).toHaveLength(frames)
+    const again = lab.map(b.machine, { NodeKey: b.NodeKey, Stream: true, DiscoKey: key('discokey', 'b') })
+    expect(lab.framesOf(again)[0]).toMatchObject({ Node: { Name: 'b.mesh.test.' }, Peers: [] })
+  })
+
   test('a poll whose first report cannot be stored is refused, and works when tried again', () => {
     const lab = new Lab()
     lab.admin({ command: 'createUser', name: 'alice' })
