@@ -163,3 +163,14 @@ test('one destination holds no more than its share of sessions', () => {
   expect(here.action(here.ask({ localUser: 'one-more' }))).toEqual({ message: 'Too many sessions wait for approval: try again later.\n', reject: true })
   expect(here.action(here.ask({ localUser: 'user0' })).holdAndDelegate).toBeDefined()
 })
+
+test.each(['laptop', 'server'] as const)('a session of nodes of which the %s has expired is let in by nobody, an approval that still holds included', (who) => {
+  const here = site()
+  const { id } = hold(here)
+  here.lab.admin({ command: 'approveSshCheck', authId: id })
+  expect(here.action(here.ask()).accept).toBe(true)
+  here.lab.admin({ command: 'expireNode', id: here[who].id })
+  const answer = here.lab.answers.get(here.ask())
+  expect(answer).toBeDefined()
+  expect(JSON.stringify(answer)).not.toMatch(/"accept":true|holdAndDelegate/i)
+})
