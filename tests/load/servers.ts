@@ -115,10 +115,15 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   const flags = bundled === undefined ? [] : (process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
   const [start, first] = options.nice === true ? ['nice', ['-n', '19', file]] : [file, []]
   const server = new Measured(kind, start, [...first, ...flags, ...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
-  const stop = async (): Promise<void> => {
-    await server.stop()
+  const clear = (): void => {
     bundled?.remove()
     rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })
+  }
+  process.on('exit', clear) // a folder in memory must not outlive a run that was broken off
+  const stop = async (): Promise<void> => {
+    process.off('exit', clear)
+    await server.stop()
+    clear()
   }
   const cli = async (...words: readonly string[]): Promise<string> => (await run(file, [...before, '-c', config, ...words], { timeout: READY_MS })).stdout
   try {
