@@ -16,7 +16,14 @@ const talk = (socket) => {
   const more = () => { while (next < megabytes) if (!socket.write(block(next++))) return socket.once('drain', more); socket.end() }
   more()
 }
-if (mode === 'connect') talk(net.connect({ host, port, allowHalfOpen: true }))
+// A device that is down for a moment refuses at once: once more, then.
+const dial = (tries) => {
+  const socket = net.connect({ host, port, allowHalfOpen: true })
+  const again = () => (tries > 0 ? setTimeout(() => dial(tries - 1), 100) : talk(socket))
+  socket.once('error', again)
+  socket.once('connect', () => { socket.off('error', again); talk(socket) })
+}
+if (mode === 'connect') dial(200)
 else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('"ready"'))
 `
 

@@ -207,7 +207,8 @@ flow('outside all is IPv6: marks of congestion each way; a wire that goes and co
   expect(await transfer(lab, '10.88.0.2', 2)).toEqual([0, 1].map(() => ({ bytes: 2 << 20, sha256: transferHash(2) })))
 })
 
-flow('an address moves from one tunnel to another and back while TCP flows, and devices go down and up: every byte arrives', missing, async (lab, file) => {
+// Of a release: a busy computer takes long over it.
+if (FULL) flow('an address moves from one tunnel to another and back while TCP flows, and devices go down and up: every byte arrives', missing, async (lab, file) => {
   const [a, b] = await lab.pair(lane(file, CHOSEN))
   const c = await lab.start(lab.b, lane(file, CHOSEN), 5001, '10.88.1.2/32')
   const keyOf = (end: End): string => `public_key=${formatHex(end.key.publicKey().bytes)}`
