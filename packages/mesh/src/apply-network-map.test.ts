@@ -120,6 +120,29 @@ describe('what this node answers for', () => {
   })
 })
 
+describe('sources that are capabilities', () => {
+  const ASKS = [{ ...ALLOW_ALL[0], SrcIPs: ['cap:example.com/cap/in'], DstPorts: [{ IP: '*', Ports: { First: 0, Last: 65535 } }] }]
+  const held = (peers: readonly Node[], rules: typeof ALLOW_ALL = ASKS): unknown => {
+    const map = networkMap({ Node: wireNode(1), Peers: peers, PacketFilters: { base: rules } })
+    // While there is an unsigned peer, the control client leaves such rules out altogether; what if it did not?
+    const { capabilities } = applyNetworkMap({ ...map, packetFilter: rules }, DEFAULT_PREFS, WALL).plane
+    return capabilities && Object.fromEntries([...capabilities].map(([key, names]) => [key, [...names]]))
+  }
+
+  test('are told by the addresses of peers that have them, whatever their values; others of theirs are not', () => {
+    const peers = [wireNode(2, { CapMap: { 'example.com/cap/in': [], 'example.com/cap/other': [] } }), wireNode(3, { Capabilities: ['example.com/cap/in'] }), wireNode(4)]
+    const addresses = (n: number): readonly string[] => networkMap({ Node: wireNode(1), Peers: [wireNode(n)] }).peers.get(n)?.addresses.map(({ ip }) => ip.key) ?? expect.fail()
+    expect(held(peers)).toEqual(Object.fromEntries([2, 3].flatMap(addresses).map((key) => [key, ['example.com/cap/in']])))
+  })
+
+  test('nothing is told where no rule asks', () => expect(held([wireNode(2, { CapMap: { 'example.com/cap/in': [] } })], ALLOW_ALL)).toBeUndefined())
+
+  test('an unsigned peer, an expired one and a jailed one have none', () => {
+    const CapMap = { 'example.com/cap/in': [] }
+    expect(held([wireNode(2, { CapMap, UnsignedPeerAPIOnly: true }), wireNode(3, { CapMap, Expired: true }), wireNode(4, { CapMap, IsJailed: true })])).toEqual({})
+  })
+})
+
 describe('unsigned peers', () => {
   const apply = (rules: typeof ALLOW_ALL, peer: Node): { readonly rules: number; readonly warnings: readonly string[] } => {
     const map = networkMap({ Node: wireNode(1), Peers: [peer, wireNode(3)], PacketFilters: { base: rules } })

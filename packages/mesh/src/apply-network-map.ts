@@ -3,6 +3,7 @@ import { isKeyExpired, type MapNode, type NetworkMap } from '@meshwright/control
 import { equalPrefixes, IpSet, isExitRoute, isLoopback, parsePrefix, type Prefix, prefixContains } from '@meshwright/ip'
 import type { PathPeer } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import { askedCapabilities } from './asked-capabilities.ts'
 import type { DataPlaneConfig } from './dataplane.ts'
 import { endpointLies } from './endpoint-lies.ts'
 import type { Prefs } from './prefs.ts'
@@ -30,11 +31,13 @@ export function applyNetworkMap(map: NetworkMap, prefs: Prefs, wallNow: UnixMill
   if (usable.length > peers.length) warnings.push(`The control server names more than ${MAX_PEERS} peers: ${usable.length - peers.length} of them are left out and cannot be reached. A narrower policy shows this node fewer`)
   warnings.push(...endpointLies(map, allowLoopback))
   const local = IpSet.from([...map.self.addresses, offeredAddresses(map.self, prefs)])
+  const rules = safeRules(map, local, warnings)
   const plane: DataPlaneConfig = {
     peers: peers.map((peer) => peer.nodeKey),
     routes: peers.flatMap((peer) => acceptedRoutes(peer, prefs).map((prefix) => ({ prefix, peer: peer.nodeKey.text }))),
-    rules: safeRules(map, local, warnings),
+    rules,
     local,
+    capabilities: askedCapabilities(peers, rules),
   }
   const ignored = peers.filter((peer) => !prefs.acceptRoutes && acceptedRoutes(peer, { ...prefs, acceptRoutes: true }).length > acceptedRoutes(peer, prefs).length)
   if (ignored.length > 0) warnings.push('Some peers are advertising routes but --accept-routes is false')

@@ -145,6 +145,19 @@ describe('every drop has its reason', () => {
     expect([drops(wire, 2), wire.taken()]).toEqual([{ 'filter-in': 1 }, ['deliver 2<1']])
   })
 
+  test('filter-in: a source that has not the capability that a rule asks for, and everybody where nobody knows who has it', () => {
+    const wire = new Wire(1, 2, 3)
+    const rules = [rule('cap:example.com/cap/in', 9)]
+    wire.apply(2, { rules, capabilities: new Map([[ip('100.64.0.1').key, new Set(['example.com/cap/in'])], [ip('100.64.0.3').key, new Set(['example.com/cap/other'])]]) })
+    wire.send(1, udp(1, 2, 9))
+    wire.send(1, udp(1, 2, 10))
+    wire.send(3, udp(3, 2, 9))
+    expect([drops(wire, 2), wire.taken()]).toEqual([{ 'filter-in': 2 }, ['deliver 2<1']])
+    wire.apply(2, { rules })
+    wire.send(1, udp(1, 2, 9))
+    expect([drops(wire, 2), wire.taken()]).toEqual([{ 'filter-in': 3 }, []])
+  })
+
   test('without any rule nothing comes in', () => {
     const wire = new Wire(1, 2)
     wire.apply(2, { rules: [] })

@@ -5,6 +5,7 @@ import { type Endpoint, formatEndpoint, type IpSet, PacketView, PROTOCOL_TSMP } 
 import { type PathFinder } from '@meshwright/nat-traversal'
 import { type FilterRule, PacketFilter, type Verdict } from '@meshwright/packet-filter'
 import { type OpenPlan, WireGuardDevice, type WireGuardOutput, type WireGuardPath } from '@meshwright/wireguard'
+import { type AskedCapabilities, capsOf } from './asked-capabilities.ts'
 import { DeniedPackets, type DeniedReason } from './denied-packets.ts'
 import { PeerLies } from './peer-lies.ts'
 import { type Way, WayCounter, type WayCounts, wayTo } from './way-counts.ts'
@@ -44,6 +45,8 @@ export interface DataPlaneConfig {
   readonly rules: readonly FilterRule[]
   /** Addresses that this node answers for. */
   readonly local: IpSet
+  /** For rules with `cap:` sources; without it those let nobody in. */
+  readonly capabilities?: AskedCapabilities | undefined
 }
 
 /**
@@ -204,7 +207,7 @@ export class DataPlane {
 
   /** Replaces what may go where, in one call, taking rights away before giving any. Sessions of peers that stay live on. */
   apply(now: Instant, config: DataPlaneConfig): void {
-    this.filter.replace(config.rules, config.local)
+    this.filter.replace(config.rules, config.local, capsOf(config.capabilities))
     this.router.replace(config.routes)
     const wanted = new Set(config.peers.map((key) => key.text))
     for (const [text, key] of this.#peers) {

@@ -7,6 +7,7 @@ export { DataPlane, type DataPath, type DataPlaneConfig, type DataPlaneDrop, typ
 export { RELAY_IDLE_MS, RELAY_RETRY_MAX_MS, RELAY_RETRY_MIN_MS, RelayLinks, type RelayLinksInput, type RelayLinksOutput, type RelayLinkState } from './relay-links.ts'
 export { DENIED_PACKET_BYTES, type DeniedPacket, type DeniedReason, MAX_DENIED_PACKETS } from './denied-packets.ts'
 export type { PeerLie, PeerLieKind } from './peer-lies.ts'
+export { type AskedCapabilities, askedCapabilities, capsOf } from './asked-capabilities.ts'
 export { acceptedRoutes, applyNetworkMap, type AppliedMap, isExitNode } from './apply-network-map.ts'
 export { NO_WAY_COUNTS, type Way, type WayCount, type WayCounts } from './way-counts.ts'
 export { decodeTsmp, encodeTsmpPing, encodeTsmpPong, TSMP_PING_BYTES, type TsmpMessage } from './tsmp.ts'

@@ -1,7 +1,7 @@
 import { type Instant, instant } from '@meshwright/core'
 import { type CryptoProvider, DiscoPrivateKey, type NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint, IpSet, type Prefix } from '@meshwright/ip'
-import { type AppliedMap, Engine, type EngineOptions, type NodeEngine } from '@meshwright/mesh'
+import { type AppliedMap, type DataPlaneConfig, Engine, type EngineOptions, type NodeEngine } from '@meshwright/mesh'
 import type { FilterRule } from '@meshwright/packet-filter'
 import type { WireGuardDevice, WireGuardPath } from '@meshwright/wireguard'
 import type { UapiPeerChange } from '@meshwright/wireguard/text'
@@ -61,7 +61,7 @@ export abstract class LaneActor {
   /** The WireGuard device in it. */
   abstract get device(): Pick<WireGuardDevice<WireGuardPath>, 'connect' | 'sendKeepalive' | 'noteLag' | 'peerStatus'>
   /** Makes these its peers, under these rules for packets that come in where the lane has a filter. */
-  abstract know(peers: readonly LanePeer[], filter?: { readonly rules: readonly FilterRule[]; readonly local: IpSet }): void
+  abstract know(peers: readonly LanePeer[], filter?: Pick<DataPlaneConfig, 'rules' | 'local' | 'capabilities'>): void
   /** A row of datagrams of one sender arrives, each `segmentBytes` long but the last. */
   abstract row(from: Endpoint, bytes: Uint8Array, segmentBytes: number): void
   /** Programs of this computer send packets, all at once. */
@@ -255,7 +255,7 @@ class WorkerTunnel extends KernelActor {
 }
 
 /** What a map says of these peers: their paths are their endpoints, since without a disco key none is looked for. */
-function mapOf(peers: readonly LanePeer[], filter: { readonly rules: readonly FilterRule[]; readonly local: IpSet } | undefined): AppliedMap {
+function mapOf(peers: readonly LanePeer[], filter: Pick<DataPlaneConfig, 'rules' | 'local' | 'capabilities'> | undefined): AppliedMap {
   return {
     warnings: [],
     paths: peers.map(({ publicKey, endpoint }) => ({ nodeKey: publicKey, endpoints: [endpoint] })),
@@ -264,6 +264,7 @@ function mapOf(peers: readonly LanePeer[], filter: { readonly rules: readonly Fi
       routes: peers.flatMap(({ publicKey, allowed }) => allowed.map((prefix) => ({ prefix, peer: publicKey.text }))),
       rules: filter?.rules ?? EVERYTHING,
       local: filter?.local ?? IpSet.everything,
+      capabilities: filter?.capabilities,
     },
   }
 }
@@ -296,7 +297,7 @@ class PortableMesh extends LaneActor {
     return this.#engine.plane.device
   }
 
-  know(peers: readonly LanePeer[], filter?: { readonly rules: readonly FilterRule[]; readonly local: IpSet }): void {
+  know(peers: readonly LanePeer[], filter?: Pick<DataPlaneConfig, 'rules' | 'local' | 'capabilities'>): void {
     this.#engine.apply(this.now, mapOf(peers, filter))
     tellPresharedKeys(this.now, this.#engine, peers)
     this.settle()
@@ -348,7 +349,7 @@ class WorkerMesh extends KernelActor {
     return this.#engine.plane.device
   }
 
-  know(peers: readonly LanePeer[], filter?: { readonly rules: readonly FilterRule[]; readonly local: IpSet }): void {
+  know(peers: readonly LanePeer[], filter?: Pick<DataPlaneConfig, 'rules' | 'local' | 'capabilities'>): void {
     this.lane.now = this.now
     this.#node.apply(this.now, mapOf(peers, filter))
     tellPresharedKeys(this.now, this.#engine, peers)

@@ -1,5 +1,5 @@
 import { NodePrivateKey } from '@meshwright/crypto'
-import { IpSet } from '@meshwright/ip'
+import { IpSet, parseIp } from '@meshwright/ip'
 import type { FilterRule } from '@meshwright/packet-filter'
 import { WireGuardDevice } from '@meshwright/wireguard'
 import type { CaseResult } from '../kind.ts'
@@ -29,10 +29,10 @@ const PATH = { id: 'node', cookieBytes: new Uint8Array(6) }
 /** A keepalive: it is taken, and no packet comes of it. */
 const KEEPALIVE = ''
 /**
- * What a node has beside its filter: capabilities as sources, which no map of a control server names; and messages between nodes (TSMP), which
- * it takes wherever they are addressed, as tailscaled does (tailscale/tailscale:net/tstun/wrap.go).
+ * What a node has beside its filter: messages between nodes (TSMP), which it takes wherever they are addressed, as tailscaled does
+ * (tailscale/tailscale:net/tstun/wrap.go).
  */
-const BESIDE_THE_FILTER: readonly string[] = ['basic-srccap-hit', 'none-tsmp-foreign-dst']
+const BESIDE_THE_FILTER: readonly string[] = ['none-tsmp-foreign-dst']
 
 /** Golden verdicts of the packet filter, for packets that a peer who may have any address has sealed, and for ones that go to it. */
 export function filterOnLane(vectors: FilterVectors, under: LaneUnderTest): readonly CaseResult[] {
@@ -60,7 +60,11 @@ class Meeting {
     const key = NodePrivateKey.generate(random)
     const setup = name === undefined ? undefined : filters[name]
     this.#actor = actorOn(under, OWN_KEY)
-    this.#actor.know([{ publicKey: key.publicKey(), endpoint: THERE, allowed: ALL }], { rules: setup?.rules ?? [], local: IpSet.from((setup?.localNets ?? []).map(prefix)) })
+    this.#actor.know([{ publicKey: key.publicKey(), endpoint: THERE, allowed: ALL }], {
+      rules: setup?.rules ?? [],
+      local: IpSet.from((setup?.localNets ?? []).map(prefix)),
+      capabilities: new Map(Object.entries(setup?.nodeCaps ?? {}).map(([address, names]) => [parseIp(address)?.key ?? address, new Set(names)])),
+    })
     this.#peer = new WireGuardDevice({ provider: under.provider, privateKey: key, random, wallClock: () => 1_600_000_000_000 })
     this.#peer.setPeer(this.#actor.now, { publicKey: this.#actor.key.publicKey(), path: PATH })
     this.#peer.connect(this.#actor.now, this.#actor.key.publicKey())

@@ -1,10 +1,10 @@
 import { type Instant, Outbox, type RelayMap } from '@meshwright/core'
 import type { DiscoPublicKey, NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
-import type { Endpoint, Ip, IpSet } from '@meshwright/ip'
-import { NO_WAY_COUNTS, type WayCount, type WayCounts } from '@meshwright/mesh'
+import type { Endpoint, Ip } from '@meshwright/ip'
+import { capsOf, NO_WAY_COUNTS, type WayCount, type WayCounts } from '@meshwright/mesh'
 import type { AppliedMap, DeniedPacket, EngineInput, EngineOptions, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from '@meshwright/mesh'
 import type { PathExplanation } from '@meshwright/nat-traversal'
-import { type FilterRule, PacketFilter } from '@meshwright/packet-filter'
+import { PacketFilter } from '@meshwright/packet-filter'
 import { KeptCounters } from '../dataplane/kept-counters.ts'
 import type { EngineCommand, EngineView, FromEngine, ToEngine } from './engine-messages.ts'
 import { fromPortable, toPortable } from './portable-values.ts'
@@ -76,7 +76,7 @@ export class RemoteEngine implements NodeEngine {
     this.#applied = applied
     const present = new Set(applied.plane.peers.map((peer) => PEER + peer.text))
     this.#kept.forget((name) => name.startsWith(PEER) && !present.has(name.slice(0, name.indexOf(' ', PEER.length))))
-    this.#replaceRules(applied.plane.rules, applied.plane.local)
+    this.#filter.replace(applied.plane.rules, applied.plane.local, capsOf(applied.plane.capabilities))
     this.#command({ do: 'apply', applied })
   }
 
@@ -200,10 +200,6 @@ export class RemoteEngine implements NodeEngine {
 
   #command(command: EngineCommand): void {
     this.#post({ type: 'command', engine: this.number, command: toPortable(command) })
-  }
-
-  #replaceRules(rules: readonly FilterRule[], local: IpSet): void {
-    this.#filter.replace(rules, local)
   }
 }
 
