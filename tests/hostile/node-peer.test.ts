@@ -170,11 +170,11 @@ describe.runIf(linux)('our node under a peer that lies', () => {
     try {
       await rig.lab.until('the friend is let in', () => rig.letsIn(rig.openPort))
       await rig.health(/^This node is flooded with handshakes: .*firewall$/)
+      await rig.dropped(before, 1_000, 'wireguard-cookie-required', 'wireguard-overloaded') // what the socket has no room for is not counted
     } finally {
       flooding = false
       await flood
     }
-    expect(await rig.drops('wireguard-cookie-required', 'wireguard-overloaded')).toBeGreaterThan(before + 500)
     expect(liar.cookieReplies.length).toBeGreaterThan(0)
     expect((await rig.held())['handshake-sources']).toBeLessThanOrEqual(16_384)
     await liar.handshake() // by the cookie
