@@ -164,7 +164,7 @@ describe.runIf(linux)('our node under a peer that lies', () => {
         const bytes = randomBytes(148)
         bytes.set([1, 0, 0, 0])
         await liar.send(liar.stamp(bytes))
-        if (sent % 20 === 0) await new Promise((resolve) => setImmediate(resolve)) // a socket that takes all at once would let nothing else have its turn
+        if (sent % 64 === 0) await new Promise((resolve) => setImmediate(resolve)) // a socket that takes all at once would let nothing else have its turn
       }
     })()
     try {
