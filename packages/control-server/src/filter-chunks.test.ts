@@ -1,6 +1,7 @@
 import type { FilterRule } from '@meshwright/packet-filter'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { collectGarbage } from '../test/garbage.ts'
 import { FilterChunks } from './filter-chunks.ts'
 
 const rule = (SrcIPs: readonly string[], port: number): FilterRule => ({ SrcIPs, DstPorts: [{ IP: '100.64.0.1', Ports: { First: port, Last: port } }], IPProto: [6] })
@@ -80,4 +81,17 @@ test('a source that is added changes one chunk of the rule, or the two of a spli
     before = after
   }
   expect(before.size).toBeGreaterThan(30)
+})
+
+test('lists that no filter has any more are let go of, though what came after them is known by them', async () => {
+  const encoder = new FilterChunks()
+  const sources = (last: number): readonly string[] => Array.from({ length: 40 }, (_, i) => `100.64.0.${i === 0 ? last : i + 100}`)
+  const [first, second] = [[rule(sources(1), 80)], [rule(sources(2), 80)]]
+  encoder.changes(first, second)
+  const early = new WeakRef(first[0]?.SrcIPs ?? expect.fail())
+  first.length = 0
+  await new Promise((resolve) => setTimeout(resolve, 0))
+  collectGarbage()
+  expect(early.deref()).toBeUndefined()
+  expect(encoder.changes(second, [rule(sources(3), 80)]).length).toBeGreaterThan(0)
 })

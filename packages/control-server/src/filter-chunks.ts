@@ -1,5 +1,6 @@
 import { formatJson } from '@meshwright/control-protocol'
 import type { FilterRule } from '@meshwright/packet-filter'
+import { ObjectNumbers } from './object-numbers.ts'
 
 /** Sources that stand together in one chunk, about. */
 const SOURCES_PER_CHUNK = 8
@@ -27,8 +28,9 @@ export interface ChunkChange {
 export class FilterChunks {
   /** The JSON of each part of a list; '' where a part has no source. */
   readonly #parts = new WeakMap<readonly string[], readonly string[]>()
-  /** In which parts a list differs from the one that it took the place of. */
-  readonly #moves = new WeakMap<readonly string[], { readonly from: readonly string[]; readonly parts: readonly number[] }>()
+  /** In which parts a list differs from the one that it took the place of, by its number. */
+  readonly #moves = new WeakMap<readonly string[], { readonly from: number; readonly parts: readonly number[] }>()
+  readonly #numbers = new ObjectNumbers()
   /** What stands behind the sources, by the largest part of it. */
   readonly #rests = new WeakMap<object, { readonly rule: FilterRule; readonly json: string }>()
   #sourcesWritten = 0
@@ -62,10 +64,11 @@ export class FilterChunks {
 
   #moved(from: readonly string[], to: readonly string[], oldParts: readonly string[], nowParts: readonly string[]): readonly number[] {
     const known = this.#moves.get(to)
-    if (known?.from === from) return known.parts
+    const number = this.#numbers.of(from)
+    if (known?.from === number) return known.parts
     const parts: number[] = []
     for (let j = 0; j < oldParts.length || j < nowParts.length; j += 1) if (oldParts[j] !== nowParts[j]) parts.push(j)
-    this.#moves.set(to, { from, parts })
+    this.#moves.set(to, { from: number, parts })
     return parts
   }
 

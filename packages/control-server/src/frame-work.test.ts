@@ -1,6 +1,7 @@
 import { instant } from '@meshwright/core'
 import { expect, test } from 'vitest'
 import { type ControlServerInput, ControlServer, controlServerConfig, emptyState, type NodeRecord, type UserRecord } from './index.ts'
+import { collectGarbage } from '../test/garbage.ts'
 import { key } from './server-lab.test.ts'
 
 const NODES = 1000
@@ -18,10 +19,10 @@ class Crowd {
   #now = instant(1000)
   #next = NODES + 1
 
-  constructor(policy: string) {
+  constructor(policy: string, count: number = NODES) {
     const users = Array.from({ length: GROUPS }, (_, i): UserRecord => ({ id: i + 1, name: `u${i}`, displayName: '', email: '', profilePicUrl: '', createdAt: 0 }))
-    const nodes = Array.from({ length: NODES }, (_, i) => nodeOf(i + 1))
-    const counters = { nextUserId: GROUPS + 1, nextNodeId: NODES + 1, nextAuthKeyId: 1 }
+    const nodes = Array.from({ length: count }, (_, i) => nodeOf(i + 1))
+    const counters = { nextUserId: GROUPS + 1, nextNodeId: count + 1, nextAuthKeyId: 1 }
     this.server = new ControlServer(this.#now, {
       config: controlServerConfig({ serverUrl: 'http://control.test', baseDomain: 'mesh.test' }),
       state: { ...emptyState(), users, nodes, counters, policy: { text: policy, updatedAt: 0 } },
@@ -151,4 +152,18 @@ test('what a change costs in packet filters is the lists of sources that changed
   expect(crowd.cost(() => crowd.admin({ command: 'deleteNode', id: 41 })).sources).toBe(group - 2)
   // Of two groups.
   expect(crowd.cost(() => [5, 25, 6, 26].forEach((id) => crowd.admin({ command: 'deleteNode', id }))).sources).toBe(2 * (group - 4))
+})
+
+test('what a node was is let go of when all were told what it is', () => {
+  const crowd = new Crowd(OPEN, 2)
+  const change = (times: number): number => {
+    for (let i = 0; i < times; i += 1) {
+      crowd.report(1, `192.0.2.${i % 250}:${1000 + i}`)
+      crowd.settle()
+    }
+    collectGarbage()
+    return process.memoryUsage().heapUsed
+  }
+  const before = change(500)
+  expect((change(20_000) - before) / 20_000, 'bytes a change').toBeLessThan(300)
 })

@@ -20,6 +20,7 @@ import { FilterChunks } from './filter-chunks.ts'
 import { FrameParts, SharedJson } from './frame-parts.ts'
 import { servedRoutes } from './host-facts.ts'
 import { nodeFqdn } from './names.ts'
+import { ObjectNumbers } from './object-numbers.ts'
 import { addressesOf, patchBetween, type PeerImage, PeerImages } from './peer-images.ts'
 import type { NodeRecord, UserRecord } from './records.ts'
 import { displayNameOf, isExpired, loginNameOf } from './registration.ts'
@@ -91,7 +92,8 @@ const CAP = 'https://tailscale.com/cap/'
 export class MapComposer {
   readonly #world: World
   readonly #images = new PeerImages()
-  readonly #patches = new WeakMap<PeerImage, { readonly from: PeerImage; readonly json: SharedJson | undefined }>()
+  readonly #patches = new WeakMap<PeerImage, { readonly from: number; readonly json: SharedJson | undefined }>()
+  readonly #imageNumbers = new ObjectNumbers()
   readonly #json = new WeakMap<object, SharedJson>()
   readonly #filters = new FilterChunks()
   readonly #profileJson = new Map<number, { readonly user: UserRecord | undefined; readonly json: string }>()
@@ -232,10 +234,11 @@ export class MapComposer {
 
   #patch(before: PeerImage, after: PeerImage): SharedJson | undefined {
     const known = this.#patches.get(after)
-    if (known?.from === before) return known.json
+    const from = this.#imageNumbers.of(before)
+    if (known?.from === from) return known.json
     const text = patchBetween(before, after)
     const json = text === undefined ? undefined : new SharedJson(text)
-    this.#patches.set(after, { from: before, json })
+    this.#patches.set(after, { from, json })
     return json
   }
 
