@@ -16,7 +16,8 @@ interface Static {
   readonly index: number
 }
 
-interface Handshake {
+/** A golden handshake, with packets of its session. */
+export interface Handshake {
   readonly name: string
   readonly initiator: Static & { readonly timestamp: { readonly unix_sec: number; readonly nsec: number } }
   readonly responder: Static

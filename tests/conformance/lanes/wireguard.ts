@@ -3,34 +3,11 @@ import { type CryptoProvider, NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, Ip } from '@meshwright/ip'
 import { writeTransportHeader } from '../../../packages/wireguard/src/messages.ts'
 import type { CaseResult } from '../kind.ts'
+import type { Handshake } from '../kinds/wireguard.ts'
 import type { LaneActor } from './actor.ts'
 import { actorOn, ALL, check, endpoint, hex, type LaneUnderTest, secret, u32, wallOf, wallOfTimestamp } from './lane-under-test.ts'
 
-interface Static {
-  readonly static_private: string
-  readonly ephemeral_private: string
-  readonly index: number
-}
-
-interface Packet {
-  readonly dir: 'i2r' | 'r2i'
-  readonly counter: string
-  readonly inner: string
-  readonly packet: string
-}
-
-interface Handshake {
-  readonly name: string
-  readonly initiator: Static & { readonly timestamp: { readonly unix_sec: number; readonly nsec: number } }
-  readonly responder: Static
-  readonly psk: string
-  readonly cookie_for_initiation: string | null
-  readonly cookie_for_response: string | null
-  readonly initiation: string
-  readonly response: string
-  readonly session: { readonly initiator_send_key: string }
-  readonly transport: readonly Packet[]
-}
+type Packet = Handshake['transport'][number]
 
 interface Cookie {
   readonly name: string
