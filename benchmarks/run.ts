@@ -7,7 +7,7 @@ import { type Held, held, heldLine } from './targets.ts'
 
 const HERE = import.meta.dirname
 const BASELINES = path.join(HERE, 'baselines', 'ratios.json')
-/** A ratio under this share of the recorded one is measured again, up to twice, and then fails. */
+/** A ratio under this share of the recorded one is measured again behind everything else, up to twice, and then fails. */
 const TOLERANCE = 0.7
 const REPEATS = 2
 /** What is recorded is the lowest median of so many measurements: what a quiet run can be held to. */
@@ -19,7 +19,7 @@ Answers each question of benchmarks/*.bench.ts as a ratio to a baseline in the s
 what must be reached (benchmarks/targets.ts).
   --grep TEXT  only questions and measurements whose name holds TEXT
   --json       print {machine, figures, held} alone on standard output; held: [{name, value, unit, must, aim, met}]
-  --check      compare with benchmarks/baselines; what falls under ${TOLERANCE} of it is measured again twice, then fails
+  --check      compare with benchmarks/baselines; what falls under ${TOLERANCE} of it is measured again twice behind the rest, then fails
   --record     write the ratios to benchmarks/baselines
 
 Exit status: 0 measured (and, with --check, nothing fell), 1 a ratio fell, 2 wrong usage.
@@ -51,17 +51,28 @@ async function main(): Promise<number> {
   const recorded = values.check === true ? readRecorded() : undefined
   const figures: Figure[] = []
   const fallen: string[] = []
+  const suspects: { readonly question: Question; readonly measured: readonly Figure[] }[] = []
   if (values.json !== true) process.stdout.write(`${machine}\n\n`)
   for (const question of questions) {
     process.stderr.write(`${question.name}...\r`)
     let measured = await measure(question)
-    for (let again = 0; recorded !== undefined && again < REPEATS && fell(measured, recorded).length > 0; again += 1) measured = choose(measured, await measure(question), (a, b) => b > a)
     for (let again = 1; values.record === true && again < RECORDINGS; again += 1) measured = choose(measured, await measure(question), (a, b) => b < a)
-    figures.push(...measured)
-    if (recorded !== undefined) fallen.push(...fell(measured, recorded))
+    if (recorded !== undefined && fell(measured, recorded).length > 0) suspects.push({ question, measured })
+    else figures.push(...measured)
     if (values.json !== true) for (const figure of measured) process.stdout.write(`${row(figure, recorded)}\n`)
   }
   const measured = await takeAll(measurements, values.json !== true)
+  // What fell is asked again behind everything else, when whatever else the machine did may be over.
+  for (const { question, measured: first } of suspects) {
+    let best = first
+    for (let again = 0; recorded !== undefined && again < REPEATS && fell(best, recorded).length > 0; again += 1) {
+      process.stderr.write(`${question.name}, again...\r`)
+      best = choose(best, await measure(question), (a, b) => b > a)
+    }
+    figures.push(...best)
+    if (recorded !== undefined) fallen.push(...fell(best, recorded))
+    if (values.json !== true) for (const figure of best) process.stdout.write(`${row(figure, recorded)}  (measured again)\n`)
+  }
   const table = [...figures.map(({ name, baseline, ratio }) => held(name, `x ${baseline}`, ratio)), ...measured.map(({ name, unit, value }) => held(name, unit, value))].filter((each) => each !== undefined)
   if (values.json !== true && table.length > 0) process.stdout.write(`\n${table.map(heldLine).join('\n')}\n`)
   if (values.record === true) {
