@@ -93,3 +93,15 @@ test('whatever a server sends behind a first answer is told too, sixteen datagra
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(answers.map(({ bytes }) => bytes?.[0])).toEqual(Array.from({ length: 16 }, (_, index) => index))
 })
+
+test('a server that no way leads to, and one at a port that is none, cannot be asked: that is told, and nothing else happens', async () => {
+  for (const transport of ['udp', 'tcp'] as const) {
+    // Datagrams to everybody are refused by the system at once, as all are while a computer has no network.
+    for (const upstream of ['255.255.255.255', '127.0.0.1:0', '[::1]:0']) {
+      const { upstreams, next } = asking()
+      const told = next()
+      upstreams.ask(1, query, [upstream], transport)
+      expect(await told).toEqual({ token: 1, upstream, transport, bytes: undefined })
+    }
+  }
+})

@@ -103,8 +103,9 @@ function askUdp(outside: Outside, family: 4 | 6, address: string, port: number, 
   const asked = question(() => socket?.close(), tell)
   let isOver = false
   void asked.over.then(() => (isOver = true))
-  outside.bindUdp(family === 4 ? 'udp4' : 'udp6', 0, undefined).then(
-    (opened) => {
+  outside
+    .bindUdp(family === 4 ? 'udp4' : 'udp6', 0, undefined)
+    .then((opened) => {
       if (isOver) return void opened.close()
       socket = opened
       opened.on('error', () => asked.end(undefined))
@@ -116,12 +117,12 @@ function askUdp(outside: Outside, family: 4 | 6, address: string, port: number, 
         if (heard >= MAX_UDP_ANSWERS) asked.end(answer)
         else tell(answer)
       })
-      opened.connect(port, address, () => {
-        if (!isOver) opened.send(bytes)
+      opened.connect(port, address, (error?: Error | null) => {
+        if (error) asked.end(undefined) // no way there, such as while a computer has no network
+        else if (!isOver) opened.send(bytes)
       })
-    },
-    () => asked.end(undefined),
-  )
+    })
+    .catch(() => asked.end(undefined)) // no socket, or a port that is none
   return asked
 }
 
