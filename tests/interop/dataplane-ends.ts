@@ -27,29 +27,54 @@ if (mode === 'connect') dial(200)
 else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => console.log('"ready"'))
 `
 
-/** Datagrams that name themselves in every word; no more of them under way than the smallest queue holds, which is that of the socket at the other end: counts what arrived, whole and changed. */
+/**
+ * Datagrams that name themselves in every word, no more of them under way than the smallest queue holds, which is that of the socket at the other end. The
+ * sender prints what the receiver counted: whole ones, changed ones, and what the kernel refused because the receiver's socket was full.
+ * A question bears a number and is repeated until it is answered; only its own answer counts. (One to an earlier question was given before
+ * the last datagrams were sent: it would let more of them under way than that, and in the end would miss some that arrived.)
+ */
 export const DATAGRAM_SCRIPT = `
 import dgram from 'node:dgram'
+import fs from 'node:fs'
 const [mode, host, port, count, bytes] = JSON.parse(process.argv[1])
 const socket = dgram.createSocket({ type: host.includes(':') ? 'udp6' : 'udp4', recvBufferSize: 4 << 20 })
-const put = (b, i) => { for (let at = 0; at < b.length; at += 4) b.writeUInt32LE((i ^ Math.imul(at, 2654435761)) >>> 0, at); return b }
-const good = (b) => { const i = b.readUInt32LE(0); for (let at = 4; at < b.length; at += 4) if (b.readUInt32LE(at) !== ((i ^ Math.imul(at, 2654435761)) >>> 0)) return false; return b.length === bytes }
+// Not the beginning of a WireGuard message, which a watch over this computer would look into.
+const word = (i, at) => (i ^ Math.imul(at + 1, 2654435761)) >>> 0
+const put = (b, i) => { for (let at = 0; at < b.length; at += 4) b.writeUInt32LE(word(i, at), at); return b }
+const good = (b) => { const i = word(b.readUInt32LE(0), 0); for (let at = 4; at < b.length; at += 4) if (b.readUInt32LE(at) !== word(i, at)) return false; return b.length === bytes }
+const refused = () => {
+  const table = host.includes(':') ? '/proc/self/net/udp6' : '/proc/self/net/udp'
+  if (!fs.existsSync(table)) return 0
+  const own = ':' + port.toString(16).toUpperCase().padStart(4, '0')
+  return fs.readFileSync(table, 'utf8').split('\\n').map((line) => line.trim().split(/ +/)).filter(([, local]) => local?.endsWith(own)).reduce((sum, words) => sum + Number(words.at(-1)), 0)
+}
 if (mode === 'receive') {
   let whole = 0, changed = 0
   socket.on('message', (b, from) => {
-    if (b.length === 4) { socket.send(JSON.stringify({ whole, changed }), from.port, from.address); return }
+    if (b.length === 4) { socket.send(JSON.stringify({ question: b.readUInt32LE(0), got: { whole, changed, refused: refused() } }), from.port, from.address); return }
     if (good(b)) whole += 1; else changed += 1
   })
   socket.bind(port, host, () => console.log('"ready"'))
 } else {
-  let got
-  socket.on('message', (b) => { got = JSON.parse(b.toString()) })
-  const asked = async () => { got = undefined; for (let i = 0; i < 200 && !got; i++) { socket.send(Buffer.from('ask!'), port, host); await new Promise((r) => setTimeout(r, i < 20 ? 1 : 50)) } return got }
+  let question = 0, got
+  socket.on('message', (b) => { const answer = JSON.parse(b.toString()); if (answer.question === question) got = answer.got })
+  const pause = (ms) => new Promise((r) => setTimeout(r, ms))
+  const asked = async () => {
+    got = undefined
+    question += 1
+    const words = Buffer.alloc(4)
+    words.writeUInt32LE(question)
+    for (let i = 0; i < 400 && got === undefined; i++) { socket.send(words, port, host); await pause(i < 20 ? 1 : 50) }
+    return got ?? { unanswered: question }
+  }
   for (let sent = 0; sent < count; ) {
     for (let i = 0; i < 64 && sent < count; i++) socket.send(put(Buffer.alloc(bytes), sent++), port, host)
     await asked()
   }
-  console.log(JSON.stringify(await asked()))
+  let last = await asked()
+  // Whoever puts packets in another order is given a moment.
+  for (let i = 0; i < 20 && last.whole + last.changed < count; i++) { await pause(50); last = await asked() }
+  console.log(JSON.stringify(last))
   process.exit(0)
 }
 `
