@@ -13,6 +13,8 @@ import { drive, type Driver } from './drive.ts'
 const TCP_KEEPALIVE_MS = 600_000
 const VERIFY_TIMEOUT_MS = 5_000
 const MAX_VERIFY_ANSWER_BYTES = 4_096
+/** So long a refused client may take to read why. */
+const LAST_WORDS_MS = 1_000
 
 /** A client that asks to be let in. */
 export interface DerpAdmissionRequest {
@@ -232,7 +234,14 @@ function endpointOf(socket: Duplex): Endpoint | undefined {
   return ip && { ip, port: socket.remotePort ?? 0 }
 }
 
+/**
+ * Answers a socket that an HTTP server has handed over, and ends it: the server listens for its errors and looks after its time no more, so that
+ * nobody else does either.
+ */
 function respond(socket: Duplex, response: PlainResponse): void {
+  socket.on('error', () => socket.destroy())
+  const grace = setTimeout(() => socket.destroy(), LAST_WORDS_MS)
+  socket.once('close', () => clearTimeout(grace))
   const headers = { ...response.headers, 'Content-Length': String(Buffer.byteLength(response.body)), Connection: 'close' }
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
   socket.end(`HTTP/1.1 ${response.status} ${STATUS_CODES[response.status] ?? ''}\r\n${lines.join('')}\r\n${response.body}`)

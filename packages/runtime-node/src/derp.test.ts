@@ -201,3 +201,39 @@ test('the other paths of a relay are answered, and other upgrades are not touche
   })
   expect(status).toBe(404)
 })
+
+// The server hands a socket over with its request: nobody listens for its errors then, or ends it, unless who took it does.
+const REFUSED = ['/elsewhere', '/derp/probe']
+const upgradeOf = (path: string): string => `GET ${path} HTTP/1.1\r\nHost: relay.test\r\nUpgrade: DERP\r\nConnection: upgrade\r\n\r\n`
+
+test.each(REFUSED)('an upgrade that leads nowhere and is reset before its answer harms nobody: %s', async (path) => {
+  const { node } = await startRelay('plain')
+  for (let i = 0; i < 20; i += 1) {
+    await new Promise<void>((resolve) => {
+      const socket = net.connect(node.derpPort ?? 0, '127.0.0.1', () => {
+        socket.write(upgradeOf(path), () => {
+          socket.resetAndDestroy()
+          resolve()
+        })
+      })
+    })
+  }
+  const response = await fetch(`http://127.0.0.1:${node.derpPort}/`)
+  expect(await response.text()).toBe('home')
+})
+
+test.each(REFUSED)('who asks for an upgrade that leads nowhere is told so, and does not stay: %s', async (path) => {
+  const { node } = await startRelay('plain')
+  const socket = net.connect({ port: node.derpPort ?? 0, host: '127.0.0.1', allowHalfOpen: true })
+  cleanup.push(() => socket.destroy())
+  socket.on('error', () => undefined) // a reset is an end too
+  const parts: Buffer[] = []
+  socket.on('data', (bytes: Buffer) => parts.push(bytes))
+  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
+  socket.write(upgradeOf(path))
+  // It never ends its own side: it goes on writing, as long as somebody takes it.
+  const writing = setInterval(() => socket.write('more'), 50)
+  cleanup.push(() => clearInterval(writing))
+  await closed
+  expect(Buffer.concat(parts).toString()).toMatch(/^HTTP\/1\.1 \d{3} /)
+})
