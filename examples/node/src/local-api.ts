@@ -54,6 +54,8 @@ export async function serveLocalApi(socketPath: string, door: LocalApiDoor): Pro
     })
   })
   server.on('upgrade', (request, socket, head) => {
+    // The server does not listen any more, and whoever asked may be gone before there is an answer.
+    socket.on('error', () => socket.destroy())
     upgrade(request, socket, head, door).catch((error: unknown) => {
       const text = error instanceof Error ? error.message : 'dial failure'
       socket.end(`HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n${text}\n`)
@@ -311,6 +313,7 @@ async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, d
   const host = String(request.headers['dial-host'] ?? '')
   const port = Number(request.headers['dial-port'] ?? 0)
   const stream = await userDial(door.node, host, port)
+  if (socket.destroyed) return void stream.destroy()
   socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: ts-dial\r\nConnection: upgrade\r\n\r\n')
   if (head.length > 0) stream.write(head)
   stream.on('error', () => socket.destroy())
