@@ -6,12 +6,13 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { systemRandom } from '@meshwright/runtime-node'
 import { parseUapi } from '@meshwright/wireguard/text'
 import { buildSync } from 'esbuild'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, type TestContext } from 'vitest'
 import { buildOurs, type End, Lab, type Opponent } from '../../benchmarks/dataplane/lab.ts'
 import type { DataPlaneAnswer, DataPlaneCommand } from './dataplane-child.ts'
 import { DATAGRAM_SCRIPT, TRANSFER_SCRIPT, transferHash } from './dataplane-ends.ts'
 import { fire, whyNoFire } from '../fire/fire.ts'
 import type { FireLane } from '../fire/words.ts'
+import { CHOSEN_LANE, notOnLane } from './lanes.ts'
 import type { ManyPeersResult } from './many-peers-child.ts'
 import { WIREGUARD_GO, whyNoNamespaces } from './wireguard-programs.ts'
 
@@ -21,10 +22,11 @@ const REQUIRED = process.env['REQUIRE_INTEROP'] === '1'
 const FULL = process.env['DATAPLANE_FULL'] === '1'
 const missing = whyNoNamespaces() ?? (spawnSync('ping', ['-V']).status === 0 ? undefined : 'ping is not installed')
 const PORT = 7000
-/** The lane of the flows that are about one lane: that of `npm run test:interop -- --lane LANE dataplane`. */
-const CHOSEN = { MESHWRIGHT_DATAPLANE: process.env['MESHWRIGHT_DATAPLANE'] ?? 'offload' }
-/** Node's sockets neither set nor tell marks of congestion. */
-const MARKS = CHOSEN.MESHWRIGHT_DATAPLANE !== 'portable'
+/** The lane of the flows that are about any lane: that of `npm run test:interop -- --lane LANE dataplane`. */
+const CHOSEN = { MESHWRIGHT_DATAPLANE: CHOSEN_LANE ?? 'offload' }
+const ON_THE_EVENT_LOOP = CHOSEN_LANE === 'portable'
+/** Why flows about the worker say nothing on the lane that was asked for. */
+const NO_WORKER = ON_THE_EVENT_LOOP ? 'the event loop has no worker' : undefined
 
 let ours: ReturnType<typeof buildOurs> | undefined
 beforeAll(() => {
@@ -32,9 +34,16 @@ beforeAll(() => {
 })
 afterAll(() => ours?.remove())
 
-function flow(title: string, skip: string | undefined, run: (lab: Lab, file: string) => Promise<void>): void {
+function leaveOut(context: TestContext, reason: string): never {
+  Object.assign(context.task.meta, { skipReason: reason })
+  return context.skip(reason)
+}
+
+/** @param senseless why it says nothing on the lane that was asked for */
+function flow(title: string, skip: string | undefined, run: (lab: Lab, file: string) => Promise<void>, senseless?: string): void {
   test(title, { timeout: FULL ? 600_000 : 180_000 }, async (context) => {
-    if (skip !== undefined && !REQUIRED) return context.skip(skip)
+    if (senseless !== undefined) return notOnLane(context, senseless)
+    if (skip !== undefined && !REQUIRED) return leaveOut(context, skip)
     if (skip !== undefined || ours === undefined) throw new Error(skip ?? 'not built')
     const lab = new Lab()
     try {
@@ -121,9 +130,15 @@ const LANES: readonly (readonly [string, Readonly<Record<string, string>>, numbe
   ['the event loop', { MESHWRIGHT_DATAPLANE: 'portable' }, 10],
 ]
 
+/** The flows about one lane run there, and where none was asked for. */
+function aboutAnother(env: Readonly<Record<string, string>>): string | undefined {
+  const mine = CHOSEN_LANE === undefined || (env['MESHWRIGHT_DATAPLANE'] === CHOSEN_LANE && env['MESHWRIGHT_CRYPTO'] === process.env['MESHWRIGHT_CRYPTO'])
+  return mine ? undefined : 'it is about another lane, which its name tells'
+}
+
 for (const [name, env, quick] of LANES) {
   const megabytes = FULL ? 200 : quick
-  flow(`${megabytes} MB each way and datagrams arrive intact: ${name}`, missing, async (lab, file) => {
+  const run = async (lab: Lab, file: string): Promise<void> => {
     await lab.pair(lane(file, env))
     const whole = { bytes: megabytes << 20, sha256: transferHash(megabytes) }
     expect(await transfer(lab, '10.88.0.2', megabytes)).toEqual([whole, whole])
@@ -134,7 +149,8 @@ for (const [name, env, quick] of LANES) {
         if (FULL) process.stderr.write(`${name}: ${got.whole} of ${count / 2} datagrams of ${bytes} bytes\n`)
       }
     }
-  })
+  }
+  flow(`${megabytes} MB each way and datagrams arrive intact: ${name}`, missing, run, aboutAnother(env))
 }
 
 flow('our rows and those of wireguard-go: 50 MB each way', missing ?? WIREGUARD_GO.missing, async (lab, file) => {
@@ -155,23 +171,46 @@ flow('a tunnel of 9000, of 1280 and of 576 bytes; what is too long comes in frag
   }
 })
 
-flow('outside all is IPv6: marks of congestion each way; a wire that goes and comes back, an address that changes, a path that becomes narrow', missing ?? ['nft', 'tcpdump'].map((program) => (spawnSync('sh', ['-c', `command -v ${program}`]).status === 0 ? undefined : `${program} is not installed`)).find((why) => why !== undefined), async (lab, file) => {
-  const [a, b] = await lab.pair(lane(file, CHOSEN))
-  const outside = (host: number): string => `fd87::${host}`
-  const wire = (): void => {
-    for (const [i, namespace] of [lab.a, lab.b].entries()) {
+const installed = (...programs: readonly string[]): string | undefined => programs.map((program) => (spawnSync('sh', ['-c', `command -v ${program}`]).status === 0 ? undefined : `${program} is not installed`)).find((why) => why !== undefined)
+
+/** Two ends whose wire has IPv6 alone. */
+class OuterIpv6 {
+  readonly a: End
+  readonly b: End
+  readonly #lab: Lab
+
+  private constructor(lab: Lab, a: End, b: End) {
+    this.#lab = lab
+    this.a = a
+    this.b = b
+  }
+
+  static async start(lab: Lab, opponent: Opponent): Promise<OuterIpv6> {
+    const [a, b] = await lab.pair(opponent)
+    const pair = new OuterIpv6(lab, a, b)
+    pair.wire()
+    const know = (end: End, other: End, inner: string, host: number): Promise<void> => tell(lab, end, [`public_key=${formatHex(other.key.publicKey().bytes)}`, `endpoint=[${pair.outside(host)}]:5000`, `allowed_ip=${inner}/32`])
+    await know(a, b, '10.88.0.2', 2)
+    await know(b, a, '10.88.0.1', 1)
+    await lab.reach('10.88.0.2')
+    return pair
+  }
+
+  outside(host: number): string {
+    return `fd87::${host}`
+  }
+
+  /** The addresses of a wire that is new. */
+  wire(): void {
+    for (const [i, namespace] of [this.#lab.a, this.#lab.b].entries()) {
       ip('-n', namespace, '-4', 'addr', 'flush', 'dev', 'wire')
-      ip('-n', namespace, 'addr', 'add', `${outside(i + 1)}/64`, 'dev', 'wire', 'nodad')
+      ip('-n', namespace, 'addr', 'add', `${this.outside(i + 1)}/64`, 'dev', 'wire', 'nodad')
     }
   }
-  const know = (end: End, other: End, inner: string, host: number): Promise<void> => tell(lab, end, [`public_key=${formatHex(other.key.publicKey().bytes)}`, `endpoint=[${outside(host)}]:5000`, `allowed_ip=${inner}/32`])
-  wire()
-  await know(a, b, '10.88.0.2', 2)
-  await know(b, a, '10.88.0.1', 1)
-  await lab.reach('10.88.0.2')
-  expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
-  await echoes(lab, 20_000)
+}
 
+const marks = async (lab: Lab, file: string): Promise<void> => {
+  const { b } = await OuterIpv6.start(lab, lane(file, CHOSEN))
   // What a capture in B shows first, while A sends packets that may be marked.
   const captured = async (device: string, filter: string): Promise<boolean> => {
     const capture = spawn('ip', ['netns', 'exec', lab.b, 'timeout', '30', 'tcpdump', '-i', device, '-n', '-c', '1', '-w', '/dev/null', filter], { stdio: 'ignore' })
@@ -181,26 +220,31 @@ flow('outside all is IPv6: marks of congestion each way; a wire that goes and co
     while (!over) await lab.inA('ping', '-c', '3', '-i', '0.2', '-W', '1', '-Q', '2', '10.88.0.2').catch(() => '')
     return found
   }
-  if (MARKS) {
-    // Two bits of the traffic class: ECT(0) goes out on the outer header.
-    expect(await captured('wire', 'ip6 and udp port 5000 and ip6[0:2] & 0x0030 == 0x0020')).toBe(true)
-    // The network marks the outer header, and the inner one comes out marked.
-    const nft = (words: string): void => expect([words, spawnSync('ip', ['netns', 'exec', lab.b, 'nft', words]).status]).toEqual([words, 0])
-    nft('add table ip6 marking; add chain ip6 marking incoming { type filter hook prerouting priority 0; }; add rule ip6 marking incoming udp dport 5000 ip6 ecn set ce')
-    expect(await captured(b.interfaceName, 'icmp and ip[1] & 3 == 3')).toBe(true)
-    nft('delete table ip6 marking')
-  }
+  // Two bits of the traffic class: ECT(0) goes out on the outer header.
+  expect(await captured('wire', 'ip6 and udp port 5000 and ip6[0:2] & 0x0030 == 0x0020')).toBe(true)
+  // The network marks the outer header, and the inner one comes out marked.
+  const nft = (words: string): void => expect([words, spawnSync('ip', ['netns', 'exec', lab.b, 'nft', words]).status]).toEqual([words, 0])
+  nft('add table ip6 marking; add chain ip6 marking incoming { type filter hook prerouting priority 0; }; add rule ip6 marking incoming udp dport 5000 ip6 ecn set ce')
+  expect(await captured(b.interfaceName, 'icmp and ip[1] & 3 == 3')).toBe(true)
+  nft('delete table ip6 marking')
+}
+flow('marks of congestion go out to the outer header and come in from it', missing ?? installed('nft', 'tcpdump'), marks, ON_THE_EVENT_LOOP ? 'sockets of Node neither set nor tell marks of congestion' : undefined)
+
+flow('outside all is IPv6: a wire that goes and comes back, an address that changes, a path that becomes narrow', missing, async (lab, file) => {
+  const pair = await OuterIpv6.start(lab, lane(file, CHOSEN))
+  expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
+  await echoes(lab, 20_000)
 
   ip('-n', lab.a, 'link', 'del', 'wire')
   expect(await lab.inA('ping', '-c', '1', '-W', '1', '10.88.0.2').then(() => 'answered', () => 'silent')).toBe('silent')
   ip('link', 'add', 'wire', 'netns', lab.a, 'type', 'veth', 'peer', 'name', 'wire', 'netns', lab.b)
   for (const namespace of [lab.a, lab.b]) ip('-n', namespace, 'link', 'set', 'wire', 'up')
-  wire()
+  pair.wire()
   await lab.reach('10.88.0.2')
 
   // B is somewhere else; A learns of it from the first packet.
-  ip('-n', lab.b, 'addr', 'del', `${outside(2)}/64`, 'dev', 'wire')
-  ip('-n', lab.b, 'addr', 'add', `${outside(22)}/64`, 'dev', 'wire', 'nodad')
+  ip('-n', lab.b, 'addr', 'del', `${pair.outside(2)}/64`, 'dev', 'wire')
+  ip('-n', lab.b, 'addr', 'add', `${pair.outside(22)}/64`, 'dev', 'wire', 'nodad')
   for (let i = 0; i < 40 && spawnSync('ip', ['netns', 'exec', lab.b, 'ping', '-c', '1', '-W', '1', '10.88.0.1']).status !== 0; i += 1);
   await lab.reach('10.88.0.2')
 
@@ -304,11 +348,11 @@ for (const [suffix, offload, more] of [['no-tso', 'tso', ['uso', 'udpJoin']], ['
     expect(Object.entries(offloads).filter(([, on]) => !on).map(([name]) => name).sort()).toEqual([offload, ...more].sort())
     expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
     expect((await datagrams(lab, '10.88.0.2', 1_000, 1200)).changed).toBe(0)
-  })
+  }, CHOSEN.MESHWRIGHT_DATAPLANE === 'offload' ? undefined : 'it has no offloads that could be left out')
 }
 
 flow('a worker that dies or hangs is started again over the same device and sockets, shakes hands anew, and says so', missing, async (lab, file) => {
-  const { key, ask, child } = await withChild(lab, file, 'dying', 'offload')
+  const { key, ask, child } = await withChild(lab, file, 'dying', CHOSEN.MESHWRIGHT_DATAPLANE)
   for (const [i, op] of (['fail', 'hang', 'fail'] as const).entries()) {
     const death = i + 1
     const { counted } = await ask({ op: 'status' })
@@ -327,7 +371,7 @@ flow('a worker that dies or hangs is started again over the same device and sock
     expect(counted.every((count, each) => (after[each] ?? 0) > count)).toBe(true)
   }
   child.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
-})
+}, NO_WORKER)
 
 const ECHO = "const s = require('node:dgram').createSocket({ type: 'udp4', recvBufferSize: 4 << 20 }); s.on('message', (b, from) => s.send(b, from.port, from.address)); s.bind(7, '10.88.0.1', () => console.log(1))"
 
@@ -364,8 +408,9 @@ flow(`${MANY} peers at once: each asks and is answered, none hears what is anoth
 for (const [lane, name, seconds] of [['mesh', 'of a mesh node', 15], ['engine', 'of meshwright-wg', 10]] as const satisfies readonly (readonly [FireLane, string, number])[]) {
   test(`under fire, the lane ${name}: rekeys, peers and policies that change, forced garbage collection; nothing is lost, nothing denied comes through`, { timeout: 400_000 }, async (context) => {
     const skip = missing ?? whyNoFire()
-    if (skip !== undefined && !REQUIRED) return context.skip(skip)
-    const { findings } = await fire({ lane, seconds, mode: 'offload', gentle: true })
+    if (NO_WORKER !== undefined) return notOnLane(context, NO_WORKER)
+    if (skip !== undefined && !REQUIRED) return leaveOut(context, skip)
+    const { findings } = await fire({ lane, seconds, mode: CHOSEN.MESHWRIGHT_DATAPLANE, gentle: true })
     expect(findings.filter(({ ok }) => !ok)).toEqual([])
   })
 }

@@ -139,40 +139,12 @@ export function document(cells: readonly Cell[], programs: readonly string[], ve
   return `# Interoperability
 
 What real programs did when they were last met, written by \`npm run test:interop -- --write-docs\`; a part of it runs with \`npm run test:interop -- --grep FLOW --peer tailscaled@1.80.3\`.
+What goes through the data plane, on each lane of it: [lanes.md](lanes.md).
 Programs: ${programs.join(', ')}.
 
 ${parts.join('\n\n')}
 
 ${versions.trim()}
-`
-}
-
-/** What real programs did on each lane of the data plane: a row for each suite and peer, a column for each lane. */
-export function laneDocument(lanes: ReadonlyMap<string, readonly Cell[]>): string {
-  const rows = new Map<string, Map<string, readonly Cell[]>>()
-  for (const [lane, cells] of lanes) {
-    for (const cell of cells) {
-      const row = `| ${escape(cell.group)} | ${escape(cell.peer)} |`
-      const columns = rows.get(row) ?? new Map<string, readonly Cell[]>()
-      columns.set(lane, [...(columns.get(lane) ?? []), cell])
-      rows.set(row, columns)
-    }
-  }
-  const shown = (cells: readonly Cell[] | undefined): string => {
-    if (cells === undefined) return ''
-    const [ok, skipped] = ['ok', 'skipped'].map((outcome) => cells.filter((cell) => cell.outcome === outcome).length)
-    const failed = cells.filter((cell) => cell.outcome === 'FAILED').map(({ flow }) => `FAILED: ${escape(flow)}`)
-    return [`${ok ?? 0} of ${cells.length} ok`, ...(skipped === 0 ? [] : [`${skipped ?? 0} skipped`]), ...failed].join('; ')
-  }
-  const names = [...lanes.keys()]
-  return `# Real programs on each lane of the data plane
-
-Written by \`npm run test:interop -- --lane LANE --write-docs\`, once for each lane ([dataplane.md](dataplane.md) tells what they are). On \`portable\`, wireguard-peers
-has our own TCP/IP stack in the place of a device; all other flows have a TUN device.
-
-| suite | peer | ${names.join(' | ')} |
-|---|---|${names.map(() => '---|').join('')}
-${[...rows].map(([row, columns]) => `${row} ${names.map((lane) => shown(columns.get(lane))).join(' | ')} |`).join('\n')}
 `
 }
 
@@ -196,6 +168,7 @@ export function readDocument(text: string): readonly Cell[] {
   return cells
 }
 
-function escape(text: string): string {
+/** Text in a cell of a table. */
+export function escape(text: string): string {
   return text.replaceAll('|', '\\|')
 }

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bundlePrograms, type OurPrograms } from './lab-ours.ts'
 import { Lab, type LabProcess, runOk, runProgram } from './lab-process.ts'
 import { NamePlace, OFFICE_SERVER, whyNoNamePlace } from './lab-system-dns.ts'
+import { CHOSEN_LANE, notOnLane } from './lanes.ts'
 import { OuterWatch } from './outer-watch.ts'
 import { WORKER_FAULTS } from './worker-faults.ts'
 
@@ -23,7 +24,7 @@ if (reason !== undefined && REQUIRED) throw new Error(reason)
 // Two computers on one wire: servers and a real node in userspace mode here, our node with a TUN device there.
 const ID = process.pid.toString(36)
 /** The lane that this run is made on: all of it runs on any. */
-const LANE = process.env['MESHWRIGHT_DATAPLANE'] === 'portable' ? 'portable' : 'worker'
+const LANE = CHOSEN_LANE === 'portable' ? 'portable' : 'worker'
 const HERE = `mwh${ID}`
 const THERE = `mwt${ID}`
 const BEHIND = `mwb${ID}`
@@ -137,7 +138,8 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(asked.out).toContain(`hello from ours to ${peer}`)
   })
 
-  test.skipIf(LANE === 'portable')('a data plane that ends or hangs is started again: packets pass with new sessions, and log, status and metrics say so [tailscaled@1.102.5]', async () => {
+  test('a data plane that ends or hangs is started again: packets pass with new sessions, and log, status and metrics say so [tailscaled@1.102.5]', async (context) => {
+    if (LANE === 'portable') return notOnLane(context, 'the event loop has no worker')
     const cli = (...words: readonly string[]): Promise<string> => there(process.execPath, programs.cli, '--socket', socket, ...words)
     /** Counters of the daemon that never go back: datagrams and packets, by name. */
     const counted = async (): Promise<ReadonlyMap<string, number>> => new Map((await cli('metrics')).split('\n').flatMap((line) => (/^(tailscaled_(?:in|out)bound_(?:bytes|packets)_total|meshwright_dataplane_total)\{/.test(line) ? [[line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))] as const] : [])))
