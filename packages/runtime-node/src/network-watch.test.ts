@@ -1,5 +1,7 @@
+import { formatEndpoint } from '@meshwright/ip'
 import { expect, test } from 'vitest'
-import { bestDefaultRoutes, defaultRoutes, networkChange, type NetworkStanding } from './network-watch.ts'
+import type { Interfaces } from './local-endpoints.ts'
+import { bestDefaultRoutes, defaultRoutes, networkChange, type NetworkStanding, NetworkWatch } from './network-watch.ts'
 
 const HEAD = 'Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n'
 const route = (device: string, gateway: string, metric: number, flags: string = '0003'): string => `${device}\t00000000\t${gateway}\t${flags}\t0\t0\t${metric}\t00000000\t0\t0\t0\n`
@@ -51,4 +53,46 @@ test('two routers of one network, in whatever order the kernel has them now, are
 
 test.runIf(process.platform === 'linux')('on Linux the default routes of this computer can be read', () => {
   expect(defaultRoutes(undefined)).toMatch(/^\S* \S*$/)
+})
+
+/** A watch over interfaces that the test sets, and what it has told. */
+function watching(): { readonly watch: NetworkWatch; readonly told: string[]; set(interfaces: () => Interfaces): void } {
+  const told: string[] = []
+  let interfaces = (): Interfaces => ({ eth0: [{ address: '192.0.2.2' }] })
+  const watch = new NetworkWatch({
+    ports: () => ({ ipv4: 41_641, ipv6: 41_641 }),
+    allowLoopback: false,
+    device: () => undefined,
+    interfaces: () => interfaces(),
+    inUse: () => ['192.0.2.2'],
+    onEndpoints: (endpoints) => told.push(endpoints.map(formatEndpoint).join()),
+    onConnections: () => told.push('connections'),
+  })
+  return { watch, told, set: (given) => (interfaces = given) }
+}
+
+test('a system that cannot say which interfaces it has, since no descriptor is left, changes nothing until it can again', () => {
+  const { watch, told, set } = watching()
+  watch.look()
+  set(() => {
+    throw new Error('uv_interface_addresses returned EMFILE')
+  })
+  watch.look()
+  expect(told).toEqual(['192.0.2.2:41641'])
+  expect(watch.endpoints.map(formatEndpoint)).toEqual(['192.0.2.2:41641'])
+  set(() => ({ eth0: [{ address: '192.0.2.3' }] }))
+  watch.look()
+  expect(told).toEqual(['192.0.2.2:41641', '192.0.2.3:41641', 'connections'])
+})
+
+test('a system that cannot say it at the very start is asked again', () => {
+  const { watch, told, set } = watching()
+  set(() => {
+    throw new Error('uv_interface_addresses returned EMFILE')
+  })
+  watch.look()
+  expect(told).toEqual([])
+  set(() => ({ eth0: [{ address: '192.0.2.3' }] }))
+  watch.look()
+  expect(told).toEqual(['192.0.2.3:41641'])
 })

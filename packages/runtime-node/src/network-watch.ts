@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
+import { networkInterfaces } from 'node:os'
 import { type Endpoint, formatEndpoint, formatIp, parseIp } from '@meshwright/ip'
-import { localEndpoints } from './local-endpoints.ts'
+import { type Interfaces, localEndpoints } from './local-endpoints.ts'
 
 /** The network of this computer, as far as connections hang on it. */
 export interface NetworkStanding {
@@ -90,6 +91,8 @@ export interface NetworkWatchOptions {
   readonly allowLoopback: boolean
   /** The node's own device. */
   readonly device: () => string | undefined
+  /** Asks the system for its interfaces; throws where it cannot say. Those of `node:os` unless given. */
+  readonly interfaces?: () => Interfaces
   /** The local addresses of connections that are open. */
   readonly inUse: () => readonly string[]
   /** The addresses of this computer have changed, or are told for the first time. */
@@ -131,8 +134,11 @@ export class NetworkWatch {
 
   look(): void {
     const { ports, allowLoopback, device, inUse, onEndpoints, onConnections } = this.#options
-    const endpoints = localEndpoints(ports(), allowLoopback)
-    const standing = { addresses: endpoints.map(({ ip }) => formatIp(ip)), routes: defaultRoutes(device()) }
+    const interfaces = this.#interfaces()
+    if (interfaces === undefined) return
+    const endpoints = localEndpoints(ports(), allowLoopback, interfaces)
+    // Routes that were shown before, and cannot be read now, are taken for the same.
+    const standing = { addresses: endpoints.map(({ ip }) => formatIp(ip)), routes: defaultRoutes(device()) ?? this.#standing?.routes }
     const change = this.#standing === undefined ? 'none' : networkChange(this.#standing, standing, inUse().map(plainAddress))
     this.#standing = standing
     const text = endpoints.map(formatEndpoint).join()
@@ -142,6 +148,14 @@ export class NetworkWatch {
       onEndpoints(endpoints)
     }
     if (change === 'connections') onConnections()
+  }
+
+  #interfaces(): Interfaces | undefined {
+    try {
+      return (this.#options.interfaces ?? networkInterfaces)()
+    } catch {
+      return undefined // no descriptor is left for the question, or the system is short of memory: the next look may tell
+    }
   }
 }
 
