@@ -55,6 +55,7 @@ describe.runIf(linux)('keys of our node', () => {
     said.push(rig.victim.log)
     const everything = said.join('\n')
     expect(rig.victim.log).toMatch(/ debug | info /)
+    expect(rig.victim.log.length).toBeLessThan(60_000) // all of it is there: a lab keeps the last 60,000 characters
     // Machine, node and disco keys and those of handshakes; chaining keys; two for each session with the server and the friend, and of handshakes.
     const kinds = recordedKeys(recorded)
     expect([...kinds.keys()].sort()).toEqual(['chain', 'private', 'session'])

@@ -4,6 +4,7 @@ import type { RunningNode } from '@meshwright/runtime-node'
 import { startMeshNode } from '@meshwright/runtime-node'
 import { bundlePrograms, OurNode, type OurPrograms, type OurStatus } from '../interop/lab-ours.ts'
 import { freePort, Lab } from '../interop/lab-process.ts'
+import { Space, SPACE_WEB_PORT } from '../interop/lab-space.ts'
 import { type Json, LiarControl, type Poll, wireNode } from './liar-control.ts'
 
 const VICTIM_ID = 1
@@ -45,6 +46,7 @@ export class NodeRig {
   #programs!: OurPrograms
   readonly #services: net.Server[] = []
   readonly #flags: { readonly blockUdp?: boolean }
+  readonly #behindDevice: boolean
   readonly #env: Readonly<Record<string, string>>
   #rss = 0
   /** Connections that services behind the victim have taken. */
@@ -53,10 +55,14 @@ export class NodeRig {
   readonly guests: Json[] = []
   readonly guestRules: Json[] = []
 
-  /** @param flags of both nodes; @param env of the victim */
-  constructor(flags: { readonly blockUdp?: boolean } = {}, env: Readonly<Record<string, string>> = {}) {
+  /**
+   * @param flags of both nodes @param env of the victim
+   * @param behindDevice the victim has a TUN device, in a network namespace of its own whose page is behind the open port: see `whyNoSpaces`
+   */
+  constructor(flags: { readonly blockUdp?: boolean } = {}, env: Readonly<Record<string, string>> = {}, behindDevice: boolean = false) {
     this.#flags = flags
     this.#env = env
+    this.#behindDevice = behindDevice
   }
 
   /** Starts all, and gives both nodes an honest map. */
@@ -64,9 +70,10 @@ export class NodeRig {
     this.relays = relays
     this.#programs = await bundlePrograms(this.lab)
     await this.control.start()
-    ;[this.openPort, this.shutPort] = [await this.#service(), await this.#service()]
+    const space = this.#behindDevice ? await Space.make(this.lab, 'victim', { url: this.control.url }) : undefined
+    ;[this.openPort, this.shutPort] = space === undefined ? [await this.#service(), await this.#service()] : [SPACE_WEB_PORT, SPACE_WEB_PORT + 1]
     this.control.map = (poll, name) => poll.send(this.honest(name))
-    this.victim = new OurNode(this.lab, this.#programs, 'victim', ['--allow-loopback', ...(this.#flags.blockUdp === true ? ['--block-udp'] : [])], this.#env)
+    this.victim = new OurNode(this.lab, this.#programs, 'victim', ['--allow-loopback', ...(this.#flags.blockUdp === true ? ['--block-udp'] : [])], this.#env, space?.name)
     await this.victim.start()
     this.friend = await startMeshNode({ controlUrl: this.control.url, hostname: 'friend', authKey: 'any', allowLoopback: true, ...this.#flags })
     await this.victim.up(this.control.url, 'any')
