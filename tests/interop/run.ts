@@ -22,7 +22,7 @@ const VERSIONS = { text: path.join(DOCS, 'interop-versions.md'), cells: path.joi
 const RUN = 'the run itself'
 
 // Suites whose flows go through the data plane of meshwright-wg or of a mesh node.
-const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'interop/tun.interop', 'tailscaled-tun', 'tailscaled-embedded', 'embed.interop', 'headscale-data', 'dataplane']
+const LANE_SUITES = ['wireguard-peers', 'wg-quick', 'wg-tools', 'wireguard-mesh', 'interop/tun.interop', 'tailscaled-tun', 'embed.interop', 'headscale-data', 'dataplane']
 // More than these have a cause that no second try mends.
 const MOST_SUITES_AGAIN = 4
 
