@@ -39,6 +39,7 @@ export class LabProcess {
   readonly name: string
   readonly #child: ChildProcess
   readonly #ended: Promise<void>
+  readonly #counts: ((text: string) => void)[] = []
   #log = ''
   #alive = true
 
@@ -46,7 +47,9 @@ export class LabProcess {
     this.name = name
     this.#child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: cleanEnvironment(options.env), ...(options.cwd !== undefined && { cwd: options.cwd }) })
     const take = (bytes: Buffer): void => {
-      this.#log = (this.#log + bytes.toString('utf8')).slice(-LOG_CHARACTERS)
+      const text = bytes.toString('utf8')
+      this.#log = (this.#log + text).slice(-LOG_CHARACTERS)
+      for (const count of this.#counts) count(text)
     }
     this.#child.stdout?.on('data', take)
     this.#child.stderr?.on('data', take)
@@ -69,8 +72,21 @@ export class LabProcess {
     return this.#child.pid
   }
 
+  /** The end of what it has said: what is older is dropped. */
   get log(): string {
     return this.#log
+  }
+
+  /** Counts how often it says something from now on, however much it says. @param words of two characters at least */
+  counted(words: string): () => number {
+    let [count, rest] = [0, '']
+    this.#counts.push((text) => {
+      const all = rest + text
+      count += all.split(words).length - 1
+      // Too short to hold the words, long enough for those that come in two pieces.
+      rest = all.slice(1 - words.length)
+    })
+    return () => count
   }
 
   /** Its last lines, under its name. */

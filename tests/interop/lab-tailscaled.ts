@@ -46,6 +46,8 @@ export interface TailscaledOptions {
   readonly port?: number
 }
 
+/** A map stream begins. */
+const POLL = 'PollNetMap: stream=true'
 const SOCKS_PORT = /SOCKS5 listening on \S+:(\d+)/
 const NEVER_DIRECT = 'TS_DEBUG_NEVER_DIRECT_UDP'
 const switches = new Map<string, string>()
@@ -65,6 +67,7 @@ export class Tailscaled {
   readonly #suffix: string
   readonly #options: TailscaledOptions
   #process: LabProcess | undefined
+  #polls: () => number = () => 0
   #socksPort = 0
 
   constructor(lab: Lab, bin: string, name: string, options: TailscaledOptions = {}) {
@@ -104,6 +107,7 @@ export class Tailscaled {
     const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { [relayOnlySwitch(daemon)]: '1' }), ...this.#options.env, ...env }
     const started = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : startInside(this.#lab, this.name, netns, [daemon, ...args], given, this.#options.resolvConf)
     this.#process = started
+    this.#polls = started.counted(POLL)
     await this.#lab.until(`${this.name} answers on its socket`, async () => {
       started.mustLive()
       if (netns === undefined) this.#socksPort = Number(SOCKS_PORT.exec(started.log)?.[1])
@@ -123,6 +127,11 @@ export class Tailscaled {
 
   get log(): string {
     return this.#process?.log ?? ''
+  }
+
+  /** How many map streams the daemon has begun since it was started. */
+  get polls(): number {
+    return this.#polls()
   }
 
   run(args: readonly string[], timeoutMs?: number): Promise<RunResult> {
