@@ -71,6 +71,11 @@ function readOptions(words: readonly string[]): { readonly once: boolean; readon
 function onSignal(): { readonly signal: AbortSignal; readonly status: Promise<number> } {
   const controller = new AbortController()
   const status = new Promise<number>((resolve) => {
+    // Nobody reads any more (`npm start | head -1`): it ends in good order too.
+    process.stdout.on('error', () => {
+      controller.abort()
+      resolve(128 + 13)
+    })
     for (const [name, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]] as const) {
       process.on(name, () => {
         controller.abort()

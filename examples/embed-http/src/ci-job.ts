@@ -1,9 +1,9 @@
 // A job that joins the mesh, asks a service inside it, and with an ephemeral auth key leaves no node behind: URL=http://db/health. Its exit
 // status is that of the answer.
-import { nodeFromEnvironment } from './node.ts'
+import { nodeFromEnvironment, usage } from './node.ts'
 
 const { URL: url } = process.env
-if (url === undefined) throw new Error('set URL: what to ask inside the mesh')
+if (url === undefined) usage('set URL: what to ask inside the mesh')
 const node = await nodeFromEnvironment('ci-job')
 try {
   const response = await node.fetch(url, { signal: AbortSignal.timeout(20_000) })

@@ -3,7 +3,10 @@ import http from 'node:http'
 import { startMeshNode } from '@meshwright/runtime-node'
 
 const { CONTROL_URL: controlUrl, AUTH_KEY: authKey, PORT: port = '80', HOSTNAME_ON_MESH: hostname = 'hello', ALLOW_LOOPBACK: allowLoopback } = process.env
-if (controlUrl === undefined || authKey === undefined) throw new Error('set CONTROL_URL and AUTH_KEY: the address of the control server, and a key that it made')
+if (controlUrl === undefined || authKey === undefined) {
+  console.error('set CONTROL_URL and AUTH_KEY: the address of the control server, and a key that it made')
+  process.exit(2)
+}
 
 const node = await startMeshNode({ controlUrl, authKey, hostname, ephemeral: true, allowLoopback: allowLoopback === '1' })
 const server = http.createServer((request, response) => {

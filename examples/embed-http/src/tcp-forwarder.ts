@@ -1,10 +1,10 @@
 // A port of this computer that is a port of a node of the mesh: FORWARD=5432:db:5432, as `ssh -L` writes it.
 import net from 'node:net'
 import { pipeline } from 'node:stream'
-import { nodeFromEnvironment } from './node.ts'
+import { nodeFromEnvironment, usage } from './node.ts'
 
 const [, listen, host = '', port] = /^(\d+):([^:]+):(\d+)$/.exec(process.env['FORWARD'] ?? '') ?? []
-if (listen === undefined) throw new Error('set FORWARD=LOCAL:NODE:PORT, such as 5432:db:5432')
+if (listen === undefined) usage('set FORWARD=LOCAL:NODE:PORT, such as 5432:db:5432')
 const node = await nodeFromEnvironment('forwarder')
 const server = net.createServer({ allowHalfOpen: true }, (near) => {
   const done = (): void => undefined // each end tells its own side

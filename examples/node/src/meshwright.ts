@@ -17,12 +17,16 @@ The easiest way to command a node of a mesh: it speaks with meshwrightd on this 
 COMMANDS
 ${commands.join('')}
 FLAGS
-${describeFlags(GLOBAL_FLAGS)}
+${describeFlags(GLOBAL_FLAGS)}  --version
+    \tprint the version, as the command does
+
 "meshwright <command> --help" tells more of each.
 `
 }
 
-async function main(words: readonly string[]): Promise<number> {
+async function main(given: readonly string[]): Promise<number> {
+  // As the usual command line has it.
+  const words = given.length === 1 && (given[0] === '--version' || given[0] === '-V') ? ['version'] : given
   const global = parseFlags(words, GLOBAL_FLAGS)
   const [name, ...rest] = global.args
   if (name === undefined || name === 'help') {
@@ -42,6 +46,7 @@ async function main(words: readonly string[]): Promise<number> {
     return 0
   }
   if (command.subcommands !== undefined && flags.args.length > 0) throw new FlagError(`unknown subcommand: ${name} ${flags.args[0] ?? ''}${nearest(flags.args[0] ?? '', Object.keys(command.subcommands))}`)
+  if (command.takesWords !== true && flags.args.length > 0) throw new FlagError(`too many non-flag arguments: ${flags.args.join(' ')}`)
   const socket = String(flags.values['socket'] ?? global.values['socket'] ?? defaultSocket())
   return command.run(new DaemonClient(socket), flags, {
     out: (text) => void process.stdout.write(text),
@@ -62,6 +67,12 @@ function commandUsage({ usage: line, summary, flags, subcommands = {} }: Command
   const verbs = Object.entries(subcommands).map(([name, each]) => `  ${name.padEnd(10)} ${each.summary}\n`)
   return `usage: ${line}\n\n${summary}.\n${verbs.length === 0 ? '' : `\nSUBCOMMANDS\n${verbs.join('')}`}${Object.keys(flags).length === 0 ? '' : `\nFLAGS\n${describeFlags(flags)}`}`
 }
+
+// A reader that has seen enough (`meshwright ping --c 0 db | head -1`) ends what goes on, and is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
 
 main(process.argv.slice(2)).then(
   (status) => process.exit(status),

@@ -1,8 +1,13 @@
 import { isMeshwrightError } from '@meshwright/core'
 import { parseOptions, USAGE, UsageError } from './options.ts'
 import { startRelay } from './relay.ts'
+import { VERSION } from './version.ts'
 
 async function main(argv: readonly string[]): Promise<void> {
+  if (argv.length === 1 && argv[0] === '--version') {
+    process.stdout.write(`${VERSION}\n`)
+    return
+  }
   const options = parseOptions(argv)
   if (options === undefined) {
     process.stdout.write(USAGE)
@@ -15,10 +20,13 @@ async function main(argv: readonly string[]): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void relay.close())
 }
 
+// Whoever read the lines may go; the relay stays.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+
 main(process.argv.slice(2)).catch((error: unknown) => {
   const expected = error instanceof UsageError || isMeshwrightError(error)
   const text = error instanceof Error ? error.message : String(error)
   const remedy = isMeshwrightError(error) && error.remedy !== undefined ? ` ${error.remedy}` : ''
-  process.stderr.write(`meshwright-relay: ${text}${remedy}\n${error instanceof UsageError && text.startsWith('Unknown option') ? "Try 'meshwright-relay --help'.\n" : ''}`)
+  process.stderr.write(`meshwright-relay: ${text}${remedy}\n${error instanceof UsageError && /^(Unknown option|Unexpected argument|--key-file is missing)/.test(text) ? "Try 'meshwright-relay --help'.\n" : ''}`)
   process.exitCode = expected ? 2 : 1
 })

@@ -26,6 +26,7 @@ A relay (DERP) and STUN server for mesh nodes.
       --mesh-ca FILE    certificates, PEM, to trust of those relays instead of the system's
       --rate-bytes N    most bytes a second from one client; it is slowed, nothing is dropped
   -v, --verbose         a line for every connection
+      --version         print the version
   -h, --help            this text
 
 GET /metrics answers Prometheus text to clients on this machine.

@@ -8,7 +8,7 @@ const OTHERS_MAY_READ = 0o077
 export function check(args: readonly string[]): { readonly text: string; readonly status: number } {
   const isJson = args.includes('--json')
   const [file, ...rest] = args.filter((each) => each !== '--json')
-  if (file === undefined || rest.length > 0) throw new UsageError('usage: meshwright-wg check [--json] FILE')
+  if (file === undefined || rest.length > 0 || (file.startsWith('-') && file !== '-')) throw new UsageError('usage: meshwright-wg check [--json] FILE')
   const { diagnostics } = parseConfig(readText(file))
   const ok = diagnostics.every(({ severity }) => severity !== 'error')
   const isOpen = (statSync(file).mode & OTHERS_MAY_READ) !== 0

@@ -11,6 +11,7 @@ import { logLevelFrom } from './log.ts'
 import { mesh, rotate } from './mesh.ts'
 import { show } from './show.ts'
 import { UsageError } from './usage-error.ts'
+import { VERSION } from './version.ts'
 
 const USAGE = `usage: meshwright-wg [-f|--foreground] [--metrics HOST:PORT] INTERFACE
                             make a WireGuard interface, to be configured by wg or wg-quick
@@ -28,14 +29,21 @@ const USAGE = `usage: meshwright-wg [-f|--foreground] [--metrics HOST:PORT] INTE
   --config FILE        configure by a file of wg or wg-quick at once; names of endpoints in it are resolved again when a peer does not
                        answer (default for that alone: /etc/wireguard/INTERFACE.conf)
   --metrics HOST:PORT  serve counters for Prometheus at /metrics
+  --version            print the version
 
 Without -f it goes to the background once the interface can be configured. Environment, as wireguard-go has it: LOG_LEVEL (verbose,
 error, silent), WG_TUN_FD, WG_UAPI_FD, WG_PROCESS_FOREGROUND=1; and MESHWRIGHT_WG_METRICS=HOST:PORT, for wg-quick.
 With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=meshwright-wg. Status: 0 all well, 1 it did not work or there are findings, 2 wrong usage.
 `
 
+const VERBS: readonly string[] = ['genkey', 'genpsk', 'pubkey', 'show', 'check', 'audit', 'mesh', 'rotate']
+
 async function main(args: readonly string[]): Promise<number> {
   const [verb, ...rest] = args
+  if (verb !== undefined && VERBS.includes(verb) && rest.some((word) => word === '-h' || word === '--help')) {
+    process.stdout.write(USAGE)
+    return 0
+  }
   switch (verb) {
     case undefined:
       process.stderr.write(USAGE)
@@ -44,6 +52,9 @@ async function main(args: readonly string[]): Promise<number> {
     case '--help':
     case 'help':
       process.stdout.write(USAGE)
+      return 0
+    case '--version':
+      process.stdout.write(`meshwright-wg ${VERSION}\n`)
       return 0
     case 'genkey':
       return print(rest, genkey)
@@ -151,6 +162,10 @@ function descriptor(variable: string): number | undefined {
 }
 
 function run(): void {
+  // A reader that has seen enough (`| head -1`) is no failure; an interface in the foreground goes on.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
   main(process.argv.slice(2)).then(
     (status) => {
       process.exitCode = status

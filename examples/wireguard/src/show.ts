@@ -29,7 +29,7 @@ export function interfaceNames(): string[] {
 /** `show [all|interfaces|NAME [FIELD]]`: what `wg show` prints, byte for byte, of interfaces in user space. @throws UsageError */
 export async function show(args: readonly string[]): Promise<string> {
   const [name = 'all', field] = args
-  if (args.length > 2 || (field !== undefined && field !== 'dump' && DEVICE_FIELDS[field] === undefined && PEER_FIELDS[field] === undefined)) {
+  if (args.length > 2 || name.startsWith('-') || (field !== undefined && field !== 'dump' && DEVICE_FIELDS[field] === undefined && PEER_FIELDS[field] === undefined)) {
     throw new UsageError(`usage: meshwright-wg show [all|interfaces|NAME [FIELD]]; FIELD is one of dump, ${[...Object.keys(DEVICE_FIELDS), ...Object.keys(PEER_FIELDS)].join(', ')}`)
   }
   if (name === 'interfaces') return `${interfaceNames().join(' ')}\n`

@@ -13,6 +13,8 @@ export interface Command {
   /** One line for the list of commands. */
   readonly summary: string
   readonly flags: Readonly<Record<string, FlagSpec>>
+  /** Whether it takes words behind its flags, and says itself when they are too many. Else any of them is wrong usage. */
+  readonly takesWords?: true
   /** Verbs of its own: `dns status`. Then `run` is what happens without one. */
   readonly subcommands?: Readonly<Record<string, Command>>
   /** Does it; gives the exit status. */

@@ -62,6 +62,7 @@ const NO_ANSWER = 'no answer in time'
 const ping: Command = {
   usage: 'meshwright ping [flags] HOST-OR-IP',
   summary: 'Ping a node of the mesh, and see how it is reached',
+  takesWords: true,
   flags: {
     icmp: { type: 'bool', help: 'ICMP echo through the tunnel: needs the policy to allow it' },
     tsmp: { type: 'bool', help: 'a message inside the tunnel that every node answers' },
@@ -121,6 +122,7 @@ const ping: Command = {
 const ip: Command = {
   usage: 'meshwright ip [-4] [-6] [-1] [HOST-OR-IP]',
   summary: 'Show addresses of the mesh',
+  takesWords: true,
   flags: { '4': { type: 'bool', help: 'only IPv4' }, '6': { type: 'bool', help: 'only IPv6' }, '1': { type: 'bool', help: 'only the first address' }, assert: { type: 'string', help: 'end with status 1 unless one of the addresses is this one' } },
   async run(daemon, flags, output) {
     if (flags.args.length > 1) throw new FlagError('too many arguments, expected at most one peer')
@@ -147,6 +149,7 @@ const ip: Command = {
 const whois: Command = {
   usage: 'meshwright whois [--json] IP[:PORT]',
   summary: 'Show the machine and user behind an address',
+  takesWords: true,
   flags: { json: { type: 'bool', help: 'print as JSON' }, proto: { type: 'string', help: 'protocol: tcp or udp; empty for both' } },
   async run(daemon, flags, output) {
     const address = flags.args[0]
@@ -177,6 +180,7 @@ const whois: Command = {
 const nc: Command = {
   usage: 'meshwright nc HOSTNAME-OR-IP PORT',
   summary: 'Connect to a port on a node, joined to standard input and output',
+  takesWords: true,
   flags: {},
   async run(daemon, flags) {
     const [host, port] = flags.args
@@ -217,6 +221,7 @@ const version: Command = {
 const path: Command = {
   usage: 'meshwright path [--json] HOST-OR-IP',
   summary: 'Tell how a node is reached, what was tried, and why',
+  takesWords: true,
   flags: { json: { type: 'bool', help: 'print as JSON' } },
   async run(daemon, flags, output) {
     const wanted = flags.args[0]

@@ -62,6 +62,7 @@ const printMetrics: Command = {
 const writeMetrics: Command = {
   usage: 'meshwright metrics write PATH',
   summary: 'Write them to a file, for the textfile collector of node_exporter',
+  takesWords: true,
   flags: {},
   async run(daemon, flags) {
     const [path] = flags.args

@@ -62,6 +62,7 @@ const RCODES: readonly string[] = ['RCodeSuccess', 'RCodeFormatError', 'RCodeSer
 const query: Command = {
   usage: 'meshwright dns query [--json] NAME [TYPE]',
   summary: 'Ask the resolver of the mesh',
+  takesWords: true,
   flags: { json: { type: 'bool', help: 'print as JSON' } },
   async run(daemon, flags, output) {
     const [name, type = 'A', ...more] = flags.args
