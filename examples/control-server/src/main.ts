@@ -37,9 +37,11 @@ async function main(words: readonly string[]): Promise<void> {
   // Global flags may stand before the command, as with headscale.
   const { before, rest } = splitGlobal(words)
   const [first, second] = rest
+  if (first === '--version') return void process.stdout.write(`${VERSION}\n`)
   if (first === undefined || first === 'help' || first === '--help' || first === '-h') return void process.stdout.write(usage())
   const group = GROUPS.find((one) => one.names.includes(first))
   if (group !== undefined) return runGroup(group, second, [...before, ...rest.slice(2)])
+  if (first !== 'serve' && (SINGLE[first] !== undefined || first === 'generate') && rest.slice(1).some((word) => word === '--help' || word === '-h')) return void process.stdout.write(singleUsage(first))
   switch (first) {
     case 'serve':
       return serve(parse([...before, ...rest.slice(1)], SERVE_FLAGS, 'serve'))
@@ -59,6 +61,7 @@ async function main(words: readonly string[]): Promise<void> {
     }
     case 'generate':
       if (second !== 'private-key') throw wrong('generate knows only private-key', '')
+      parse([...before, ...rest.slice(2)], [], 'generate private-key')
       return void process.stdout.write(`${MachinePrivateKey.generate((length) => randomFillSync(new Uint8Array(length))).formatSecret()}\n`)
     default: {
       const near = nearest(first, [...GROUPS.flatMap((one) => one.names), ...Object.keys(SINGLE)])
@@ -136,6 +139,11 @@ function usage(): string {
   return `meshwright-control ${VERSION}: a control server of a private mesh\n\nServer:\n${single.join('\n')}\n\nAdministration (through the server's socket):\n${groups.join('\n')}\n\nFlags of all commands:\n${flagLines(GLOBAL)}`
 }
 
+function singleUsage(name: string): string {
+  const [full, help] = Object.entries(SINGLE).find(([each]) => each.split(' ')[0] === name) ?? [name, '']
+  return `meshwright-control ${full}: ${help}\n\n${flagLines(GLOBAL)}`
+}
+
 function groupUsage(group: Group): string {
   const commands = group.commands.map((command) => `  ${command.names.join(', ').padEnd(24)}${command.help}`)
   return `meshwright-control ${group.names[0]}: ${group.help}\n\n${commands.join('\n')}\n`
@@ -157,6 +165,11 @@ function report(error: unknown): 1 | 2 {
   process.stderr.write(`error: ${reasonOf(error)}\n${error instanceof Error ? `${error.stack ?? ''}\n` : ''}`)
   return 1
 }
+
+// A reader that has seen enough (`| head -1`) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
 
 main(process.argv.slice(2)).catch((error: unknown) => {
   process.exitCode = report(error)
