@@ -186,22 +186,22 @@ describe('connections', () => {
     await third.ask('POST', '/machine/register', registration(nodeKey, await here.authKey()))
     expect((await second.ask('POST', '/machine/map', lite(nodeKey))).status).toBe(200) // an update before any poll
     const poll = first.poll(nodeKey)
-    await expect.poll(() => poll.frames.length).toBe(1)
+    await expect.poll(() => poll.frames.length, { timeout: 30_000 }).toBe(1)
     third.close()
     expect((await second.ask('POST', '/machine/map', lite(nodeKey))).status).toBe(200)
     const other = await joined(here)
     await other.wire.ask('POST', '/machine/map', lite(other.nodeKey))
-    await expect.poll(() => poll.frames.join('')).toContain(other.nodeKey)
+    await expect.poll(() => poll.frames.join(''), { timeout: 30_000 }).toContain(other.nodeKey)
   })
 
   test('a second poll of a node is served, the first ends, and the node stays online', async () => {
     const here = await site()
     const { wire, nodeKey } = await joined(here)
     const first = wire.poll(nodeKey)
-    await expect.poll(() => first.frames.length).toBe(1)
+    await expect.poll(() => first.frames.length, { timeout: 30_000 }).toBe(1)
     const second = (await here.dial(wire.machine)).poll(nodeKey)
     await first.ended
-    await expect.poll(() => second.frames.length).toBe(1)
+    await expect.poll(() => second.frames.length, { timeout: 30_000 }).toBe(1)
     const { nodes } = await ask(here.socket, { command: 'listNodes' })
     expect(nodes).toMatchObject([{ online: true }])
   })
@@ -211,13 +211,13 @@ describe('connections', () => {
     const [idle, busy, third] = [await joined(here), await joined(here), await joined(here)]
     const [polls, others] = [idle.wire.poll(idle.nodeKey), third.wire.poll(third.nodeKey)]
     // One frame, or two: that the third one came may be told in a frame of its own.
-    await expect.poll(() => polls.frames.length).toBeGreaterThanOrEqual(1)
+    await expect.poll(() => polls.frames.length, { timeout: 30_000 }).toBeGreaterThanOrEqual(1)
     polls.stream.pause()
     const update = (round: number): Promise<Answer> => busy.wire.ask('POST', '/machine/map', { ...lite(busy.nodeKey), Endpoints: Array.from({ length: 60 }, (_, n) => `198.51.${round % 250}.${n}:${10_000 + round}`) })
     for (let round = 0; round < 300; round += 1) await update(round)
-    await expect.poll(() => others.frames.join('')).toContain(':10299"')
+    await expect.poll(() => others.frames.join(''), { timeout: 30_000 }).toContain(':10299"')
     polls.stream.resume()
-    await expect.poll(() => polls.frames.join('')).toContain(':10299"')
+    await expect.poll(() => polls.frames.join(''), { timeout: 30_000 }).toContain(':10299"')
     // Far less than a frame for each change: some 80 kB stood in buffers, then nothing more was made for it.
     expect(polls.frames.length).toBeLessThan(others.frames.length / 2)
   })
@@ -244,7 +244,7 @@ describe('connections', () => {
       const [wire, nodeKey] = [await here.dial(undefined, options), freshKey()]
       await wire.ask('POST', '/machine/register', registration(nodeKey, await here.authKey()))
       const poll = wire.poll(nodeKey)
-      await expect.poll(() => poll.frames.length).toBe(1)
+      await expect.poll(() => poll.frames.length, { timeout: 30_000 }).toBe(1)
       expect(poll.frames[0]).toContain(nodeKey)
     }
   })
@@ -316,11 +316,11 @@ describe('limits', () => {
     }
     const late = await here.dial(undefined, { forwardedFor: '203.0.113.1' })
     const knock = (): Promise<Answer> => late.ask('POST', '/machine/register', registration(freshKey()))
-    await expect.poll(async () => (await knock()).status).toBe(429)
+    await expect.poll(async () => (await knock()).status, { timeout: 30_000 }).toBe(429)
     const refused = await knock()
     expect([refused.status, refused.headers['retry-after'], refused.text]).toEqual([429, '30', 'too many logins wait for approval: try again later'])
     held[0]?.close(http2.constants.NGHTTP2_CANCEL)
-    await expect.poll(async () => (await knock()).status).toBe(200)
+    await expect.poll(async () => (await knock()).status, { timeout: 30_000 }).toBe(200)
   }, 60_000)
 
   test('key texts and numbers are checked before anything is looked up', async () => {

@@ -39,7 +39,7 @@ test('who gives a connection up before it stands harms nobody, whether it would 
     }
   }
   // All of them are over at the other end, too.
-  await expect.poll(() => new Promise((resolve) => listener.getConnections((_error, count) => resolve(count)))).toBe(0)
+  await expect.poll(() => new Promise((resolve) => listener.getConnections((_error, count) => resolve(count))), { timeout: 30_000 }).toBe(0)
   const client = connect(socketPath)
   client.write(dial(1))
   const [answer] = (await once(client, 'data')) as [Buffer]

@@ -105,11 +105,11 @@ test('borders of messages mean nothing, and a text message ends the connection w
   webSocket.on('message', (data) => received.push(data as Buffer))
   await new Promise((resolve) => webSocket.once('open', resolve))
   expect(webSocket.protocol).toBe('derp')
-  await expect.poll(() => Buffer.concat(received).length).toBe(45) // ServerKey: header, magic, key
+  await expect.poll(() => Buffer.concat(received).length, { timeout: 30_000 }).toBe(45) // ServerKey: header, magic, key
   const closed = new Promise<number>((resolve) => webSocket.once('close', resolve))
   webSocket.send('text')
   expect(await closed).toBe(1003)
-  await expect.poll(() => relay.server.stats().connections).toBe(0)
+  await expect.poll(() => relay.server.stats().connections, { timeout: 30_000 }).toBe(0)
 })
 
 test('messages are short enough for relays that take none above 32 KiB', async () => {
@@ -129,7 +129,7 @@ test('messages are short enough for relays that take none above 32 KiB', async (
   connection.start({ bytes: () => undefined, writable: () => undefined, closed: (reason) => (closed = reason) })
   connection.write(new Uint8Array(100_000))
   connection.write(new Uint8Array(10))
-  await expect.poll(() => received).toBe(100_010)
+  await expect.poll(() => received, { timeout: 30_000 }).toBe(100_010)
   expect(closed).toBe('')
 })
 
@@ -139,7 +139,7 @@ test('a node falls back to WebSocket where a proxy passes nothing else', async (
   const driver = new RelayDriver((input) => inputs.push(input), true, systemOutside)
   cleanup.push(() => driver.close())
   driver.perform({ type: 'relayDial', link: 3, region: { id: 1, code: 'one', name: 'One', nodes: [relay.node] }, node: relay.node })
-  await expect.poll(() => inputs.map((input) => input.type)).toContain('bytes')
+  await expect.poll(() => inputs.map((input) => input.type), { timeout: 30_000 }).toContain('bytes')
   expect(inputs[0]).toMatchObject({ type: 'opened', link: 3 })
   expect(relay.asked).toEqual(['DERP', 'websocket'])
 })

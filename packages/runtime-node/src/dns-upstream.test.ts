@@ -89,7 +89,7 @@ test('whatever a server sends behind a first answer is told too, sixteen datagra
   closers.push(() => server.close())
   const { upstreams, answers } = asking()
   upstreams.ask(1, query, [`127.0.0.1:${server.address().port}`], 'udp')
-  await expect.poll(() => answers.length).toBe(16)
+  await expect.poll(() => answers.length, { timeout: 30_000 }).toBe(16)
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(answers.map(({ bytes }) => bytes?.[0])).toEqual(Array.from({ length: 16 }, (_, index) => index))
 })

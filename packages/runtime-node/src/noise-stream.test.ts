@@ -51,8 +51,8 @@ test('a reader that writes while it reads is never given the next record inside 
   })
   stream.begin(new Uint8Array(0))
   raw.push(concatBytes(...records)) // all in one segment
-  await expect.poll(() => seen).toEqual(['one', 'two', 'three'])
-  await expect.poll(() => written.length).toBe(3)
+  await expect.poll(() => seen, { timeout: 30_000 }).toEqual(['one', 'two', 'three'])
+  await expect.poll(() => written.length, { timeout: 30_000 }).toBe(3)
   expect(deepest).toBe(1)
 })
 
@@ -70,7 +70,7 @@ test('what is written together goes out as one record in one write', async () =>
   stream.cork()
   for (const text of ['head', ' and ', 'data']) stream.write(text)
   stream.uncork()
-  await expect.poll(() => written.length).toBe(1)
+  await expect.poll(() => written.length, { timeout: 30_000 }).toBe(1)
   initiator.handleInput(NOW, { type: 'received', bytes: new Uint8Array(written[0] ?? []) })
   expect(Buffer.from((initiator.pollOutput() as { readonly bytes: Uint8Array }).bytes).toString()).toBe('head and data')
 })

@@ -48,9 +48,9 @@ test('the PeerAPI of a peer is asked by a family that both have, and its address
 
 test('nobody there, no PeerAPI, another status and silence are told apart', async () => {
   const api = [{ Proto: 'peerapi4', Port: 4_001 }]
-  const error = async (node: PeerApiDoors, to = ip): Promise<string | undefined> => (await pingPeerApi(node, to, { timeoutMs: 200 })).error
+  const error = async (node: PeerApiDoors, to = ip, timeoutMs = 30_000): Promise<string | undefined> => (await pingPeerApi(node, to, { timeoutMs })).error
   expect(await error(await nodeAt(mapWith(api), 200), parseIp('100.64.0.9'))).toBe('no peer found with Tailscale IP 100.64.0.9')
   expect(await error(await nodeAt(mapWith([]), 200))).toBe('no PeerAPI base found for peer 2 (100.64.0.2)')
   expect(await error(await nodeAt(mapWith(api), 404))).toBe('HTTP status 404')
-  expect(await error(await nodeAt(mapWith(api), undefined))).toBe('no answer in time')
+  expect(await error(await nodeAt(mapWith(api), undefined), ip, 200)).toBe('no answer in time')
 })

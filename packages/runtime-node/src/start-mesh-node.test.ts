@@ -18,7 +18,7 @@ describe('a node whose control server is away', () => {
     const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here' })
     await expect(node.ready(AbortSignal.timeout(200))).rejects.toMatchObject({ code: 'RUNTIME_ABORTED' })
     expect(node.status().state).toBe('starting')
-    expect(node.status().lastError).toMatch(/./)
+    await expect.poll(() => node.status().lastError, { timeout: 30_000 }).toMatch(/./)
     await node.close()
     await node.close()
   })

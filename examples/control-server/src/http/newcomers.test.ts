@@ -39,7 +39,7 @@ async function door(limits: NewcomerLimits, shared = false): Promise<Door> {
       const socket = net.connect({ port, host: '127.0.0.1', localAddress: from })
       socket.on('error', () => undefined)
       await once(socket, 'connect')
-      await expect.poll(() => accepted.length).toBe(before + 1)
+      await expect.poll(() => accepted.length, { timeout: 30_000 }).toBe(before + 1)
       return socket
     },
   }
@@ -75,13 +75,13 @@ test('who proved itself is out of reach, and who owes something again is not', a
 })
 
 test('whose time is over is ended; a stranger who shook hands is timed by somebody else', async () => {
-  const { newcomers, accepted, connect } = await door({ patienceMs: 60 })
+  const { newcomers, accepted, connect } = await door({ patienceMs: 1_000 })
   await connect()
   await connect()
   const [stranger, silent] = accepted
   if (stranger === undefined || silent === undefined) throw new Error('nobody came')
   newcomers.addStranger(stranger)
-  await expect.poll(() => silent.destroyed).toBe(true)
+  await expect.poll(() => silent.destroyed, { timeout: 30_000 }).toBe(true)
   expect([stranger.destroyed, newcomers.figures]).toEqual([false, { waiting: 1, evicted: 0, overdue: 1 }])
 })
 
@@ -89,5 +89,5 @@ test('connections that end by themselves are forgotten', async () => {
   const { newcomers, connect } = await door({})
   const sockets = await Promise.all([connect()])
   for (const socket of sockets) socket.destroy()
-  await expect.poll(() => newcomers.figures.waiting).toBe(0)
+  await expect.poll(() => newcomers.figures.waiting, { timeout: 30_000 }).toBe(0)
 })
