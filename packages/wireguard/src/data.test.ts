@@ -286,3 +286,25 @@ test('misuse is told', () => {
   expect(() => new WireGuardDevice({ ...options, maxPeers: 0 }).setPeer(link.now, { publicKey: link.b.id })).toThrow(/0 peers/)
   expect(() => link.a.device.prepareOpen(link.now, Object.assign(PacketBatch.slab(4, 100), { count: 4 }), link.a.device.openPlan(2))).toThrow(/plan/)
 })
+
+test('the window reaches exactly 8128 numbers back', () => {
+  for (const top of [REPLAY_WINDOW, 20_000, 2 ** 32 + 5, 2 ** 53 - 1]) {
+    const window = new ReplayWindow()
+    const take = (n: number): readonly [boolean, boolean] => [window.wouldAccept(n % 2 ** 32, Math.floor(n / 2 ** 32)), window.accept(n % 2 ** 32, Math.floor(n / 2 ** 32))]
+    expect(take(top)).toEqual([true, true])
+    if (top > REPLAY_WINDOW) expect(take(top - REPLAY_WINDOW - 1)).toEqual([false, false])
+    expect(take(top - REPLAY_WINDOW)).toEqual([true, true])
+    expect(take(top - REPLAY_WINDOW)).toEqual([false, false])
+  }
+})
+
+test('numbers that a jump leaves out are taken later, though others stood in their places when the window was a round behind', () => {
+  for (const jump of [1, 31, 33, 64, 65, 200]) {
+    const window = new ReplayWindow()
+    for (let n = 0; n < 8_192; n += 1) window.accept(n, 0) // all places are taken: 256 blocks of 32
+    expect(window.accept(8_191 + jump, 0)).toBe(true)
+    const left = Array.from({ length: jump - 1 }, (_, i) => 8_192 + i)
+    expect(left.filter((n) => !window.accept(n, 0))).toEqual([])
+    expect(left.filter((n) => window.accept(n, 0))).toEqual([])
+  }
+})

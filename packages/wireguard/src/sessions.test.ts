@@ -135,6 +135,23 @@ test('a packet that comes after its session is over is dropped', () => {
   expect(link.a.device.status(link.now).drops.get('session-expired')).toBe(1)
 })
 
+test('a session takes packets until it is 180 s old, and not a millisecond longer; it sends none from then on', () => {
+  for (const [age, received, sent] of [[179_999, 1, 1], [180_000, 1, 0], [180_001, 0, 0]] as const) {
+    const link = new Link(4)
+    link.establish()
+    const start = link.a.events[0]?.at ?? 0
+    link.wire = () => []
+    link.send(link.b)
+    const late = link.b.ofType(4).at(-1) ?? new Uint8Array(0)
+    link.run(start + age - link.now)
+    link.inject(link.a, late)
+    expect([age, link.a.delivered.length]).toEqual([age, received])
+    const before = link.a.ofType(4).length
+    link.send(link.a, ipv4(90))
+    expect([age, link.a.ofType(4).length - before]).toEqual([age, sent])
+  }
+})
+
 test('after the message limit for renewal a handshake begins, and the last message number is never used', () => {
   const link = new Link(5, { a: { limits: { rekeyAfterMessages: 10n, rejectAfterMessages: 20n } } })
   link.establish()
