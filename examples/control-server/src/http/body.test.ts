@@ -51,3 +51,18 @@ test('what is long shares a budget of its own, which short bodies never wait for
   expect(await reading).toHaveLength(8)
   expect([all.take(100), long.take(5), long.take(1)]).toEqual([true, true, false])
 })
+
+test('what a body says of its length is enough to refuse it before it comes; one that says less than it is gains nothing', async () => {
+  const [budget, long] = [new BodyBudget(8), new BodyBudget(2)]
+  const limits = { ...LIMITS, budgets: [budget] }
+  expect(await readBody(new PassThrough(), { ...limits, declared: 11 })).toBe('too-long')
+  expect(await readBody(new PassThrough(), { ...limits, declared: 9 })).toBe('busy')
+  expect(await readBody(new PassThrough(), { ...limits, declared: 7, long: { beyond: 4, budget: long } })).toBe('busy')
+  const liar = new PassThrough()
+  liar.end('0123456789')
+  expect(await readBody(liar, { ...limits, declared: 1 })).toBe('busy')
+  const honest = new PassThrough()
+  honest.end('012345')
+  expect(await readBody(honest, { ...limits, declared: 6, long: { beyond: 4, budget: long } })).toHaveLength(6)
+  expect([budget.taken, long.taken]).toEqual([0, 0])
+})

@@ -15,6 +15,11 @@ export class BodyBudget {
     return this.#bytes - this.#left
   }
 
+  /** Whether so many bytes could be taken now. */
+  has(bytes: number): boolean {
+    return bytes <= this.#left
+  }
+
   /** Takes bytes, or gives `false` when there are not so many left. */
   take(bytes: number): boolean {
     if (bytes > this.#left) return false
@@ -34,6 +39,8 @@ export type BodyProblem = 'too-long' | 'too-slow' | 'busy' | 'gone'
 export interface BodyLimits {
   readonly bytes: number
   readonly withinMs: number
+  /** How long it says that it will be: what could not be read as a whole is not begun. What it says is checked, not believed. */
+  readonly declared?: number
   /** Budgets that it counts against while it is being read. */
   readonly budgets: readonly BodyBudget[]
   /** What goes beyond so many bytes counts against one more budget, which long bodies share. */
@@ -77,6 +84,9 @@ export function readBody(stream: Readable, limits: BodyLimits): Promise<Uint8Arr
     const onClose = (): void => finish('gone') // the other side broke off: there is nobody to tell
     const timer = setTimeout(() => finish('too-slow'), limits.withinMs).unref()
     if (stream.destroyed) return onClose()
+    const { declared = 0 } = limits
+    if (declared > limits.bytes) return finish('too-long')
+    if (payers.some(({ budget, beyond }) => !budget.has(share(beyond, declared)))) return finish('busy')
     stream.on('data', onData).on('end', onEnd).on('close', onClose).on('error', onClose)
   })
 }

@@ -41,6 +41,8 @@ interface Call {
   /** Whether its machine holds no node. */
   readonly strange: boolean
   readonly reading: readonly BodyBudget[]
+  /** How long it says that its body is. */
+  readonly declared: number | undefined
   /** Its connection is read no further. */
   refuse(): void
 }
@@ -134,7 +136,7 @@ export class NodeApi {
         stream.close(http2.constants.NGHTTP2_NO_ERROR) // its body is not waited for
         return
       }
-      const call = { stream, session, machineKey, source, strange: !isNode, reading: [reading, isNode ? this.#reading : this.#strangersReading], refuse: () => events.refused() }
+      const call = { stream, session, machineKey, source, strange: !isNode, reading: [reading, isNode ? this.#reading : this.#strangersReading], declared: lengthOf(headers['content-length']), refuse: () => events.refused() }
       void this.#route(call, headers[':method'] ?? 'GET', headers[':path'] ?? '/').catch((error: unknown) => {
         this.#log.error('a request of a node failed', { reason: reasonOf(error) })
         stream.destroy()
@@ -226,6 +228,7 @@ export class NodeApi {
       bytes: MAX_BODY_BYTES,
       withinMs: BODY_WITHIN_MS,
       budgets: call.reading,
+      ...(call.declared !== undefined && { declared: call.declared }),
       ...(call.strange && { long: { beyond: LONG_STRANGER_BODY_BYTES, budget: this.#strangersLong } }),
     })
     if (typeof bytes === 'string') {
@@ -251,6 +254,10 @@ const PROBLEMS: Readonly<Record<BodyProblem, readonly [status: number, text: str
   'too-slow': [408, 'the body did not come within 30 s\n'],
   busy: [503, 'too much is being read: try again later\n'],
   gone: [400, 'the body broke off\n'],
+}
+
+function lengthOf(header: string | undefined): number | undefined {
+  return header !== undefined && /^[0-9]{1,15}$/.test(header) ? Number(header) : undefined
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
