@@ -1,6 +1,15 @@
 /** The commands whose flags are compared. */
 export const COMMANDS: readonly string[] = ['up', 'down', 'set', 'login', 'logout', 'status', 'ping', 'ip', 'whois', 'netcheck', 'version', 'debug netmap', 'debug prefs', 'dns status', 'dns query', 'exit-node list', 'exit-node suggest', 'nc', 'metrics', 'metrics print', 'metrics write']
 
+/** Verbs of the usual command line (1.102.5) that ours has not: docs/cli-differences.md says of each what becomes of it on our socket. */
+export const VERBS_BESIDE: readonly string[] = ['get', 'whoami', 'switch', 'configure', 'syspolicy', 'ssh', 'funnel', 'serve', 'service', 'web', 'file', 'bugreport', 'cert', 'lock', 'licenses', 'update', 'drive', 'systray', 'appc-routes', 'wait', 'completion']
+
+/** The verbs that a help lists. */
+export function verbsOf(help: string): readonly string[] {
+  const listed = /^(?:SUBCOMMANDS|COMMANDS)\n([\s\S]*?)\n\n?FLAGS/m.exec(help)?.[1] ?? ''
+  return [...listed.matchAll(/^ {2}([a-z][a-z-]*) /gm)].map((match) => match[1] ?? '')
+}
+
 /** Flags of the usual command line (1.102.5) that ours does not know at all, by `command --flag`, each with its reason. None. */
 export const UNKNOWN: Readonly<Record<string, string>> = {}
 

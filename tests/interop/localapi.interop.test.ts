@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { COMMANDS, flagsOf, REFUSED, UNKNOWN } from './cli-flags.ts'
+import { COMMANDS, flagsOf, REFUSED, UNKNOWN, VERBS_BESIDE, verbsOf } from './cli-flags.ts'
 import { bundlePrograms, OurControl, OurNode, type OurPrograms, OurRelay } from './lab-ours.ts'
 import { interfaceAddress, Lab, runProgram, type RunResult } from './lab-process.ts'
 import { Tailscaled } from './lab-tailscaled.ts'
@@ -90,6 +90,19 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
     expect(refused.sort()).toEqual(Object.keys(REFUSED).sort())
   })
 
+  test('every verb [tailscale@1.102.5] is one of meshwright, or listed with what becomes of it on our socket', async () => {
+    const [theirs, mine] = await Promise.all([runProgram(path.join(bin, 'tailscale'), ['--help']), ours.run(['--help'])])
+    const own = verbsOf(mine.out)
+    expect(own.length).toBeGreaterThan(10)
+    expect(verbsOf(`${theirs.out}${theirs.err}`).filter((verb) => !own.includes(verb)).sort()).toEqual([...VERBS_BESIDE].sort())
+  })
+
+  // Verbs of nothing that this node offers: told so at once, and nothing is done.
+  test.each(['file get .', 'drive list', 'cert peer.lab.test', 'bugreport', 'syspolicy list', 'debug derp 1'])('%s [tailscale@1.102.5]: not found, with the status of an error', async (line) => {
+    const told = await onOurs(...line.split(' '))
+    expect(told).toMatchObject({ status: 1, err: expect.stringContaining('is not supported by meshwrightd') as string })
+  })
+
   describe('logged out', () => {
     test.each(['status', 'ip', 'down', 'logout', 'dns status', 'exit-node list', 'debug prefs', 'debug netmap', 'whois 100.64.0.1', 'ping --c 1 100.64.0.1', 'set --accept-routes=false', 'nc 127.0.0.1 1'])(
       '%s [tailscale@1.102.5]',
@@ -109,12 +122,13 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       await lab.until('all three know each other', async () => (await ours.peer('real')) !== undefined && (await ours.peer('peer')) !== undefined && (await real.peer('ours')) !== undefined)
     })
 
-    test.each(['dns status', 'dns status --all', 'dns query peer.lab.test', 'exit-node list', 'exit-node suggest', 'debug derp-map', 'ping --c 1 --tsmp peer', 'ping --c 1 --icmp peer', 'ping --c 1 100.99.9.9', 'ping --c 1 --peerapi peer', 'ping --c 1 --peerapi 100.99.9.9', 'ping --c 1 --tsmp --size 100 peer', 'ping --c 1 --size 70000 peer', 'ip', 'ip -4', 'ip nobody.invalid', 'whois 100.99.9.9', 'whois 10.77.0.5', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'ping --c 1 8.8.8.8', 'ip peer', 'ip --1 peer', 'ip --assert=100.64.0.250', 'nc nobody.invalid 80', 'nc peer 1', 'set --netfilter-mode=bad', 'up --netfilter-mode=bad', 'set --operator=root', 'set --stateful-filtering', 'set --update-check=false', 'set --nickname=x', 'debug prefs', 'set --operator= --nickname= --stateful-filtering=false', 'set --exit-node=nobody', 'set --advertise-routes=10.0.0.1/8', 'up', 'up --hostname=x', 'debug prefs'])(
+    test.each(['dns status', 'dns status --all', 'dns query peer.lab.test', 'exit-node list', 'exit-node suggest', 'debug derp-map', 'ping --c 1 --tsmp peer', 'ping --c 1 --icmp peer', 'ping --c 1 100.99.9.9', 'ping --c 1 --peerapi peer', 'ping --c 1 --peerapi 100.99.9.9', 'ping --c 1 --tsmp --size 100 peer', 'ping --c 1 --size 70000 peer', 'ip', 'ip -4', 'ip nobody.invalid', 'whois 100.99.9.9', 'whois 10.77.0.5', 'ping --c 1 --tsmp 10.77.0.5', 'ping --c 1 10.78.0.5', 'ping --c 1 8.8.8.8', 'ip peer', 'ip --1 peer', 'ip --assert=100.64.0.250', 'nc nobody.invalid 80', 'nc peer 1', 'set --netfilter-mode=bad', 'up --netfilter-mode=bad', 'set --operator=root', 'set --stateful-filtering', 'set --update-check=false', 'set --nickname=x', 'debug prefs', 'set --operator= --nickname= --stateful-filtering=false', 'set --exit-node=nobody', 'set --advertise-routes=10.0.0.1/8', 'up', 'up --hostname=x', 'debug prefs', 'get', 'get --json', 'get hostname', 'whoami', 'whoami --json', 'switch --list', 'appc-routes', 'serve status', 'funnel status'])(
       '%s [tailscale@1.102.5]',
       async (line) => {
         const { real: theirs, ours: mine } = await both(...line.split(' '))
-        // Number of the node; a setting that tailscaled takes from the control server for its own updater.
-        const settled = (text: string): string => text.replace(/"NodeID": "\d+"/, '').replace(/"Apply": (null|false)/, '')
+        // Numbers of the node and of its profile, when it was made; a setting that tailscaled takes from the control server for its own updater.
+        const numbered = (text: string): string => text.replace(/"(Stable|Node)?ID": "?\d+"?/g, '"$1ID"').replace(/^( +ID: +)\d+$/gm, '$1').replace(/"Created": "[^"]+"/, '').replace(/^[0-9a-f]{4} /gm, 'ID ')
+        const settled = (text: string): string => numbered(text).replace(/"Apply": (null|false)/, '')
         expect(settled(mine)).toBe(settled(theirs))
       },
     )
