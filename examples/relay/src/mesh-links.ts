@@ -24,6 +24,8 @@ export interface MeshLinksOptions {
   /** Trusted roots, PEM, instead of those of Node. */
   readonly ca?: string
   readonly log: (line: string) => void
+  /** How long to wait before a link is tried again; 5 seconds unless given. */
+  readonly reconnectMs?: number
 }
 
 /**
@@ -76,13 +78,7 @@ export class MeshLinks {
         if (signal.aborted) return
         this.#options.log(`mesh: ${error instanceof Error ? error.message : String(error)}`)
       }
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, RECONNECT_MS)
-        signal.addEventListener('abort', () => {
-          clearTimeout(timer)
-          resolve()
-        })
-      })
+      await pause(this.#options.reconnectMs ?? RECONNECT_MS, signal)
     }
   }
 
@@ -90,6 +86,20 @@ export class MeshLinks {
     const { ca } = this.#options
     return dialDerp({ node: { name: host, regionId: 0, hostName: host, derpPort: port }, plainHttp, signal, fastStart: false, ...(ca !== undefined && { ca }) })
   }
+}
+
+/** Ends after this time, or when the signal says so; and listens to it no longer then. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    const timer = setTimeout(done, ms)
+    signal.addEventListener('abort', done)
+    if (signal.aborted) done()
+  })
 }
 
 class Link {
