@@ -92,7 +92,7 @@ async function serve(args: Arguments): Promise<void> {
   const { startServer } = await import('./serve.ts')
   const running = await startServer(configFile(args), { allowLoopbackEndpoints: args.has('allow-loopback') })
   process.on('SIGHUP', () => {
-    running.reloadPolicy().catch((error: unknown) => report(error))
+    running.reload().catch((error: unknown) => report(error))
   })
   // Whoever read the log may go; the server stays.
   process.stderr.on('error', () => undefined)

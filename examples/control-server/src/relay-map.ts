@@ -15,8 +15,13 @@ const NODE_FIELDS: Readonly<Record<string, string>> = {
   derpport: 'DERPPort', insecurefortests: 'InsecureForTests', stuntestip: 'STUNTestIP', canport80: 'CanPort80',
 } // prettier-ignore
 
-/** The relays that clients may use: all files in order, later ones replace regions and scores of the same number; then the embedded one. */
-export function buildRelayMap(settings: ServerSettings): DERPMap {
+/** The relays that clients may use: all files in order, later ones replace regions and scores of the same number; then the embedded one, with the pin of its own certificate. */
+export function buildRelayMap(settings: ServerSettings, pin?: string): DERPMap {
+  return withEmbedded(readRelayMaps(settings), settings, pin)
+}
+
+/** The relays of all files. @throws Failure naming the file and the key */
+export function readRelayMaps(settings: ServerSettings): DERPMap {
   const regions = new Map<string, DERPRegion>()
   const scores: Record<string, number> = {}
   for (const file of settings.relayMapPaths) {
@@ -24,12 +29,16 @@ export function buildRelayMap(settings: ServerSettings): DERPMap {
     for (const [id, region] of Object.entries(map.Regions ?? {})) regions.set(id, region)
     Object.assign(scores, map.HomeParams?.RegionScore)
   }
-  const { relay } = settings
-  if (relay?.addRegion === true) regions.set(String(relay.regionId), embeddedRegion(relay, settings.serverUrl))
   return { Regions: Object.fromEntries(regions), ...(Object.keys(scores).length > 0 && { HomeParams: { RegionScore: scores } }) }
 }
 
-/** @throws Failure naming the file and the key */
+/** The map with the embedded relay, if there is one that clients are to be told of; `pin` when its certificate is its own. */
+export function withEmbedded(map: DERPMap, settings: ServerSettings, pin: string | undefined): DERPMap {
+  const { relay } = settings
+  return relay?.addRegion === true ? { ...map, Regions: { ...map.Regions, [String(relay.regionId)]: embeddedRegion(relay, settings.serverUrl, pin) } } : map
+}
+
+/** The relays of a file. @throws Failure naming the file and the key */
 export function readRelayMap(file: string): DERPMap {
   let value: unknown
   try {
@@ -77,10 +86,14 @@ function entries(file: string, where: string, value: unknown): [string, unknown]
   return Object.entries(value)
 }
 
+/** The host of a server's URL, without the brackets of IPv6. */
+export function hostOf(serverUrl: string): string {
+  return new URL(serverUrl).hostname.replace(/^\[|\]$/g, '')
+}
+
 /** The relay inside this server: same host and port as the control connection. */
-function embeddedRegion(relay: RelaySettings, serverUrl: string): DERPRegion {
-  const url = new URL(serverUrl)
-  const host = url.hostname.replace(/^\[|\]$/g, '')
+function embeddedRegion(relay: RelaySettings, serverUrl: string, pin: string | undefined): DERPRegion {
+  const [url, host] = [new URL(serverUrl), hostOf(serverUrl)]
   const stunPort = relay.stunListenAddr === '' ? -1 : Number(relay.stunListenAddr.slice(relay.stunListenAddr.lastIndexOf(':') + 1))
   const family = isIP(host)
   const ipv4 = relay.ipv4 !== '' ? relay.ipv4 : family === 4 ? host : ''
@@ -89,6 +102,7 @@ function embeddedRegion(relay: RelaySettings, serverUrl: string): DERPRegion {
     Name: String(relay.regionId),
     RegionID: relay.regionId,
     HostName: host,
+    ...(pin !== undefined && { CertName: pin }),
     STUNPort: stunPort,
     DERPPort: url.port !== '' ? Number(url.port) : url.protocol === 'https:' ? 443 : 80,
     ...(ipv4 !== '' && { IPv4: ipv4 }),

@@ -1,10 +1,12 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import https from 'node:https'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { ask } from './cli/client.ts'
 
@@ -112,6 +114,38 @@ test('says what is wrong and how to put it right: no server, taken port, broken 
   writeFileSync(path.join(folder, 'noise.key'), 'half')
   expect(await cli('serve')).toMatchObject({ code: 2, err: expect.stringContaining('does not hold a key') })
   expect(readFileSync(path.join(folder, 'noise.key'), 'utf8')).toBe('half')
+})
+
+test('new connections get a certificate that was renewed at a SIGHUP, old ones live on, and one that cannot be used changes nothing', async () => {
+  const names = { cert: path.join(folder, 'tls.crt'), key: path.join(folder, 'tls.key') }
+  const place = (made: { readonly cert: string; readonly key: string }): void => {
+    writeFileSync(names.cert, made.cert)
+    writeFileSync(names.key, made.key)
+  }
+  const [first, second] = [selfSignedCertificate(['127.0.0.1']), selfSignedCertificate(['127.0.0.1'])]
+  place(first)
+  writeFileSync(config, `${readFileSync(config, 'utf8').replace('server_url: http:', 'server_url: https:')}tls_cert_path: ${names.cert}\ntls_key_path: ${names.key}\n`)
+  const child = await start()
+  let log = ''
+  child.stderr?.on('data', (part: Buffer) => (log += part.toString()))
+  const health = (ca: string, agent: https.Agent | false = false): Promise<number | string | undefined> =>
+    new Promise((resolve) => {
+      https.get({ host: '127.0.0.1', port, path: '/health', ca, agent }, (response) => response.resume().on('end', () => resolve(response.statusCode))).on('error', (error: NodeJS.ErrnoException) => resolve(error.code))
+    })
+  const kept = new https.Agent({ keepAlive: true, maxSockets: 1 })
+  expect(await health(first.cert, kept)).toBe(200)
+  const [before] = Object.values(kept.freeSockets).flat()
+  place(second)
+  child.kill('SIGHUP')
+  await expect.poll(() => health(second.cert), { timeout: 30_000 }).toBe(200)
+  expect(await health(first.cert)).toBe('DEPTH_ZERO_SELF_SIGNED_CERT')
+  expect(await health(first.cert, kept)).toBe(200) // by the connection that was there
+  expect(Object.values(kept.freeSockets).flat()[0]).toBe(before)
+  kept.destroy()
+  writeFileSync(names.key, first.key)
+  child.kill('SIGHUP')
+  await expect.poll(() => log, { timeout: 30_000 }).toMatch(/error: the key .*tls\.key of the certificate .*tls\.crt cannot be used/)
+  expect(await health(second.cert)).toBe(200)
 })
 
 test(`a write that was acknowledged is there after kill -9, at ${KILLS} random moments`, async () => {
