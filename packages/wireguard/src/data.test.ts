@@ -211,6 +211,22 @@ test('a batch may hold anything: handshakes are handled, keepalives, repeats and
   expect([plan.peerOf(0)?.equals(link.a.id), plan.peerOf(1)]).toEqual([true, undefined])
 })
 
+test.each(['before', 'after'])('what is being opened while its peer is removed does not come out: %s it is deciphered', (when) => {
+  const link = new Link(12)
+  link.establish()
+  link.wire = () => []
+  link.send(link.a, ipv4(40))
+  const batch = PacketBatch.slab(1, 1500)
+  batch.addCopy(link.a.ofType(4).at(-1) ?? new Uint8Array(0))
+  const plan = link.b.device.openPlan(1)
+  link.b.device.prepareOpen(link.now, batch, plan)
+  if (when === 'before') link.b.device.removePeer(link.now, link.a.id)
+  link.b.device.cryptOpen(batch, plan)
+  if (when === 'after') link.b.device.removePeer(link.now, link.a.id)
+  expect(link.b.device.commitOpen(link.now, link.a.path, batch, plan)).toBe(0)
+  expect(batch.verdict[0]).toBe(DROPPED)
+})
+
 test('a batch without session is staged, and comes out when there is one', () => {
   const link = new Link(10)
   const batch = PacketBatch.slab(3, 1500)

@@ -228,3 +228,16 @@ test('a preshared key that changes is used from the next handshake on', () => {
   expect(link.b.delivered).toHaveLength(4)
   expect(link.a.eventTypes()).toEqual(['established', 'established'])
 })
+
+test('message numbers go on behind 2^32, and none is given twice', () => {
+  const keys = { send: new Uint8Array(32).fill(1), receive: new Uint8Array(32).fill(2) }
+  const session = new Session('peer', nobleProvider, keys, 1, 2, true, instant(0))
+  const given: bigint[] = []
+  for (const count of [1, 2 ** 32 - 2, 1, 1, 2 ** 32 - 1, 3]) {
+    given.push(session.sendCounter)
+    session.advance(count)
+  }
+  expect(given).toEqual([0n, 1n, (1n << 32n) - 1n, 1n << 32n, (1n << 32n) + 1n, 1n << 33n])
+  expect(session.sendCounter).toBe((1n << 33n) + 3n)
+  expect(session.messagesBefore(2, 10)).toBe(7)
+})
