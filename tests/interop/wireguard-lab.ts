@@ -69,6 +69,8 @@ export async function closeAll(): Promise<void> {
 }
 
 const FLOOD_RISES_MS = 300
+/** For tcpdump to write down what has been on the line. */
+const CAPTURE_MS = 30_000
 
 /** How a lab is set up. */
 export interface LabOptions {
@@ -154,7 +156,8 @@ export class WireGuardLab {
       const bytes = parseHex(text, 32)
       if (bytes !== undefined) this.#secrets.set(`session secret ${index}`, bytes)
     }
-    if (this.#capture === undefined || !this.#capture.datagrams().some(({ payload }) => payload[0] === 4)) throw new Error('nothing was captured')
+    if (this.#capture === undefined) throw new Error('there is no capture')
+    await this.sees(({ payload }) => payload[0] === 4, 'nothing was captured')
     const found = await this.#capture.finish(this.#secrets)
     if (found.length > 0) throw new Error(`outside: ${[...new Set(found)].slice(0, 5).join('; ')} (${found.length} in all)`)
   }
@@ -162,6 +165,11 @@ export class WireGuardLab {
   /** What was on the line until now, in order. */
   captured(): readonly OuterDatagram[] {
     return this.#capture?.datagrams() ?? []
+  }
+
+  /** Waits until such a datagram was on the line: on a busy computer the capture is behind what has arrived. */
+  async sees(such: (datagram: OuterDatagram) => boolean, otherwise: string): Promise<void> {
+    await until(() => this.captured().some(such), CAPTURE_MS, otherwise)
   }
 
   async close(): Promise<void> {

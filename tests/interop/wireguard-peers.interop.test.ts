@@ -2,6 +2,7 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { formatEndpoint } from '@meshwright/ip'
 import { systemRandom } from '@meshwright/runtime-node'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { OuterDatagram } from './wireguard-capture.ts'
 import { type ProviderName, TRANSFER_BYTES } from './wireguard-commands.ts'
 import { buildPeer, closeAll, endpointOf, EXPECTED_SHA256, INNER, type LabOptions, OUR_PORT, OUTER, THEIR_PORT, until, WireGuardLab } from './wireguard-lab.ts'
 import { WIREGUARD_GO, WIREGUARD_PROGRAMS, type WireGuardProgram } from './wireguard-programs.ts'
@@ -184,8 +185,8 @@ for (const program of WIREGUARD_PROGRAMS) {
     const status = await lab.ask<{ readonly cookieRepliesSent: number; readonly drops: Readonly<Record<string, number>> }>({ op: 'status' })
     expect(status.cookieRepliesSent).toBeGreaterThan(0)
     expect(status.drops['cookie-required']).toBeGreaterThan(0)
-    expect(lab.captured().some(({ to, payload }) => to === endpointOf('theirs', 4) && payload.length === COOKIE_REPLY && payload[0] === 3)).toBe(true)
-    expect(withCookie(lab, endpointOf('ours', 4))).toBe(true)
+    await lab.sees(({ to, payload }) => to === endpointOf('theirs', 4) && payload.length === COOKIE_REPLY && payload[0] === 3, 'no cookie of ours')
+    await lab.sees(withCookie(endpointOf('ours', 4)), 'they never came with a cookie')
   })
 
   flow('they are under a flood: we come back with their cookie', { endpoints: 'ours' }, async (lab) => {
@@ -193,7 +194,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     const ping = lab.pingUntil(INNER.theirs4, 60_000)
     // Who counts messages by the second is not under load at the beginning of each: then another handshake is begun.
     await until(async () => {
-      if (withCookie(lab, endpointOf('theirs', 4))) return true
+      if (lab.captured().some(withCookie(endpointOf('theirs', 4)))) return true
       if ((await lab.ourView()).latestHandshake !== undefined) await lab.tellUs({ anew: true })
       void lab.ask({ op: 'ping', to: INNER.theirs4, timeoutMs: 1000 })
       return false
@@ -201,7 +202,7 @@ for (const program of WIREGUARD_PROGRAMS) {
     stop()
     await ping
     await lab.pingUntil(INNER.theirs4, COME_BACK_MS)
-    expect(lab.captured().some(({ to, payload }) => to === endpointOf('ours', 4) && payload.length === COOKIE_REPLY && payload[0] === 3)).toBe(true)
+    await lab.sees(({ to, payload }) => to === endpointOf('ours', 4) && payload.length === COOKIE_REPLY && payload[0] === 3, 'no cookie of theirs')
     expect(await lab.theyConnect(INNER.ours4)).toEqual(BOTH_WAYS)
   })
 
@@ -216,9 +217,9 @@ for (const program of WIREGUARD_PROGRAMS) {
   })
 }
 
-/** Whether an initiation to that place carried a cookie. */
-function withCookie(lab: WireGuardLab, to: string): boolean {
-  return lab.captured().some((each) => each.to === to && each.payload.length === INITIATION && each.payload[0] === 1 && each.payload.subarray(MAC2_AT).some((byte) => byte !== 0))
+/** Initiations to that place that carry a cookie. */
+function withCookie(to: string): (datagram: OuterDatagram) => boolean {
+  return (each) => each.to === to && each.payload.length === INITIATION && each.payload[0] === 1 && each.payload.subarray(MAC2_AT).some((byte) => byte !== 0)
 }
 
 function placeOf(peer: Awaited<ReturnType<WireGuardLab['ourView']>>): string {
