@@ -5,6 +5,7 @@ import { programFile } from './lab-flow.ts'
 import { OPEN_POLICY } from './lab-fleet.ts'
 import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
+import { pong } from './lab-ping.ts'
 import { type Lab, runProgram } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
@@ -65,11 +66,11 @@ flow('userspace: dial and ping by name, full and short, whatever the case', asyn
   await world.expectToWork(ours, real)
   for (const [from, name] of [[ours, 'real'], [real, 'ours']] as const) {
     for (const each of [name, `${name}.lab.test`, `${name.toUpperCase()}.Lab.Test`]) expect((await webThroughSocks(from.socksPort, each, world.web)).body.toString()).toBe('hello')
-    expect(await from.cli('ping', '--c', '1', '--until-direct=false', '--timeout', '5s', name)).toContain(`pong from ${name} `)
+    expect(await pong(from, '--until-direct=false', '--timeout', '5s', name)).toContain(`pong from ${name} `)
     // Names stand for IPv4 addresses alone.
     for (const node of [ours, real]) expect([await query(world, node, `${name}.lab.test`), await query(world, node, `${name}.lab.test`, 'AAAA')]).toEqual([expect.stringContaining('100.64.0.'), expect.not.stringContaining('fd7a:')])
   }
-  expect(await ours.cli('ping', '--c', '1', '--until-direct=false', '--timeout', '5s', 'real.lab.test')).toContain('pong from real ')
+  expect(await pong(ours, '--until-direct=false', '--timeout', '5s', 'real.lab.test')).toContain('pong from real ')
   expect((await ours.cli('ip', '-4', 'real')).trim()).toBe(await real.ip())
   await expect(webThroughSocks(ours.socksPort, 'nobody.lab.test', world.web)).rejects.toThrow()
 }, SLOW_MS)

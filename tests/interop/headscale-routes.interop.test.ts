@@ -2,6 +2,7 @@ import { expect } from 'vitest'
 import { addressOf, approve, oursIn } from './lab-guest.ts'
 import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
+import { pong } from './lab-ping.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import { echoed, serveIn } from './lab-traffic.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
@@ -166,7 +167,7 @@ flow('shields up: nobody gets in, what this node asks for comes, and down again 
   expect(await world.reaches(client, mine)).toBe(false)
   expect((await client.run(['ping', '--icmp', '--c', '1', '--timeout', '1s', mine])).status).not.toBe(0)
   expect(await world.reaches(ours, theirs, world.web, 3_000)).toBe(true)
-  expect(await ours.cli('ping', '--icmp', '--c', '1', '--timeout', '5s', theirs)).toContain('pong from client')
+  expect(await pong(ours, '--icmp', '--timeout', '5s', theirs)).toContain('pong from client')
   await ours.cli('set', '--shields-up=false')
   await world.expectToWork(client, ours)
 })

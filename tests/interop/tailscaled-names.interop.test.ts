@@ -1,5 +1,6 @@
 import { expect } from 'vitest'
 import { type LabDns, startDns } from './lab-dns.ts'
+import { pong } from './lab-ping.ts'
 import type { Lab } from './lab-process.ts'
 import { Space, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
@@ -61,8 +62,8 @@ flow('MagicDNS by `tailscale dns query`, the proxy and ping: full and short name
   expect(await query(real, 'ours.lab.test', 'AAAA')).toMatch(/RCodeSuccess/)
   for (const name of ['ours', 'ours.lab.test']) expect((await webThroughSocks(real.socksPort, name, world.web)).body.toString()).toBe('hello')
   for (const name of ['real', 'real.lab.test']) expect((await webThroughSocks(ours.socksPort, name, world.web)).body.toString()).toBe('hello')
-  expect(await real.cli('ping', '--c', '1', '--until-direct=false', '--timeout', '5s', 'ours')).toContain('pong from ours ')
-  for (const name of ['real', 'real.lab.test']) expect(await ours.cli('ping', '--c', '1', '--until-direct=false', '--timeout', '5s', name)).toContain('pong from real ')
+  expect(await pong(real, '--until-direct=false', '--timeout', '5s', 'ours')).toContain('pong from ours ')
+  for (const name of ['real', 'real.lab.test']) expect(await pong(ours, '--until-direct=false', '--timeout', '5s', name)).toContain('pong from real ')
   const status = await real.status()
   expect([status.MagicDNSSuffix, status.CurrentTailnet?.MagicDNSEnabled]).toEqual(['lab.test', true])
 })

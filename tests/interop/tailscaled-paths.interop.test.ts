@@ -1,5 +1,6 @@
 import { expect } from 'vitest'
 import type { OurNode } from './lab-ours.ts'
+import { pong } from './lab-ping.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
@@ -30,7 +31,7 @@ async function pairs(world: World): Promise<{ readonly direct: readonly [Tailsca
 }
 
 async function ping(from: Node, to: Node, ...flags: readonly string[]): Promise<string> {
-  return from.cli('ping', '--c', '1', '--timeout', '8s', ...flags, await to.ip())
+  return pong(from, '--timeout', '8s', ...flags, await to.ip())
 }
 
 flow('ping of each kind by relay, both ways: disco, --tsmp, --icmp, --peerapi', async (world) => {
@@ -124,7 +125,7 @@ flow('a relay dies: clients move to the other region, and return when it is ther
   const areAt = async (home: string): Promise<void> => {
     await world.lab.until(`both are at home in ${home}`, async () => (await homes(real, ours)).every((each) => each === home), MOVED_MS)
     await world.expectToWork(real, ours, 40_000)
-    expect(await real.cli('ping', '--c', '1', '--timeout', '8s', '--until-direct=false', await ours.ip())).toContain(`via DERP(${home})`)
+    expect(await pong(real, '--timeout', '8s', '--until-direct=false', await ours.ip())).toContain(`via DERP(${home})`)
   }
   await areAt(REGIONS[0])
   await one.stop('SIGKILL')

@@ -7,6 +7,7 @@ import { readText, relayRegion, startDerper, startOurs, type StartedRelay, write
 import { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, startWeb, webThroughSocks } from './lab-web.ts'
 import { OPEN_POLICY } from './lab-fleet.ts'
+import { pong } from './lab-ping.ts'
 import { quiet, versionFlows } from './lab-world.ts'
 
 // Real nodes that have nothing but relays, at relays of every kind: real ones and ours that ask our control server who may come in, one
@@ -74,7 +75,7 @@ async function talk(site: Site, a: Tailscaled, b: Tailscaled, code: string): Pro
   for (const [from, to] of [[a, b], [b, a]] as const) {
     const ip = await to.ip()
     await site.lab.until(`${from.name} reaches ${to.name}`, async () => (await webThroughSocks(from.socksPort, ip, site.web, { timeoutMs: 3_000 })).body.toString() === 'hello', AGAIN_MS)
-    expect(await from.cli('ping', '--c', '1', '--timeout', '8s', '--until-direct=false', ip)).toContain(`via DERP(${code})`)
+    expect(await pong(from, '--timeout', '8s', '--until-direct=false', ip)).toContain(`via DERP(${code})`)
     const { body } = await webThroughSocks(from.socksPort, ip, site.web, { path: `/bytes/${BYTES}`, timeoutMs: 40_000 })
     expect([body.length, sha256(body)]).toEqual([BYTES, patternHash(BYTES)])
   }

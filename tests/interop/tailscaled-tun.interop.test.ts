@@ -12,6 +12,7 @@ import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
 import { OPEN_POLICY } from './lab-fleet.ts'
+import { pong } from './lab-ping.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
 import { patternBytes } from './wireguard-commands.ts'
 
@@ -210,10 +211,10 @@ paths('TUN: pings of each kind directly; with UDP blocked by a firewall everythi
   const { a, b, oursIp } = site
   const kinds = async (): Promise<void> => {
     for (const to of [b.ip, oursIp]) {
-      expect(await a.node.cli('ping', '--tsmp', '--c', '1', '--timeout', '8s', to)).toContain('via TSMP')
-      expect(await a.node.cli('ping', '--icmp', '--c', '1', '--timeout', '8s', to)).toContain('via ICMP')
+      expect(await pong(a.node, '--tsmp', '--timeout', '8s', to)).toContain('via TSMP')
+      expect(await pong(a.node, '--icmp', '--timeout', '8s', to)).toContain('via ICMP')
     }
-    expect(await a.node.cli('ping', '--peerapi', '--c', '1', '--timeout', '8s', b.ip)).toContain('hit peerapi of')
+    expect(await pong(a.node, '--peerapi', '--timeout', '8s', b.ip)).toContain('hit peerapi of')
   }
   const netcheck = async (): Promise<{ readonly UDP: boolean; readonly GlobalV4?: string; readonly RegionLatency?: Readonly<Record<string, number>> | null }> =>
     JSON.parse((await a.node.inside('env', [`SSL_CERT_FILE=${world.base.trust.SSL_CERT_FILE}`, a.node.program, `--socket=${a.node.socket}`, 'netcheck', '--format=json'])).out) as { UDP: boolean } // the program's own words
