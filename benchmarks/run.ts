@@ -146,12 +146,13 @@ function rate(value: number): string {
   return value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : value.toFixed(1)
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 main().then(
   (status) => {
     process.exitCode = status
   },
   (error: unknown) => {
-    process.stderr.write(`bench: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+    process.stderr.write(`bench: ${error instanceof Error ? (error instanceof TypeError && 'code' in error ? error.message : (error.stack ?? error.message)) : String(error)}\n`)
     process.exitCode = 2
   },
 )

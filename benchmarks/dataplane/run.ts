@@ -107,12 +107,14 @@ function record(file: string, machine: string, figures: readonly Figure[], leftO
   writeFileSync(file, `${JSON.stringify({ machine, commit, figures, leftOut }, undefined, 2)}\n`)
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 main().then(
   (status) => {
     process.exitCode = status
   },
   (error: unknown) => {
-    process.stderr.write(`bench:dataplane: ${error instanceof Error ? (error instanceof RangeError ? error.message : (error.stack ?? error.message)) : String(error)}\n`)
-    process.exitCode = error instanceof RangeError ? 2 : 1
+    const isUsage = error instanceof RangeError || (error instanceof TypeError && 'code' in error)
+    process.stderr.write(`bench:dataplane: ${error instanceof Error ? (isUsage ? error.message : (error.stack ?? error.message)) : String(error)}\n`)
+    process.exitCode = isUsage ? 2 : 1
   },
 )

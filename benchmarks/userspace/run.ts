@@ -182,6 +182,7 @@ async function main(): Promise<number> {
   return figures.some(({ met }) => met === false) ? 1 : 0
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 main().then(
   (status) => (process.exitCode = status),
   (error: unknown) => {

@@ -107,6 +107,7 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 if (process.argv[1] !== undefined && path.resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
   main(process.argv.slice(2)).then(
     (status) => {
       process.exitCode = status

@@ -19,7 +19,7 @@ async function main(): Promise<number> {
   const minutes = Number(values.minutes)
   const lanes: readonly FireLane[] | undefined = values.lane === 'both' ? ['mesh', 'engine'] : values.lane === 'mesh' || values.lane === 'engine' ? [values.lane] : undefined
   if (values.help === true || lanes === undefined || !(minutes >= 0.2 && minutes <= 1_440)) {
-    process.stderr.write(USAGE)
+    ;(values.help === true ? process.stdout : process.stderr).write(USAGE)
     return values.help === true ? 0 : 2
   }
   const why = whyNoFire()
@@ -39,6 +39,7 @@ async function main(): Promise<number> {
   return reports.every(({ ok }) => ok) ? 0 : 1
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 main().then(
   (status) => {
     process.exitCode = status

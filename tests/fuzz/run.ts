@@ -102,6 +102,7 @@ function wholeNumber(option: string, text: string, least: number): number {
   return value
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 try {
   process.exitCode = await main()
 } catch (error) {
