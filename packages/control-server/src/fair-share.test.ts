@@ -110,3 +110,11 @@ test('nothing waits: there is no time to wait for, and no work', () => {
   const share = new FairShare<string>()
   expect([share.nextAt(instant(0)), share.next(instant(0)), share.size]).toEqual([undefined, undefined, 0])
 })
+
+test('a debt is never greater than the allowance, so that who was flooded in its name is trusted again soon', () => {
+  const share = new FairShare<string>()
+  share.trust(instant(0), 'a', { atOnceMs: 10, share: 0.5 })
+  share.spent(instant(0), 'a', 1_000)
+  expect(share.trusts(instant(20), 'a')).toBe(false)
+  expect(share.trusts(instant(21), 'a')).toBe(true)
+})
