@@ -132,8 +132,8 @@ const LANES: readonly (readonly [string, Readonly<Record<string, string>>, numbe
 
 /** The flows about one lane run there, and where none was asked for. */
 function aboutAnother(env: Readonly<Record<string, string>>): string | undefined {
-  const mine = CHOSEN_LANE === undefined || (env['MESHWRIGHT_DATAPLANE'] === CHOSEN_LANE && env['MESHWRIGHT_CRYPTO'] === process.env['MESHWRIGHT_CRYPTO'])
-  return mine ? undefined : 'it is about another lane, which its name tells'
+  const crypto = process.env['MESHWRIGHT_CRYPTO'] ?? env['MESHWRIGHT_CRYPTO']
+  return CHOSEN_LANE === undefined || (env['MESHWRIGHT_DATAPLANE'] === CHOSEN_LANE && env['MESHWRIGHT_CRYPTO'] === crypto) ? undefined : 'it is about another lane, which its name tells'
 }
 
 for (const [name, env, quick] of LANES) {
