@@ -4,6 +4,7 @@ import { drain, machineLaws, SeededRandom } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
 import { MAX_RECORD_PLAINTEXT_BYTES, NoiseInitiator, type NoiseInitiatorOutput, NoiseResponder, type NoiseResponderOutput, parseHandshakeHeader, formatHandshakeHeader } from './index.ts'
 import { encodeErrorFrame } from './noise-messages.ts'
+import { recordNonce } from './noise-records.ts'
 
 const now = instant(0)
 const counting = (from: number): Uint8Array => clampX25519(Uint8Array.from({ length: 32 }, (_, i) => from + i))
@@ -131,15 +132,38 @@ test('a changed bit anywhere in the handshake or a record ends the channel', () 
   }
 })
 
-test('a frame of 4097 bytes is fatal on both sides', () => {
+test('a frame of 4097 bytes is fatal on both sides, however it is cut', () => {
+  const long = concatBytes(hex('040ffe'), new Uint8Array(4_094))
+  for (const cut of [0, 1, 2, 3, 4, 4_096]) {
+    const { client, server } = pair()
+    server.handleInput(now, { type: 'initiation', bytes: client.initiation })
+    client.handleInput(now, { type: 'received', bytes: sent(drain(server)) })
+    drain(client)
+    for (const end of [client, server]) {
+      for (const bytes of [long.subarray(0, cut), long.subarray(cut)]) end.handleInput(now, { type: 'received', bytes })
+      expect(drain(end)).toMatchObject([{ type: 'failed', code: 'NOISE_FRAME' }])
+    }
+  }
+})
+
+test('a second initiation makes nobody else of the client: the channel is over', () => {
   const { client, server } = pair()
   server.handleInput(now, { type: 'initiation', bytes: client.initiation })
   client.handleInput(now, { type: 'received', bytes: sent(drain(server)) })
   drain(client)
-  for (const end of [client, server]) {
-    end.handleInput(now, { type: 'received', bytes: hex('040ffe') })
-    expect(drain(end)).toMatchObject([{ type: 'failed', code: 'NOISE_FRAME' }])
-  }
+  const other = new NoiseInitiator({ provider: nobleProvider, random: scripted(counting(0x41)), machineKey: machine(0x01), serverKey: machine(0x20).publicKey(), version: 131 })
+  server.handleInput(now, { type: 'initiation', bytes: other.initiation })
+  const outputs = drain(server)
+  expect(outputs.filter(({ type }) => type === 'established')).toEqual([])
+  expect(outputs.at(-1)).toMatchObject({ type: 'failed', code: 'NOISE_HANDSHAKE' })
+  expect([server.state, server.send(now, hex('00'))]).toEqual(['failed', false])
+})
+
+test('a record has the nonce of its number, big-endian, also behind 2^32', () => {
+  expect(formatHex(recordNonce(1))).toBe('000000000000000000000001')
+  expect(formatHex(recordNonce(0xffff_ffff))).toBe('0000000000000000ffffffff')
+  expect(formatHex(recordNonce(0x1_0000_0002))).toBe('000000000000000100000002')
+  expect(formatHex(recordNonce(Number.MAX_SAFE_INTEGER - 1))).toBe('00000000001ffffffffffffe')
 })
 
 test('an error frame is shown without control characters', () => {

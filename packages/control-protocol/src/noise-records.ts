@@ -109,7 +109,8 @@ function frameBytes(header: Uint8Array): number {
   return HEADER_BYTES + (header[1] ?? 0) * 256 + (header[2] ?? 0)
 }
 
-function recordNonce(counter: number): Uint8Array {
+/** The nonce of the record with this number: 4 zero bytes and 8 of the number, big-endian. */
+export function recordNonce(counter: number): Uint8Array {
   const nonce = new Uint8Array(NONCE_BYTES)
   const view = new DataView(nonce.buffer)
   view.setUint32(4, Math.floor(counter / 0x1_0000_0000), false)
