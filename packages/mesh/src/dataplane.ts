@@ -183,7 +183,13 @@ export class DataPlane {
   /** As {@link DataPlane.inboundDirect} for a batch from one endpoint, in place: ask {@link DataPlane.admits} about the packets in it. */
   open(now: Instant, from: DataPath, batch: PacketBatch): OpenPlan<DataPath> {
     const way = from.via.type === 'direct' ? wayTo(from.via.endpoint) : 'relay'
-    for (let slot = 0; slot < batch.count; slot += 1) if (batch.verdict[slot] === PENDING) this.#received.add(way, batch.length[slot] ?? 0)
+    let [datagrams, bytes] = [0, 0]
+    for (let slot = 0; slot < batch.count; slot += 1) {
+      if (batch.verdict[slot] !== PENDING) continue
+      datagrams += 1
+      bytes += batch.length[slot] ?? 0
+    }
+    this.#received.add(way, bytes, datagrams)
     this.#source = from.via.type === 'direct' ? from.via.endpoint : undefined
     const plan = this.device.open(now, from, batch)
     this.#drain(now)
