@@ -30,7 +30,8 @@ test('the entry that a relay prints is taken as it is, and so is one in small le
 test.each([
   ['regions: {900: {regionid: 900, colour: red}}', /regions\.900: unknown key colour/],
   ['regions: {900: {nodes: [{name: a, port: 1}]}}', /regions\.900\.nodes\[0\]: unknown key port/],
-  ['regions: [1', /cannot read the relay map/],
+  ['regions: [1', /relays\.yaml:1:\d+: /],
+  ['regions: {900: {}, 900: {}}', /relays\.yaml:1:20: 900 is written twice/],
   ['relays: {}', /unknown key relays/],
 ])('what cannot be meant is refused with its place: %s', (text, expected) => {
   expect(() => read(text)).toThrow(expected)

@@ -1,8 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { decodeDERPMap, type DERPHomeParams, type DERPMap, type DERPNode, type DERPRegion } from '@meshwright/control-protocol'
-import { parse } from 'yaml'
 import type { RelaySettings, ServerSettings } from './config/load.ts'
+import { readYaml } from './config/yaml.ts'
 import { Failure, reasonOf } from './failure.ts'
 
 /** Names of a relay map file (small or capital letters are the same, as to headscale) to those of the wire. */
@@ -41,8 +40,9 @@ export function withEmbedded(map: DERPMap, settings: ServerSettings, pin: string
 /** The relays of a file. @throws Failure naming the file and the key */
 export function readRelayMap(file: string): DERPMap {
   let value: unknown
+  const { document } = readYaml(file, 'the relay map', 'check derp.paths')
   try {
-    value = parse(readFileSync(file, 'utf8'))
+    value = document.toJS()
   } catch (error) {
     throw new Failure(`cannot read the relay map ${file}: ${reasonOf(error).split('\n')[0] ?? ''}`, { remedy: 'check derp.paths', status: 2, cause: error })
   }

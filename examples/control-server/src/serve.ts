@@ -1,10 +1,10 @@
-import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import net, { isIP, type Socket } from 'node:net'
 import type { DERPMap } from '@meshwright/control-protocol'
 import type { AdminProblem, ControlServerConfig } from '@meshwright/control-server'
 import { type Instant, instant } from '@meshwright/core'
 import { MachinePrivateKey } from '@meshwright/crypto'
+import { MAX_POLICY_BYTES, readText } from './bounded-file.ts'
 import { CertificateFiles, hasExpired, readCertificate, untilOf } from './certificate-files.ts'
 import { loadSettings, type ServerSettings } from './config/load.ts'
 import { ControlService } from './control-service.ts'
@@ -146,12 +146,7 @@ async function loadPolicyFile(settings: ServerSettings, service: ControlService,
     log.warn('no policy is set: all traffic is denied; set policy.path, or policy.mode to database')
     return
   }
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    throw new Failure(`cannot read the policy ${file}: ${reasonOf(error)}`, { remedy: 'check policy.path', status: 2, cause: error })
-  }
+  const text = readText(file, MAX_POLICY_BYTES, { what: 'the policy', remedy: 'check policy.path' })
   const { body: current } = await service.command({ command: 'getPolicy' })
   if (typeof current === 'object' && current !== null && 'policy' in current && current.policy === text) return
   const { status, body } = await service.command({ command: 'setPolicy', policy: text })

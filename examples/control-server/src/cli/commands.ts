@@ -1,8 +1,8 @@
-import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
 import type { AuthKeyView, NodeView, SshCheckView, UserView } from '@meshwright/control-server'
+import { MAX_POLICY_BYTES, readText } from '../bounded-file.ts'
 import { parseDuration } from '../config/duration.ts'
-import { Failure, reasonOf } from '../failure.ts'
+import { Failure } from '../failure.ts'
 import { type Arguments, type Flag, wrong } from './arguments.ts'
 import { ask } from './client.ts'
 import { type OutputForm, shortTime, table, write } from './output.ts'
@@ -298,7 +298,7 @@ const policy: Group = {
         help: verb === 'set' ? 'put a policy in force; its tests run first' : 'say whether a policy would be taken; changes nothing',
         flags: [FILE],
         async run(run) {
-          const text = readPolicy(run.args.text('file') ?? fail(run, '--file is missing'))
+          const text = readText(run.args.text('file') ?? fail(run, '--file is missing'), MAX_POLICY_BYTES, { what: 'the policy', remedy: 'check --file' })
           const answer = await ask(run.socket, { command: verb === 'set' ? 'setPolicy' : 'checkPolicy', policy: text })
           write(run.form, answer, () => (verb === 'set' ? 'The policy is in force.' : 'The policy is fine.'))
         },
@@ -386,14 +386,6 @@ async function confirm(run: Run, question: string): Promise<void> {
   const answer = await prompt.question(`${question} [y/N] `)
   prompt.close()
   if (!/^y(es)?$/i.test(answer.trim())) throw new Failure('nothing was changed')
-}
-
-function readPolicy(file: string): string {
-  try {
-    return readFileSync(file === '-' ? 0 : file, 'utf8')
-  } catch (error) {
-    throw new Failure(`cannot read ${file}: ${reasonOf(error)}`, { remedy: 'check --file', status: 2, cause: error })
-  }
 }
 
 function nodeId(run: Run): number {

@@ -1,12 +1,12 @@
-import { readFileSync } from 'node:fs'
 import { parsePrefix, type Prefix } from '@meshwright/ip'
 import { type ControlServerConfig, controlServerConfig } from '@meshwright/control-server'
 import type { DERPMap } from '@meshwright/control-protocol'
-import { isMap, isPair, isScalar, LineCounter, type Node, parseDocument } from 'yaml'
-import { Failure, reasonOf } from '../failure.ts'
+import { isMap, isPair, isScalar, type Node } from 'yaml'
+import { Failure } from '../failure.ts'
 import { parseDuration } from './duration.ts'
 import { KEYS } from './keys.ts'
 import { nearest } from './nearest.ts'
+import { readYaml } from './yaml.ts'
 
 /** The settings of a server, checked. */
 export interface ServerSettings {
@@ -147,19 +147,7 @@ const SPLIT = 'dns.nameservers.split.'
 
 /** All keys with their values, checked one by one against the table. */
 function readValues(file: string): Map<string, unknown> {
-  let source: string
-  try {
-    source = readFileSync(file, 'utf8')
-  } catch (error) {
-    throw new Failure(`cannot read the configuration ${file}: ${reasonOf(error)}`, { remedy: 'name an existing file with --config', status: 2, cause: error })
-  }
-  const lines = new LineCounter()
-  const document = parseDocument(source, { lineCounter: lines, uniqueKeys: true })
-  const [fault] = document.errors
-  if (fault !== undefined) {
-    const at = fault.linePos?.[0]
-    throw new Failure(`${file}${at === undefined ? '' : `:${at.line}:${at.col}`}: ${fault.message.split('\n')[0] ?? 'not YAML'}`, { status: 2 })
-  }
+  const { document, lines } = readYaml(file, 'the configuration', 'name an existing file with --config')
   if (!isMap(document.contents)) throw new Failure(`${file}: the configuration is empty`, { remedy: 'set at least server_url and dns.base_domain', status: 2 })
   const values = new Map<string, unknown>()
   walk(document.contents, '', (key, node, leaf) => {

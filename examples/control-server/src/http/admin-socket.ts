@@ -3,12 +3,14 @@ import http from 'node:http'
 import net from 'node:net'
 import path from 'node:path'
 import { type AdminCommand, decodeAdminCommand } from '@meshwright/control-server'
+import { MAX_POLICY_BYTES } from '../bounded-file.ts'
 import type { ControlService } from '../control-service.ts'
 import { Failure, reasonOf } from '../failure.ts'
 import { VERSION } from '../version.ts'
 import { BODY_WITHIN_MS, readBody } from './body.ts'
 
-const MAX_COMMAND_BYTES = 4_194_304
+/** Room for the longest policy with all its quotes and line feeds written as JSON does. */
+const MAX_COMMAND_BYTES = 2 * MAX_POLICY_BYTES + 65_536
 const MAX_SOCKET_PATH_BYTES = process.platform === 'linux' ? 107 : 103
 
 /**
@@ -32,11 +34,12 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
     void readBody(request, { bytes: MAX_COMMAND_BYTES, withinMs: BODY_WITHIN_MS, budgets: [] }).then(async (bytes) => {
       if (bytes === 'too-long') {
         response.once('finish', () => request.destroy())
-        return answer(413, { message: `the command is larger than ${MAX_COMMAND_BYTES / 1_048_576} MiB`, remedy: 'a policy must be smaller' })
+        return answer(413, tooLong())
       }
       const command = typeof bytes === 'string' ? undefined : commandIn(bytes)
       if (command === undefined) return answer(400, { message: 'not a command of this version', remedy: 'use the command line program of the same version as the server' })
       if (command.command === 'clearPolicy') return answer(400, { message: 'not a command of this version' })
+      if ('policy' in command && Buffer.byteLength(command.policy) > MAX_POLICY_BYTES) return answer(413, tooLong())
       const refusal = refuse(command)
       if (refusal !== undefined) return answer(400, refusal)
       const { status, body } = await service.command(command)
@@ -54,6 +57,10 @@ export async function serveAdminSocket(file: string, mode: number, service: Cont
   })
   chmodSync(file, mode) // execution bits, which a new socket has not
   return server
+}
+
+function tooLong(): { readonly message: string; readonly remedy: string } {
+  return { message: `the policy is longer than ${MAX_POLICY_BYTES / 1_048_576} MiB`, remedy: 'that is the most that is read' }
 }
 
 function commandIn(bytes: Uint8Array): AdminCommand | undefined {
