@@ -1,8 +1,8 @@
-import { formatPrefix, parseIp } from '@meshwright/ip'
+import { formatEndpoint, formatPrefix, parseIp } from '@meshwright/ip'
 import type { Node } from '@meshwright/control-protocol'
 import { describe, expect, test } from 'vitest'
 import { acceptedRoutes, applyNetworkMap, DEFAULT_PREFS, type Prefs } from './index.ts'
-import { offeredAddresses } from './apply-network-map.ts'
+import { MAX_PEERS, offeredAddresses, usableEndpoints } from './apply-network-map.ts'
 import { ALLOW_ALL, keysOf, networkMap, prefix, WALL, wireNode } from './mesh-lab.test.ts'
 
 const SUBNET = '10.1.0.0/16'
@@ -167,5 +167,27 @@ describe('unsigned peers', () => {
 
   test('it carries no routes', () => {
     expect(routes([router(2, [SUBNET], { UnsignedPeerAPIOnly: true })], { acceptRoutes: true })[2]).not.toContain(SUBNET)
+  })
+})
+
+describe('bounds', () => {
+  test('of more peers than a node can hold the rest is left out, with a word about it', () => {
+    const map = networkMap({ Node: wireNode(1), Peers: [wireNode(2)] })
+    const [peer] = map.peers.values()
+    if (peer === undefined) throw new Error('no peer')
+    const crowd = (count: number): ReturnType<typeof applyNetworkMap> =>
+      applyNetworkMap({ ...map, peers: new Map(Array.from({ length: count }, (_, i) => [i, peer])) }, DEFAULT_PREFS, WALL)
+    const [full, more] = [crowd(MAX_PEERS), crowd(MAX_PEERS + 3)]
+    expect([full.plane.peers.length, more.plane.peers.length, more.paths.length]).toEqual([MAX_PEERS, MAX_PEERS, MAX_PEERS])
+    expect(full.warnings).toEqual([])
+    expect(more.warnings[0]).toMatch(/more than 60000 peers: 3 of them are left out/)
+  })
+
+  test('endpoints of loopback lead a node to itself: they are not tried, unless nodes share a machine on purpose', () => {
+    const map = networkMap({ Node: wireNode(1), Peers: [wireNode(2, { Endpoints: ['127.0.0.1:9', '[::1]:9', '203.0.113.1:9'] })] })
+    const { paths } = applyNetworkMap(map, DEFAULT_PREFS, WALL)
+    const ports = (allowed: boolean): readonly string[] => usableEndpoints(paths, allowed).flatMap(({ endpoints }) => endpoints.map(formatEndpoint))
+    expect(ports(false)).toEqual(['203.0.113.1:9'])
+    expect(ports(true)).toHaveLength(3)
   })
 })

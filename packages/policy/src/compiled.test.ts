@@ -127,6 +127,20 @@ describe('routes', () => {
     expect(compiled.peersFor(1)).toEqual([])
   })
 
+  test('only a node that leads into the internet is told to let it be asked', () => {
+    const compiled = compile(acl('bob@', 'autogroup:internet:*'))
+    expect(compiled.filterFor(4)).toHaveLength(1)
+    for (const id of [1, 2, 3, 5]) expect([id, compiled.filterFor(id)]).toEqual([id, []])
+  })
+
+  test('a grant by way of a tag is for those of its routers that serve the network, and for no others', () => {
+    const tailnet = { ...TAILNET, nodes: [...TAILNET.nodes, node(6, { tags: ['tag:router'] }), node(7, { tags: ['tag:router'], routes: ['10.1.0.0/16'] })] }
+    const compiled = compile('"grants": [{"src": ["alice@example.com"], "dst": ["10.0.0.0/16"], "ip": ["*"], "via": ["tag:router"]}]', tailnet)
+    expect([4, 5, 6, 7].map((id) => compiled.filterFor(id).length)).toEqual([1, 1, 0, 0])
+    expect(compiled.peersFor(1).map((peer) => peer.node.id)).not.toContain(6)
+    expect(compiled.peersFor(7)).toEqual([])
+  })
+
   test('an approver of a prefix approves what lies in it; exit routes have approvers of their own', () => {
     const compiled = compile('"autoApprovers": {"routes": {"10.0.0.0/8": ["tag:router"], "0.0.0.0/0": ["tag:web"]}}')
     const routes = TAILNET.nodes[3]?.advertisedRoutes ?? []
