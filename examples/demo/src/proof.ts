@@ -8,6 +8,8 @@ const PAYLOAD_BYTES = 1_000_000
 const SETTLE_MS = 15_000
 const SHORT_TIMEOUT_MS = 700
 const QUIET_MS = 250
+/** So many requests must agree that a change is felt. */
+const AGREEING = 5
 
 /** The proof: what is claimed of the mesh, step by step. Every step builds on those before it. */
 export function proof(mesh: DemoMesh, complaint: () => string | undefined): readonly Step[] {
@@ -70,7 +72,7 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
     {
       name: 'A policy takes effect while everything runs: it opens',
       async run() {
-        const felt = await feltAfter(() => control.setPolicy(mesh.maintenance), () => toDatabase(alice, SHORT_TIMEOUT_MS), 'answers')
+        const felt = await feltAfter(() => control.setPolicy(mesh.maintenance), (timeoutMs) => toDatabase(alice, timeoutMs), 'answers')
         return `alice's laptop reads the database ${felt}`
       },
     },
@@ -136,7 +138,7 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
       name: "Denied: the same from alice's laptop, once the policy no longer allows it",
       async run() {
         const first = await toDatabase(alice)
-        const felt = await feltAfter(() => control.setPolicy(mesh.policy), () => toDatabase(alice, SHORT_TIMEOUT_MS), 'fails')
+        const felt = await feltAfter(() => control.setPolicy(mesh.policy), (timeoutMs) => toDatabase(alice, timeoutMs), 'fails')
         const { drops } = await seesNothing(db, alice, () => toDatabase(alice, SHORT_TIMEOUT_MS))
         expect(drops > 0, 'db has dropped nothing: the packets have not come as far as its filter')
         await toDatabase(app)
@@ -199,7 +201,7 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
       async run() {
         const first = await toApplication(bob)
         const id = (await control.nodes()).find((node) => node.givenName === bob.name)?.id ?? ''
-        const felt = await feltAfter(() => control.command('nodes', 'expire', '-i', id), () => toApplication(bob, SHORT_TIMEOUT_MS), 'fails')
+        const felt = await feltAfter(() => control.command('nodes', 'expire', '-i', id), (timeoutMs) => toApplication(bob, timeoutMs), 'fails')
         await seesNothing(app, bob, () => toApplication(bob, SHORT_TIMEOUT_MS))
         await wait("bob's laptop asks for a login", async () => ((await bob.status()).BackendState === 'NeedsLogin' ? true : undefined))
         return `it was answered before (${first}); cut off ${felt}; app counts 0 inner packets from 4 more attempts`
@@ -234,24 +236,30 @@ async function upload(from: NodeProcess, host: string, port: number): Promise<vo
 }
 
 // Asks on and on while a command changes something; tells when the change was first felt, counted from the moment the command was typed.
-async function feltAfter(change: () => Promise<{ readonly ms: number }>, ask: () => Promise<unknown>, what: 'answers' | 'fails'): Promise<string> {
-  const probe = new Probe(ask, 40)
+// A single request that fails says little on a busy computer, where an answer may take longer than is waited for: some more must agree.
+async function feltAfter(change: () => Promise<{ readonly ms: number }>, ask: (timeoutMs?: number) => Promise<unknown>, what: 'answers' | 'fails'): Promise<string> {
+  const probe = new Probe(() => ask(SHORT_TIMEOUT_MS), 40)
   await sleep(150)
   const typed = performance.now()
   const { ms } = await change()
   const felt = (): number | undefined => {
-    const { firstAnswer, failures } = probe.report
-    if (what === 'fails') return failures.at(0)?.at
+    const { firstAnswer, lastAnswer, failures } = probe.report
+    if (what === 'fails') {
+      const since = failures.map(({ at }) => at).filter((at) => at > (lastAnswer ?? 0))
+      return since.length < AGREEING ? undefined : Math.min(...since)
+    }
     if (firstAnswer === undefined) throw new Error(failures.at(-1)?.reason)
     return firstAnswer
   }
   try {
-    const at = await until(`the change is felt (requests ${what === 'answers' ? 'are answered' : 'fail'})`, SETTLE_MS, felt)
-    // Once it is felt it must stay so.
-    await sleep(QUIET_MS)
-    const report = await probe.stop()
-    const relapse = what === 'answers' ? report.failures.filter((failure) => failure.at > at) : (report.lastAnswer ?? 0) > at ? [{ reason: 'a later request was answered' }] : []
-    expect(relapse.length === 0, `the change was felt, and then not: ${relapse[0]?.reason ?? ''}`)
+    const at = await until(`the change is felt (requests ${what === 'answers' ? 'are answered' : 'fail'})`, SETTLE_MS, async () => {
+      if (felt() === undefined) return undefined
+      await sleep(QUIET_MS)
+      return felt() // still
+    })
+    await probe.stop()
+    // Once it is felt it must stay so. That nothing is answered any more is tried again by who asks for it.
+    if (what === 'answers') for (let i = 0; i < AGREEING; i += 1) await ask()
     return `${Math.max(0, Math.round(at - typed))} ms after the command was typed (it took ${Math.round(ms)} ms)`
   } finally {
     await probe.stop()
