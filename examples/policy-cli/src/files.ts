@@ -1,18 +1,43 @@
-import { readFileSync } from 'node:fs'
-import { chmod, open, readFile, realpath, rename, rm, stat } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { chmod, open, realpath, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { UsageError } from './usage.ts'
 
 const STDIN = '-'
 
-/** The bytes of a file, or of standard input for `-`. @throws UsageError when it cannot be read */
-export async function readBytes(file: string | undefined): Promise<Uint8Array> {
+/** The longest policy that is read, as by the control server: each MiB takes about a second. */
+const MAX_POLICY_BYTES = 2_097_152
+/** The longest inventory that is read. */
+export const MAX_INVENTORY_BYTES = 67_108_864
+
+/** The bytes of a file, or of standard input for `-`. @throws UsageError when it cannot be read, or is longer than `maxBytes`; default: the longest policy */
+export async function readBytes(file: string | undefined, maxBytes: number = MAX_POLICY_BYTES): Promise<Uint8Array> {
   if (file === undefined) throw new UsageError('FILE is missing')
+  let bytes: Uint8Array | undefined
   try {
-    return file === STDIN ? readFileSync(0) : await readFile(file)
+    bytes = file === STDIN ? await readUpTo(process.stdin, maxBytes) : await readFileUpTo(file, maxBytes)
   } catch (error) {
     throw new UsageError(`${nameOf(file)}: ${error instanceof Error ? error.message : String(error)}`)
   }
+  if (bytes === undefined) throw new UsageError(`${nameOf(file)}: longer than ${maxBytes / 1_048_576} MiB, which is the most that is read`)
+  return bytes
+}
+
+async function readFileUpTo(file: string, maxBytes: number): Promise<Uint8Array | undefined> {
+  if ((await stat(file)).size > maxBytes) return undefined
+  return readUpTo(createReadStream(file), maxBytes) // what tells no size, a pipe or a device, may have no end
+}
+
+/** All of a stream; `undefined` when it goes on beyond the limit, and then the rest is not read. */
+async function readUpTo(stream: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Uint8Array | undefined> {
+  const parts: Uint8Array[] = []
+  let length = 0
+  for await (const part of stream) {
+    length += part.length
+    if (length > maxBytes) return undefined
+    parts.push(part)
+  }
+  return Buffer.concat(parts)
 }
 
 /** How a file is called in messages. */

@@ -1,6 +1,6 @@
 import { type Ip, parseIp, parsePrefix, type Prefix } from '@meshwright/ip'
 import type { NodeAttributeValue, TailnetNode, TailnetService, TailnetUser, TailnetView, UserRole } from '@meshwright/policy'
-import { nameOf, readBytes } from './files.ts'
+import { MAX_INVENTORY_BYTES, nameOf, readBytes } from './files.ts'
 import { UsageError } from './usage.ts'
 
 type Json = { readonly [name: string]: unknown }
@@ -15,7 +15,7 @@ const TAGGED_DEVICES = 'tagged-devices'
 export async function readInventory(file: string): Promise<TailnetView> {
   let value: unknown
   try {
-    value = JSON.parse(new TextDecoder().decode(await readBytes(file)))
+    value = JSON.parse(new TextDecoder().decode(await readBytes(file, MAX_INVENTORY_BYTES)))
   } catch (error) {
     if (error instanceof UsageError) throw error
     throw new UsageError(`${nameOf(file)}: ${error instanceof Error ? error.message : String(error)}`)

@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test as rule } from 'vitest'
@@ -194,4 +194,15 @@ describe('inventories', () => {
     ]
     for (const [value, reason] of refused) await expect(readInventory(await file('bad.json', JSON.stringify(value)))).rejects.toThrow(reason)
   })
+})
+
+rule('policies of more than 2 MiB and inventories of more than 64 MiB are refused unread', async () => {
+  const [long, longer] = [await file('long.hujson', '{}'), await file('longer.json', '{}')]
+  await truncate(long, 50_000_000)
+  await truncate(longer, 70_000_000)
+  const refused = /longer than 2 MiB, which is the most that is read/
+  await expect(check([long], {})).rejects.toThrow(refused)
+  await expect(check(['/dev/zero'], {})).rejects.toThrow(refused)
+  await expect(fmt([long], {})).rejects.toThrow(refused)
+  await expect(readInventory(longer)).rejects.toThrow(/longer\.json.* longer than 64 MiB/)
 })
