@@ -31,7 +31,7 @@ function missing(by: string): string | undefined {
     case 'test':
       return existsSync(path.join(ROOT, first)) && read(first).includes(`('${second}'`) ? undefined : `${first} has no such test`
     case 'number':
-      return existsSync(path.join(ROOT, first)) && new RegExp(`\\b${second.replace(/[*.]/g, '\\$&')}(?![\\d_.])`).test(read(first)) ? undefined : `${first} has no such number`
+      return sourcesOf(first).some((text) => new RegExp(`\\b${second.replace(/[*.]/g, '\\$&')}(?![\\d_.])`).test(text)) ? undefined : `${first} has no such number`
     case 'command':
       return scripts.includes(/^npm run (\S+)/.exec(first)?.[1] ?? '') ? undefined : 'no such script'
     case 'figure': {
@@ -69,7 +69,7 @@ describe('every promise', () => {
     expect(lines.filter((line) => !promises.some(({ readme, words }) => readme === 'README.md' && line.includes(words)))).toEqual([])
   })
 
-  test.each(['flow `no such flow`', 'test `tests/house/house.test.ts` `no such test`', 'number `packages/runtime-node/src/until-ready.ts` `DEFAULT_PROBED = 9`', 'command `npm run nothing`', 'figure `userspace.json` `userspace-throughput` from 0.8 to 0.9', 'word `x`'])('that %s would show is found out', (by) => {
+  test.each(['flow `no such flow`', 'test `tests/house/house.test.ts` `no such test`', 'number `packages/runtime-node/src` `DEFAULT_PROBED = 9`', 'command `npm run nothing`', 'figure `userspace.json` `userspace-throughput` from 0.8 to 0.9', 'word `x`'])('that %s would show is found out', (by) => {
     expect(missing(by)).toBeDefined()
   })
 })
