@@ -3,8 +3,8 @@ import http from 'node:http'
 import path from 'node:path'
 import type { AdminCommand } from '@meshwright/control-server'
 import { selfSignedCertificate } from '@meshwright/runtime-node'
-import { build } from 'esbuild'
 import { ask } from '../../examples/control-server/src/cli/client.ts'
+import { bundle } from '../bundle.ts'
 import { freePort, type Lab, type LabProcess, residentBytes, runOk, runProgram, type RunResult, startInside } from './lab-process.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
@@ -380,20 +380,8 @@ export class OurNode {
 
 /** Bundles programs from source, each into one file `NAME.mjs` of a folder that the lab removes at its end. @param suffix of the folder's name */
 export async function bundleInto(lab: Lab, suffix: string, entryPoints: Readonly<Record<string, string>>): Promise<string> {
-  // Inside the repository, because packages from the registry are left as imports.
   const folder = path.join(ROOT, '.cache', 'interop', `${path.basename(lab.folder)}${suffix}`)
   lab.onStop(() => rmSync(folder, { recursive: true, force: true }))
-  await build({
-    entryPoints,
-    outdir: folder,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    conditions: ['@meshwright/source'],
-    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
-    logLevel: 'error',
-  })
+  await bundle(entryPoints, folder)
   return folder
 }

@@ -1,4 +1,5 @@
 import { createCipheriv } from 'node:crypto'
+import type { UapiChange } from '@meshwright/wireguard/text'
 import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
 
 /** Our providers of primitives; `fast` is the one that is chosen by itself. */
@@ -20,6 +21,16 @@ export type PeerCommand =
   | { readonly op: 'status' }
   /** Every shared secret and every session key that there was, in hexadecimal: to be searched for outside. */
   | { readonly op: 'secrets' }
+
+/** What our side does on each lane in its own way, once it is started: `set` is read for all. */
+export type SideCommand = Exclude<PeerCommand, { readonly op: 'start' | 'set' }>
+
+/** Our side on one of its lanes. */
+export interface PeerSide {
+  /** Gives an errno, 0 when all went well. */
+  apply(changes: readonly UapiChange[]): Promise<number>
+  run(command: SideCommand): Promise<unknown>
+}
 
 /** Its answer to the command of that number. */
 export type PeerAnswer = { readonly id: number; readonly result: unknown } | { readonly id: number; readonly error: string }

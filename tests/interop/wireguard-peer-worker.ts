@@ -4,9 +4,9 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import net from 'node:net'
 import { type DataPlane, parseLaneMode, startDataPlane } from '@meshwright/runtime-node/dataplane'
-import { formatUapi, parseUapi } from '@meshwright/wireguard/text'
+import { formatUapi, type UapiChange } from '@meshwright/wireguard/text'
 import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
-import { patternBytes, type PeerCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+import { patternBytes, type PeerCommand, type PeerSide, type SideCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
 
 const NAME = 'ours'
 const MTU = 1420
@@ -15,7 +15,7 @@ const MARKER_IN_PING = Buffer.from(PLAINTEXT_MARKER.slice(0, 16)).toString('hex'
 const LOAD_EVERY_MS = 100
 
 /** Our side on the worker's lane. */
-export class WorkerPeer {
+export class WorkerPeer implements PeerSide {
   readonly #plane: DataPlane
   readonly #log: string[]
   readonly #accepted: TransferResult[] = []
@@ -38,17 +38,12 @@ export class WorkerPeer {
     return peer
   }
 
-  async run(command: PeerCommand): Promise<unknown> {
+  apply(changes: readonly UapiChange[]): Promise<number> {
+    return this.#plane.apply(changes)
+  }
+
+  async run(command: SideCommand): Promise<unknown> {
     switch (command.op) {
-      case 'start':
-        throw new Error('started already')
-      case 'set': {
-        const request = parseUapi(['set=1', ...command.lines])
-        if (request.type !== 'set' || request.errno !== 0) throw new Error('not a request')
-        const errno = await this.#plane.apply(request.changes)
-        if (errno !== 0) throw new Error(`errno ${errno}`)
-        return undefined
-      }
       case 'get':
         return formatUapi(await this.#plane.shown())
       case 'secrets':

@@ -9,15 +9,15 @@ import { type Ip, parseIp } from '@meshwright/ip'
 import { type FlowId, Netstack, type NetstackOutput, type PingId } from '@meshwright/netstack'
 import { chooseCryptoProvider, nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node'
 import { DATAPLANE_VARIABLE, isDataPlaneWorker, parseLaneMode, runDataPlaneWorker } from '@meshwright/runtime-node/dataplane'
-import { formatUapi, parseUapi } from '@meshwright/wireguard/text'
+import { formatUapi, parseUapi, type UapiChange } from '@meshwright/wireguard/text'
 import { Tunnel } from '../../examples/wireguard/src/tunnel.ts'
 import { PLAINTEXT_MARKER } from './wireguard-capture.ts'
-import { patternBytes, type PeerAnswer, type PeerCommand, type ProviderName, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
+import { patternBytes, type PeerAnswer, type PeerCommand, type PeerSide, type ProviderName, type SideCommand, TRANSFER_BYTES, type TransferResult } from './wireguard-commands.ts'
 import { WorkerPeer } from './wireguard-peer-worker.ts'
 
 const MTU = 1420
 
-class Peer {
+class Peer implements PeerSide {
   readonly #stack: Netstack
   readonly #tunnel: Tunnel
   readonly #log: string[] = []
@@ -43,17 +43,12 @@ class Peer {
     this.#stack.listenTcp(command.tcpPort)
   }
 
-  async run(command: PeerCommand): Promise<unknown> {
+  apply(changes: readonly UapiChange[]): Promise<number> {
+    return this.#tunnel.apply(changes)
+  }
+
+  async run(command: SideCommand): Promise<unknown> {
     switch (command.op) {
-      case 'start':
-        throw new Error('started already')
-      case 'set': {
-        const request = parseUapi(['set=1', ...command.lines])
-        if (request.type !== 'set' || request.errno !== 0) throw new Error('not a request')
-        const errno = await this.#tunnel.apply(request.changes)
-        if (errno !== 0) throw new Error(`errno ${errno}`)
-        return undefined
-      }
       case 'get':
         return formatUapi(this.#tunnel.shown())
       case 'secrets':
@@ -200,16 +195,22 @@ function answer(message: PeerAnswer): void {
   process.stdout.write(`${JSON.stringify(message)}\n`)
 }
 
-let peer: Pick<Peer, 'run'> | undefined
+let peer: PeerSide | undefined
 
 async function obey(command: PeerCommand): Promise<unknown> {
   if (command.op === 'start') {
+    if (peer !== undefined) throw new Error('started already')
     const mode = process.env[DATAPLANE_VARIABLE]
     peer = mode === undefined || parseLaneMode(mode).lane !== 'worker' ? new Peer(command) : await WorkerPeer.start(command, mode)
     return undefined
   }
   if (peer === undefined) throw new Error('not started')
-  return peer.run(command)
+  if (command.op !== 'set') return peer.run(command)
+  const request = parseUapi(['set=1', ...command.lines])
+  if (request.type !== 'set' || request.errno !== 0) throw new Error('not a request')
+  const errno = await peer.apply(request.changes)
+  if (errno !== 0) throw new Error(`errno ${errno}`)
+  return undefined
 }
 
 function main(): void {

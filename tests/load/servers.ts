@@ -5,7 +5,7 @@ import https from 'node:https'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import { build } from 'esbuild'
+import { bundle } from '../bundle.ts'
 import { freePort } from '../interop/lab-process.ts'
 import { Measured, pause } from './process.ts'
 
@@ -57,20 +57,9 @@ export function missing(kind: ServerKind): string | undefined {
 
 /** Bundles a program of ours from source, as an installed one would start. Gives the file and what removes it again. */
 export async function bundleProgram(entry: string, name: string): Promise<{ readonly file: string; readonly remove: () => void }> {
-  // Inside the repository, because packages from the registry are left as imports.
   const folder = path.join(ROOT, '.cache', 'load', `${process.pid}-${name}`)
   const file = path.join(folder, `${name}.mjs`)
-  await build({
-    entryPoints: [path.join(ROOT, entry)],
-    outfile: file,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    conditions: ['@meshwright/source'],
-    external: ['libsql', 'yaml', 'koffi', 'ws', 'jsonc-parser', '@noble/*'],
-    logLevel: 'error',
-  })
+  await bundle({ [name]: path.join(ROOT, entry) }, folder)
   return { file, remove: () => rmSync(folder, { recursive: true, force: true }) }
 }
 

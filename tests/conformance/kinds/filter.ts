@@ -2,29 +2,11 @@ import { readFile } from 'node:fs/promises'
 import { instant, parseHex } from '@meshwright/core'
 import { formatPrefix, type Ip, IpSet, PacketView, parseIp, parsePrefix } from '@meshwright/ip'
 import { type CapsOf, type FilterRule, PacketFilter, parseFilterRules, readAddresses, readFilterRule } from '@meshwright/packet-filter'
+import type { FilterVectors, PacketCase, Verdict } from '../filter-vectors.ts'
 import { type CaseResult, type Kind, UnknownForm } from '../kind.ts'
 
-interface FilterSetup {
-  readonly localNets: readonly string[]
-  readonly nodeCaps?: Readonly<Record<string, readonly string[]>>
-  readonly rules: unknown
-}
-
-type Verdict = 'accept' | 'drop'
-
-interface PacketCase {
-  readonly id: string
-  readonly filter?: string
-  readonly hex: string
-  readonly verdict: Verdict
-  readonly dropReason?: string
-}
-
-interface Data {
-  readonly filters: Readonly<Record<string, FilterSetup>>
-  readonly cases: readonly PacketCase[]
-  readonly raw?: readonly PacketCase[]
-  readonly sequences?: readonly { readonly id: string; readonly filter: string; readonly steps: readonly { readonly dir: 'in' | 'out'; readonly hex: string; readonly verdict: Verdict }[] }[]
+/** The whole file: packets, and how parts of rules are read. */
+interface Data extends FilterVectors {
   readonly parseIPSet?: readonly { readonly input: string; readonly prefixes?: readonly string[]; readonly cap?: string; readonly error?: string }[]
   readonly rulesToMatches?: readonly { readonly rules: readonly FilterRule[]; readonly matches: readonly unknown[] }[]
   readonly caps?: { readonly rules: unknown; readonly cases: readonly { readonly src: string; readonly dst: string; readonly caps: readonly string[] }[] }

@@ -1,27 +1,10 @@
 import { NodePrivateKey } from '@meshwright/crypto'
 import { IpSet, parseIp } from '@meshwright/ip'
-import type { FilterRule } from '@meshwright/packet-filter'
 import { WireGuardDevice } from '@meshwright/wireguard'
+import type { FilterVectors, Verdict } from '../filter-vectors.ts'
 import type { CaseResult } from '../kind.ts'
 import type { LaneActor } from './actor.ts'
 import { actorOn, ALL, check, endpoint, hex, type LaneUnderTest, prefix } from './lane-under-test.ts'
-
-/** What is used of `filter-matching.json`. */
-export interface FilterVectors {
-  readonly filters: Readonly<Record<string, { readonly localNets: readonly string[]; readonly nodeCaps?: Readonly<Record<string, readonly string[]>>; readonly rules: readonly FilterRule[] }>>
-  readonly cases: readonly PacketCase[]
-  readonly raw?: readonly PacketCase[]
-  readonly sequences?: readonly { readonly id: string; readonly filter: string; readonly steps: readonly { readonly dir: 'in' | 'out'; readonly hex: string; readonly verdict: Verdict }[] }[]
-}
-
-type Verdict = 'accept' | 'drop'
-
-interface PacketCase {
-  readonly id: string
-  readonly filter?: string
-  readonly hex: string
-  readonly verdict: Verdict
-}
 
 const OWN_KEY = 'a0037480576f53b132f82da09de8dc149269980997001c32368b7f8e3eabe455'
 const THERE = endpoint('192.0.2.1:1000')
