@@ -40,6 +40,8 @@ export interface TailscaledOptions {
   readonly version?: string
   /** With a kernel TUN device in this network namespace, and with an /etc of its own there, instead of userspace mode. */
   readonly netns?: string
+  /** In that namespace, but in userspace mode, without a device and without SOCKS. */
+  readonly userspace?: boolean
   /** What /etc/resolv.conf holds there at first. */
   readonly resolvConf?: string
   /** The port of WireGuard; 0: any. */
@@ -97,13 +99,13 @@ export class Tailscaled {
 
   /** Starts the daemon, or starts it again with its state; other environment variables count from then on. */
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
-    const { netns, relayOnly, state, port = 0 } = this.#options
+    const { netns, relayOnly, state, port = 0, userspace = netns === undefined } = this.#options
     const daemon = `${this.#bin}/tailscaled${this.#suffix}`
     const folder = this.#lab.at(this.name)
     mkdirSync(folder, { recursive: true })
     // Port 0: the daemon chooses a free one itself and tells it. It ends when a given one is taken meanwhile.
     const socks = netns === undefined ? ['--socks5-server=localhost:0'] : []
-    const args = ['--no-logs-no-support', `--tun=${netns === undefined ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
+    const args = ['--no-logs-no-support', `--tun=${userspace ? 'userspace-networking' : 'tailscale0'}`, `--statedir=${folder}`, `--state=${state ?? `${folder}/state.json`}`, `--socket=${this.socket}`, ...socks, `--port=${port}`, '--verbose=1']
     const given = { TS_NO_LOGS_NO_SUPPORT: 'true', ...(relayOnly === true && { [relayOnlySwitch(daemon)]: '1' }), ...this.#options.env, ...env }
     const started = netns === undefined ? this.#lab.start(`tailscaled ${this.name}`, daemon, args, { env: given }) : startInside(this.#lab, this.name, netns, [daemon, ...args], given, this.#options.resolvConf)
     this.#process = started
