@@ -39,7 +39,10 @@ function askByKernel(query: Uint8Array): Promise<Uint8Array> {
     const socket = dgram.createSocket('udp4')
     socket.on('message', settle)
     socket.on('error', (error) => settle(error))
-    socket.connect(DNS_PORT, SERVICE, () => socket.send(query))
+    socket.connect(DNS_PORT, SERVICE, (error?: Error | null) => {
+      if (error) settle(error) // no way there: the node is down, and so is the network
+      else socket.send(query)
+    })
     return () => socket.close()
   })
 }

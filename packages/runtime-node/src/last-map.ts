@@ -96,7 +96,12 @@ export class LastMap {
     this.#timer = undefined
     this.#latest = undefined
     this.#saved = undefined
-    rmSync(this.#file, { force: true })
+    try {
+      rmSync(this.#file, { force: true })
+    } catch (error) {
+      // It is sealed by keys that are gone, and not read again.
+      this.#onProblem(`the kept network map ${this.#file} cannot be removed: ${error instanceof Error ? error.message : String(error)}`)
+    }
   }
 
   #text(): string | undefined {

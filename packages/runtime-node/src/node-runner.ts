@@ -27,6 +27,7 @@ import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
 import type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
+import { StateFileError } from './state-file.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
@@ -35,6 +36,8 @@ import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 import { type Awaited, untilReady } from './until-ready.ts'
 
 const DIAL_TIMEOUT_MS = 60_000
+/** When a state file that could not be written is tried again. */
+const KEEP_AGAIN_MS = 30_000
 
 /** A node and all that it needs of this computer: sockets, files, clocks, a TUN device. Made and opened by `startMeshNode`. */
 export class NodeRunner implements RunningNode {
@@ -69,6 +72,7 @@ export class NodeRunner implements RunningNode {
   #closing: Promise<void> | undefined
   readonly #end: AbortController = new AbortController()
   #changeQueued = false
+  #keepingLater: NodeJS.Timeout | undefined
 
   constructor(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore, outside: Outside, opened: OpenedPlane) {
     this.#options = options
@@ -296,6 +300,7 @@ export class NodeRunner implements RunningNode {
     this.#end.abort()
     this.#network.stop()
     this.#lastMap?.flush()
+    this.#keepAgain()
     this.#agent?.destroy()
     this.#flows.closeAll()
     this.#stopNode()
@@ -364,7 +369,7 @@ export class NodeRunner implements RunningNode {
         this.#flows.perform(output.output)
         return
       case 'saveState':
-        this.#store.saveControl(output.state)
+        this.#keep(() => this.#store.saveControl(output.state))
         return
       case 'openUrl':
         this.#options.onAuthUrl?.(output.url)
@@ -438,7 +443,7 @@ export class NodeRunner implements RunningNode {
   #follow(): void {
     const { map, prefs, state } = this.#node
     if (map !== undefined && state === 'running' && !this.#closed) {
-      this.#store.saveOwner(ownerOf(map))
+      this.#keep(() => this.#store.saveOwner(ownerOf(map)))
       if (this.#node.isMapFresh) this.#lastMap?.keep(map)
     }
     const plannedFor = state === 'running' || state === 'starting' ? map : undefined
@@ -446,6 +451,23 @@ export class NodeRunner implements RunningNode {
     this.#plannedFor = plannedFor
     const { NoSNAT: keepSources, ExitNodeAllowLANAccess: local } = this.#store.stored.foreign
     this.#tun.apply(planFor(plannedFor, prefs, { keepSources: keepSources === true, localNetworks: local === true ? localNetworks(this.#tun.name) : [] }))
+  }
+
+  // What a node learns by itself is worth more than its file: when no file can be written, on a full disk say, it goes on, says so, and tries again.
+  #keep(write: () => void): void {
+    try {
+      write()
+    } catch (error) {
+      if (!(error instanceof StateFileError)) throw error
+      this.log('warn', `${error.message}. ${error.remedy ?? ''}`)
+      if (!this.#closed) this.#keepingLater ??= setTimeout(() => this.#keepAgain(), KEEP_AGAIN_MS).unref()
+    }
+  }
+
+  #keepAgain(): void {
+    clearTimeout(this.#keepingLater)
+    this.#keepingLater = undefined
+    this.#keep(() => this.#store.catchUp())
   }
 
   #savePrefs(prefs: Prefs): void {

@@ -51,6 +51,8 @@ export class NodeStore {
   #profiles: JsonObject = {}
   #login: JsonObject = {}
   #config: JsonObject = {}
+  /** What is known is not all on the disk. */
+  #isBehind = false
 
   /**
    * @param path absent: in memory
@@ -101,7 +103,13 @@ export class NodeStore {
     this.#write()
   }
 
+  /** Writes what could not be written when it was stored, if there is such. */
+  catchUp(): void {
+    if (this.#isBehind) this.#write()
+  }
+
   #write(): void {
+    this.#isBehind = true
     const { control, prefs, controlUrl, foreign } = this.#memory
     const key = PROFILE_PREFIX + this.#profileId
     if (control?.nodeKey === undefined) this.#config = {}
@@ -117,6 +125,7 @@ export class NodeStore {
       [OLD_CONTROL_KEY]: undefined,
       [OLD_PREFS_KEY]: undefined,
     })
+    this.#isBehind = false
   }
 
   #read(): StoredNode {
