@@ -102,9 +102,9 @@ describe('wrong usage: status 2, one line that says why, no stack', () => {
 })
 
 /** Runs a program whose reader is gone before it says a word; gives its status and what it complained of. */
-function unread(file: string, args: readonly string[]): Promise<readonly [number | null, string]> {
+function unread(file: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<readonly [number | null, string]> {
   return new Promise((resolve) => {
-    const child = spawn('sh', ['-c', '{ sleep 0.2; "$@"; echo "status $?" >&2; } | true', 'sh', process.execPath, file, ...args], { stdio: ['ignore', 'ignore', 'pipe'], cwd: os.tmpdir() })
+    const child = spawn('sh', ['-c', '{ sleep 0.2; "$@"; echo "status $?" >&2; } | true', 'sh', process.execPath, file, ...args], { stdio: ['ignore', 'ignore', 'pipe'], cwd: os.tmpdir(), env: { ...process.env, NODE_OPTIONS: '', ...env } })
     let err = ''
     child.stderr.on('data', (bytes: Buffer) => (err += bytes.toString('utf8')))
     child.once('close', () => {
@@ -124,6 +124,12 @@ test.runIf(process.platform !== 'win32').for<readonly [string, readonly string[]
   ['meshwright-wg', ['genkey']],
 ])('a reader that has gone (| head) is no failure: %j', async ([name, args]) => {
   expect(await unread(bin(name), args)).toEqual([0, ''])
+})
+
+test.runIf(process.platform !== 'win32')('a demo that nobody reads ends in good order: with the status of a broken pipe, and no file is left', async () => {
+  const folder = bench.folder()
+  expect(await unread(PROGRAMS.demo, ['--once'], { TMPDIR: folder })).toEqual([141, ''])
+  expect(readdirSync(folder)).toEqual([])
 })
 
 test('JSON is alone on standard output, also where there is nothing to tell', async () => {
