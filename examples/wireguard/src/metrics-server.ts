@@ -10,7 +10,7 @@ import { UsageError } from './usage-error.ts'
  */
 export async function serveMetrics(tunnel: Controlled, name: string, at: { readonly host: string; readonly port: number }): Promise<http.Server> {
   const server = http.createServer((request, response) => {
-    const path = new URL(request.url ?? '/', 'http://localhost').pathname
+    const path = (request.url ?? '/').split('?')[0] // whatever was asked for: not all of it is a URL
     if (request.method !== 'GET' && request.method !== 'HEAD') response.writeHead(405, { allow: 'GET, HEAD' }).end()
     else if (path !== '/metrics') response.writeHead(404, { 'content-type': 'text/plain' }).end('the counters are at /metrics\n')
     else {
