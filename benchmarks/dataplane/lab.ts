@@ -24,6 +24,8 @@ export interface Opponent {
   readonly file: string
   readonly args: readonly string[]
   readonly env: Readonly<Record<string, string>>
+  /** Of its interfaces. Default: 1420. */
+  readonly mtu?: number
 }
 
 /** One end of a tunnel: a namespace, an interface, the process behind it. */
@@ -72,7 +74,7 @@ export class Lab {
   }
 
   /** Starts an interface in a namespace and gives it a key. */
-  async start(namespace: string, { file, args, env }: Opponent, port: number, address: string): Promise<End> {
+  async start(namespace: string, { file, args, env, mtu = MTU }: Opponent, port: number, address: string): Promise<End> {
     this.#interfaces += 1
     const interfaceName = `b${process.pid}x${this.#id}x${this.#interfaces}`.slice(-15)
     const child = spawn('ip', ['netns', 'exec', namespace, file, ...args, interfaceName], { stdio: 'ignore', env: { ...process.env, WG_PROCESS_FOREGROUND: '1', ...env } })
@@ -85,7 +87,7 @@ export class Lab {
     }
     const end = { namespace, interfaceName, child, key: NodePrivateKey.generate(systemRandom) }
     await this.set(end, [{ type: 'privateKey', key: end.key }, { type: 'listenPort', port }])
-    for (const step of [['addr', 'add', address, 'dev', interfaceName], ['link', 'set', interfaceName, 'mtu', String(MTU), 'up']]) await run('ip', ['-n', namespace, ...step])
+    for (const step of [['addr', 'add', address, 'dev', interfaceName], ['link', 'set', interfaceName, 'mtu', String(mtu), 'up']]) await run('ip', ['-n', namespace, ...step])
     return end
   }
 

@@ -35,6 +35,9 @@ const CLEAN_STEPS = 6
 const CLEAN_SECONDS = 2
 const FLOWS_PER_PEER = 4
 const WARM_SECONDS = 2
+const WARM_PINGS = 200
+const PINGS = 400
+const PING_SECONDS = '0.01'
 
 interface IperfReport {
   readonly end?: {
@@ -76,9 +79,10 @@ export async function tcpCost(lab: Lab, ends: readonly End[], seconds: number): 
   return { cpuSeconds: cpuSeconds(children) - before, gbits: ((end?.sum_received?.bits_per_second ?? Number.NaN) / 1e9) * seconds }
 }
 
-/** Median of the round trips of an idle tunnel, in milliseconds. */
+/** Median of the round trips of an idle tunnel, in milliseconds, behind as many as it takes to get used to being idle. */
 async function ping(lab: Lab): Promise<number> {
-  const text = await lab.inA('ping', '-c', '200', '-i', '0.01', '10.88.0.2')
+  await lab.inA('ping', '-q', '-c', String(WARM_PINGS), '-i', PING_SECONDS, '10.88.0.2')
+  const text = await lab.inA('ping', '-c', String(PINGS), '-i', PING_SECONDS, '10.88.0.2')
   const times = [...text.matchAll(/time=([\d.]+) ms/g)].map(([, ms]) => Number(ms)).sort((a, b) => a - b)
   return times[times.length >> 1] ?? Number.NaN
 }

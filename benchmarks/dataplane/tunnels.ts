@@ -4,10 +4,12 @@ import { MeshLab, type MeshSample } from './mesh.ts'
 import { type Part, sample, type Sample } from './sample.ts'
 
 const STAR_PEERS = 16
+/** Of a mesh node's device: the bare engine that it is set against has the same, so that both have as many packets. */
+const MESH_MTU = 1280
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 const WIREGUARD_GO = 'wireguard-go'
 
-type OpponentName = 'go' | 'go1' | 'ours' | 'wasm' | 'portable'
+type OpponentName = 'go' | 'go1' | 'ours' | 'wasm' | 'portable' | 'bare'
 
 /** One figure of two namespaces: whose sample against whose, and what it takes to have both. */
 interface TunnelFigure {
@@ -67,12 +69,12 @@ export async function measureTunnels(request: TunnelRequest): Promise<readonly F
   const mesh = MESH_FIGURES.filter((name) => wants(name) && (request.tailscale !== undefined || name === 'mesh-share'))
   const partsOf = (opponent: OpponentName): ReadonlySet<Part> => new Set([
     ...wanted.filter(({ ours, other }) => ours === opponent || other === opponent).map(({ part }) => part),
-    ...(opponent === 'ours' && mesh.includes('mesh-share') ? (['tcp'] as const) : []),
+    ...(opponent === 'bare' && mesh.includes('mesh-share') ? (['tcp'] as const) : []),
   ])
   const ours = buildOurs()
   const baseline: Opponent = { name: 'go', file: request.go, args: ['-f'], env: { LOG_LEVEL: 'silent' } }
   const node = (name: OpponentName, env: Readonly<Record<string, string>>): Opponent => ({ name, file: process.execPath, args: [ours.file, '-f'], env: { LOG_LEVEL: 'silent', ...env } })
-  const opponents: readonly Opponent[] = [baseline, node('ours', {}), { ...baseline, name: 'go1', env: { ...baseline.env, GOMAXPROCS: '1' } }, node('wasm', { MESHWRIGHT_CRYPTO: 'wasm' }), node('portable', { MESHWRIGHT_DATAPLANE: 'portable' })]
+  const opponents: readonly Opponent[] = [baseline, node('ours', {}), { ...baseline, name: 'go1', env: { ...baseline.env, GOMAXPROCS: '1' } }, node('wasm', { MESHWRIGHT_CRYPTO: 'wasm' }), node('portable', { MESHWRIGHT_DATAPLANE: 'portable' }), { ...node('bare', {}), mtu: MESH_MTU }]
   const lab = new Lab()
   const meshLab = mesh.length > 0 ? new MeshLab(request.tailscale ?? []) : undefined
   const abandon = (): void => {
@@ -135,7 +137,7 @@ function meshFigures(wanted: readonly string[], mesh: ReadonlyMap<string, readon
       case 'rss-mesh':
         return ratios(name, 'MB', 'tailscaled', own?.map(({ rssMb }) => rssMb), other?.map(({ rssMb }) => rssMb))
       default:
-        return ratios(name, GBITS, 'our bare engine', own?.map(({ tcpGbits }) => tcpGbits), bare.get('ours')?.map(tcp))
+        return ratios(name, GBITS, `our bare engine, MTU ${MESH_MTU}`, own?.map(({ tcpGbits }) => tcpGbits), bare.get('bare')?.map(tcp))
     }
   })
 }

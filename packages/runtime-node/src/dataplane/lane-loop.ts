@@ -1,4 +1,3 @@
-import { performance } from 'node:perf_hooks'
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Lane } from './lane.ts'
 import { ThreadPriority } from './thread-priority.ts'
@@ -42,8 +41,8 @@ export class LaneLoop {
   /** Begins; gives the thread back now and then. */
   run(): void {
     this.#priority?.look(this.#lane.takePeersAtOnce())
-    const until = performance.now() + LOOP_MS
-    while (!this.#ended && performance.now() < until) {
+    const from = this.#lane.now
+    while (!this.#ended && this.#lane.now - from < LOOP_MS) {
       const how = this.#lane.turn()
       Atomics.add(this.#pulse, 0, 1)
       if (how === 'woken') this.#takeMessages()

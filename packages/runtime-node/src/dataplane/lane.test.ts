@@ -278,3 +278,47 @@ describe('what the kernel says and cannot be is not believed, counted, and nothi
     expect(b.take()).toHaveLength(1)
   })
 })
+
+describe('a prompt lane', () => {
+  /** Lets `poll` wait for a millisecond, or not at all. */
+  const turn = (waits: boolean): void => {
+    const { kernel } = a.lane
+    kernel.lie = (call, result) => {
+      if (call === 'poll' && waits) a.lane.now = instant(a.lane.now + 1)
+      return result
+    }
+    a.lane.lane.turn(0)
+  }
+  const datagrams = (): number[] => a.sent.map(({ segmentBytes, bytes }) => (segmentBytes === 0 ? 1 : Math.ceil(bytes.length / segmentBytes)))
+
+  beforeEach(() => {
+    start({ prompt: true })
+    turn(true)
+    a.lane.kernel.tunIn.push(...[2, 3, 4].map((sequence) => bare(echo(sequence))))
+  })
+
+  test('sends the packet that ended its wait, asks poll for the next one, and gathers what came in the meantime', () => {
+    turn(true)
+    expect([datagrams(), a.lane.kernel.tunIn.length]).toEqual([[1], 2])
+    turn(false)
+    expect([datagrams(), a.lane.kernel.tunIn.length]).toEqual([[1, 1, 1], 0])
+  })
+
+  test('reads all that is there where it has not waited, the first packet before the others', () => {
+    turn(false)
+    expect([datagrams(), a.lane.kernel.tunIn.length]).toEqual([[1, 2], 0])
+  })
+
+  test('takes one row of datagrams after a wait, and the others in the next turn', () => {
+    a.lane.kernel.tunIn.length = 0
+    for (const sequence of [5, 6, 7]) {
+      b.lane.kernel.tunIn.push(bare(encodeIcmpEcho({ src: ip('10.0.0.2'), dst: ip('10.0.0.1'), kind: 'request', identifier: 1, sequence, payload: new Uint8Array(56) })))
+      b.lane.run()
+    }
+    expect(a.lane.kernel.udpIn).toHaveLength(3)
+    turn(true)
+    expect([a.lane.kernel.udpIn.length, a.take().length]).toEqual([2, 1])
+    turn(false)
+    expect([a.lane.kernel.udpIn.length, a.take().length]).toEqual([0, 2])
+  })
+})

@@ -8,6 +8,8 @@ import { RowSender } from './row-sender.ts'
 
 /** Even with nothing to wait for, a look at the world now and then. */
 const LONGEST_WAIT_MS = 1_000
+/** Whoever waited for so long was woken up by what came alone, or first. */
+const AWOKEN_MS = 0.05
 /** What is under way to a port that was given up arrives within this time. */
 const OLD_SOCKETS_MS = 1_000
 
@@ -18,8 +20,8 @@ const FIRST_SOCKET = 2
 /** How a lane behaves. */
 export interface LaneOptions {
   /**
-   * Whether packets that come one at a time are worth haste: such a packet is sent before the next one is looked for. Else all that is
-   * there is read first.
+   * Whether packets that come one at a time are worth haste: such a packet is sent before the next one is looked for, and after a wait
+   * `poll` is asked for the next one, since whom the packet has woken up often waits for this processor. Else all that is there is read first.
    */
   readonly prompt?: boolean
 }
@@ -52,14 +54,18 @@ export class Lane {
   #shownSockets: SocketPair | undefined
   #shownOld: SocketPair | undefined
   #oldSockets: { readonly pair: SocketPair; readonly until: Instant } | undefined
+  /** Whether this turn began with a wait. */
+  #isAwoken = false
   /** Errno of a device that is no more. */
   errno = 0
+  #now: Instant
 
   /** @param wake an eventfd that wakes the lane up */
   constructor(context: LaneContext, wake: number, clock: () => Instant, options: LaneOptions = {}) {
     this.context = context
     this.#wake = wake
     this.#clock = clock
+    this.#now = clock()
     const isPrompt = options.prompt === true
     this.#isPrompt = isPrompt
     this.#sender = new RowSender(context)
@@ -74,6 +80,11 @@ export class Lane {
   /** Rows that were joined on their way in, and the packets in them. */
   get joined(): { readonly rows: number; readonly packets: number } {
     return this.#inbound.joined
+  }
+
+  /** When the last turn had waited. */
+  get now(): Instant {
+    return this.#now
   }
 
   /** For how many peers rows were put together at the same time, at most, since this was last asked. */
@@ -92,16 +103,19 @@ export class Lane {
 
   /** Waits for something to do, at most `longestMs`, and does it. */
   turn(longestMs: number = LONGEST_WAIT_MS): LaneTurn {
-    const { view, map, engine } = this.context
+    const { view, map, engine, border } = this.context
     this.#showDescriptors()
-    const ready = this.#wait(longestMs)
+    const before = this.#clock()
+    const ready = border.poll(map.poll, POLLED, this.#waitMs(before, longestMs))
     const now = this.#clock()
+    this.#now = now
+    this.#isAwoken = this.#isPrompt && now - before >= AWOKEN_MS
     let received = 0
     if (ready > 0) {
       const events = map.poll + 6
       const ofTun = view.getUint16(events + POLLFD_BYTES, true)
       if (ofTun !== 0) {
-        const failed = this.#outbound.run(now, isNothing)
+        const failed = this.#outbound.run(now, isNothing, this.#isAwoken)
         if (failed < 0 || (ofTun & POLLNVAL) !== 0) {
           this.errno = -failed
           return 'gone'
@@ -135,15 +149,9 @@ export class Lane {
   #receive(now: Instant, fd: number): number {
     const isLone = this.#isPrompt && this.#lastReceived <= 1
     let received = this.#inbound.run(now, fd, isLone)
-    if (received > 0) this.#outbound.run(now, isNothing)
-    if (isLone) received += this.#inbound.run(now, fd, false)
+    if (received > 0) this.#outbound.run(now, isNothing, this.#isAwoken)
+    if (isLone && !this.#isAwoken) received += this.#inbound.run(now, fd, false)
     return received
-  }
-
-  /** Waits in `poll`; gives how many descriptors have something. */
-  #wait(longestMs: number): number {
-    const { border, map } = this.context
-    return border.poll(map.poll, POLLED, this.#waitMs(longestMs))
   }
 
   /** Writes down what `poll` is to look at, where that has changed. */
@@ -160,9 +168,9 @@ export class Lane {
     }
   }
 
-  #waitMs(longest: number): number {
+  #waitMs(now: Instant, longest: number): number {
     const due = this.context.engine.pollTimeout()
-    const wait = due === undefined ? longest : Math.min(longest, due - this.#clock())
+    const wait = due === undefined ? longest : Math.min(longest, due - now)
     const old = this.#oldSockets === undefined ? wait : Math.min(wait, OLD_SOCKETS_MS)
     // Rounded up: a wait that ends a fraction early finds nothing due and would spin.
     return Math.max(0, Math.ceil(old))

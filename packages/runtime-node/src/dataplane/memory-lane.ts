@@ -24,6 +24,8 @@ export interface MemoryLaneOptions {
   /** Wall clock of the engine; with it nothing depends on how fast this computer is. */
   readonly wallClock?: () => number
   readonly onOutput?: (output: TunnelOutput) => void
+  /** See `LaneOptions.prompt`. */
+  readonly prompt?: boolean
 }
 
 /** A worker's lane over a kernel made of arrays, in this thread and with a clock that stands still: for tests and benchmarks. */
@@ -49,7 +51,7 @@ export class MemoryLane {
       sockets: { ipv4: MemoryKernel.IPV4, ipv6: MemoryKernel.IPV6, port: 5000 },
       mtu,
     }
-    this.lane = new Lane(this.context, MemoryKernel.WAKE, () => this.now)
+    this.lane = new Lane(this.context, MemoryKernel.WAKE, () => this.now, { prompt: options.prompt === true })
     this.engine.change(this.now, { type: 'privateKey', key: options.key })
   }
 

@@ -50,8 +50,11 @@ export class Outbound {
     return this.#rows.takeMost()
   }
 
-  /** Reads until the device is empty or others should have their turn; gives 0, or the negative errno of a device that is broken. */
-  run(now: Instant, wouldBlock: (errno: number) => boolean): number {
+  /**
+   * Reads until the device is empty or others should have their turn; gives 0, or the negative errno of a device that is broken.
+   * @param isAwoken whether the lane has waited: then a packet that comes alone is all for now
+   */
+  run(now: Instant, wouldBlock: (errno: number) => boolean, isAwoken: boolean = false): number {
     const { border, counters, tun, map } = this.#context
     const isLone = this.#isPrompt && this.#lastReads <= 1
     let reads = 0
@@ -68,7 +71,9 @@ export class Outbound {
       if (read <= this.#headerBytes || read > MAX_PACKET_BYTES + this.#headerBytes) counters.kernelLies += 1
       else this.#take(now, at, read - this.#headerBytes)
       // Where packets come one at a time, none waits until it is known that no other follows.
-      if (isLone && reads === 1) this.#rows.flush(now)
+      if (!isLone || reads > 1) continue
+      this.#rows.flush(now)
+      if (isAwoken) break
     }
     this.#rows.flush(now)
     this.#lastReads = reads

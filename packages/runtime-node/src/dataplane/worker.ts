@@ -12,6 +12,7 @@ import { laneNeeds } from './lane-needs.ts'
 import { LaneLoop, obeyTest } from './lane-loop.ts'
 import { arenaIn, type LaneContext, noLaneCounters } from './lane-context.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
+import { optimizeSooner } from './tier-up.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
@@ -32,6 +33,7 @@ export function isDataPlaneWorker(): boolean {
 export function runDataPlaneWorker(): void {
   const start: unknown = workerData
   if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started as a data plane')
+  optimizeSooner()
   const post = (message: FromWorker): void => start.port.postMessage(message)
   const needs = laneNeeds()
   if ('reason' in needs) {

@@ -8,6 +8,7 @@ import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type Sock
 import { laneNeeds } from '../dataplane/lane-needs.ts'
 import { LaneLoop, obeyTest } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
+import { optimizeSooner } from '../dataplane/tier-up.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from '../dataplane/tun-descriptor.ts'
 import { openUdpPair } from '../dataplane/udp-pair.ts'
 import { systemRandom } from '../random.ts'
@@ -48,6 +49,7 @@ export function isMeshLaneWorker(): boolean {
 export function runMeshLaneWorker(): void {
   const start: unknown = workerData
   if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started for a mesh node')
+  optimizeSooner()
   const post = (message: FromMeshWorker): void => start.port.postMessage(message)
   const needs = laneNeeds()
   if ('reason' in needs) {
