@@ -1,5 +1,6 @@
 import { earlier, type Instant, instant, type Machine, type RandomSource } from '@meshwright/core'
 import type { Endpoint, Ip } from '@meshwright/ip'
+import { flowStatus } from './flow-status.ts'
 import { IcmpLayer } from './icmp-layer.ts'
 import { decodeIpPacket, IpPacket, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP } from './ip-packet.ts'
 import type {
@@ -178,7 +179,8 @@ export class Netstack implements Machine<NetstackInput, NetstackOutput> {
 
   /** What a flow is like; `undefined` once it is over for the application. */
   flowStatus(flow: FlowId): FlowStatus | undefined {
-    return this.#tcp.flow(flow)?.status()
+    const connection = this.#tcp.flow(flow)
+    return connection && flowStatus(connection)
   }
 
   // UDP.

@@ -3,7 +3,9 @@ import { AckPolicy } from './ack-policy.ts'
 import type { Scheduled } from './deadline-heap.ts'
 import type { FlowStart } from './flow-secrets.ts'
 import { KeepAliveTimer } from './keep-alive.ts'
-import type { CloseReason, FlowId, FlowStatus, KeepAlive, ListenerId, TcpState } from './netstack-io.ts'
+import type { CloseReason, FlowId, KeepAlive, ListenerId, TcpState } from './netstack-io.ts'
+import { PeerWindow } from './peer-window.ts'
+import { SynAttempts } from './syn-attempts.ts'
 import type { TcpHost } from './tcp-host.ts'
 import { LEAST_MSS, segmentSizeFor, TcpOutput, type TcpPath, windowShiftFor, writeResetFor } from './tcp-output.ts'
 import { TcpReceiver } from './tcp-receiver.ts'
@@ -11,7 +13,6 @@ import { ACK, FIN, PSH, RST, SYN, type TcpSegment } from './tcp-segment.ts'
 import { TcpSender } from './tcp-sender.ts'
 import { Timestamps } from './tcp-timestamps.ts'
 
-const INITIAL_RTO_MS = 1_000
 const HOLD_MS = 60_000
 /** How long a flow that the application closed may stay without progress. */
 const ORPHAN_MS = 120_000
@@ -62,15 +63,13 @@ export class TcpConnection implements Scheduled {
   readonly #acks: AckPolicy = new AckPolicy()
   readonly #keepAlive: KeepAliveTimer
   #keepAliveSettings: KeepAlive | undefined
-  #peerShift = 0
+  readonly #window: PeerWindow = new PeerWindow()
   #pathMss: number
-  #windowSeq = 0
-  #windowAck = 0
   #stateDue: Instant | undefined
-  #attempts = 0
-  #synSentAt: Instant
+  readonly #attempts: SynAttempts
   #challengeAt: number = Number.NEGATIVE_INFINITY
   readonly #edges: number[] = []
+
   constructor(
     now: Instant,
     host: TcpHost,
@@ -92,7 +91,7 @@ export class TcpConnection implements Scheduled {
     this.receiver = new TcpReceiver(settings.maxReceiveBufferBytes)
     this.#keepAlive = new KeepAliveTimer(now, undefined)
     this.#keepAliveSettings = settings.keepAlive
-    this.#synSentAt = now
+    this.#attempts = new SynAttempts(now)
     this.#output = new TcpOutput(host, path, this.sender, this.receiver, this.#timestamps, this.#acks, start.sequence)
     this.state = syn === undefined ? 'syn-sent' : hold ? 'held' : 'syn-received'
     if (syn !== undefined) this.#adoptPeer(now, syn)
@@ -108,22 +107,6 @@ export class TcpConnection implements Scheduled {
 
   get halfOpen(): boolean {
     return this.state === 'syn-received' || this.state === 'held'
-  }
-
-  status(): FlowStatus {
-    const { path, sender } = this
-    return {
-      state: this.state,
-      local: { ip: path.local, port: path.localPort },
-      remote: { ip: path.remote, port: path.remotePort },
-      queuedBytes: sender.buffer.size,
-      unconsumedBytes: this.receiver.unconsumed,
-      congestionWindowBytes: Math.floor(sender.congestion.window),
-      inFlightBytes: sender.inFlight,
-      smoothedRttMs: sender.rtt.smoothed,
-      segmentBytes: sender.segmentSize,
-      due: this.due,
-    }
   }
 
   // Commands of the application.
@@ -260,7 +243,7 @@ export class TcpConnection implements Scheduled {
     }
     // Simultaneous open: both have sent SYN, both now send SYN-ACK.
     this.state = 'syn-received'
-    this.#attempts = 0
+    this.#attempts.restart()
     this.#sendSyn(now)
   }
 
@@ -308,10 +291,8 @@ export class TcpConnection implements Scheduled {
       this.#challenge(now)
       return false
     }
-    if (ack >= sender.una && (start > this.#windowSeq || (start === this.#windowSeq && ack >= this.#windowAck))) {
-      this.#windowSeq = start
-      this.#windowAck = ack
-      const edge = ack + segment.window * 2 ** this.#peerShift
+    if (ack >= sender.una && this.#window.hears(start, ack)) {
+      const edge = ack + this.#window.bytes(segment.window)
       const duplicate = ack === sender.una && end === start && edge === sender.windowEdge && sender.inFlight > 0
       this.#acknowledge(now, segment, ack, duplicate)
       sender.setWindow(now, edge)
@@ -414,8 +395,7 @@ export class TcpConnection implements Scheduled {
 
   #handleStateTimeout(now: Instant): void {
     if (this.state === 'syn-sent' || this.state === 'syn-received') {
-      this.#attempts += 1
-      if (this.#attempts > (this.state === 'syn-sent' ? this.#host.settings.synRetries : SYN_ACK_RETRIES)) this.#end('timeout')
+      if (this.#attempts.failed(this.state === 'syn-sent' ? this.#host.settings.synRetries : SYN_ACK_RETRIES)) this.#end('timeout')
       else this.#sendSyn(now)
     } else if (this.state === 'time-wait') this.#end('finished')
     else {
@@ -430,7 +410,7 @@ export class TcpConnection implements Scheduled {
     const { settings } = this.#host
     this.#output.irs = syn.sequence
     this.#output.scaled = this.#output.scaled && syn.windowShift >= 0
-    this.#peerShift = this.#output.scaled ? syn.windowShift : 0
+    this.#window.shift = this.#output.scaled ? syn.windowShift : 0
     this.receiver.windowShift = this.#output.scaled ? windowShiftFor(settings.maxReceiveBufferBytes) : 0
     this.#timestamps.adopt(now, syn)
     this.sender.sackPermitted = settings.selectiveAcks && syn.sackPermitted
@@ -440,13 +420,13 @@ export class TcpConnection implements Scheduled {
   }
 
   #establish(now: Instant, segment: TcpSegment, scaledWindow: boolean): void {
-    if (this.#attempts === 0) this.sender.rtt.sample(now, now - this.#synSentAt)
+    const roundTripMs = this.#attempts.roundTripMs(now)
+    if (roundTripMs !== undefined) this.sender.rtt.sample(now, roundTripMs)
     this.state = this.sender.finQueued ? 'fin-wait-1' : 'established'
     this.#stateDue = undefined
-    this.#attempts = 0
-    this.#windowSeq = 1
-    this.#windowAck = 1
-    this.sender.setWindow(now, 1 + segment.window * 2 ** (scaledWindow ? this.#peerShift : 0))
+    this.#attempts.restart()
+    this.#window.open()
+    this.sender.setWindow(now, 1 + (scaledWindow ? this.#window.bytes(segment.window) : segment.window))
     this.#keepAlive.configure(now, this.#keepAliveSettings)
     this.#host.opened(this)
   }
@@ -482,8 +462,7 @@ export class TcpConnection implements Scheduled {
   // Segments to the peer.
 
   #sendSyn(now: Instant): void {
-    this.#stateDue = after(now, Math.min(INITIAL_RTO_MS * 2 ** this.#attempts, 60_000))
-    if (this.#attempts === 0) this.#synSentAt = now
+    this.#stateDue = this.#attempts.sent(now)
     this.#output.emit(now, this.state === 'syn-sent' ? SYN : SYN | ACK, 0, 0, false)
   }
 
