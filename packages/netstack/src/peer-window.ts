@@ -22,8 +22,8 @@ export class PeerWindow {
     return true
   }
 
-  /** How many bytes a window of a segment stands for. */
-  bytes(window: number): number {
-    return window * 2 ** this.shift
+  /** How many bytes the window of a segment stands for. */
+  bytes(units: number): number {
+    return units * 2 ** this.shift
   }
 }

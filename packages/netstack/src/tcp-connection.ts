@@ -63,7 +63,7 @@ export class TcpConnection implements Scheduled {
   readonly #acks: AckPolicy = new AckPolicy()
   readonly #keepAlive: KeepAliveTimer
   #keepAliveSettings: KeepAlive | undefined
-  readonly #window: PeerWindow = new PeerWindow()
+  readonly #peerWindow: PeerWindow = new PeerWindow()
   #pathMss: number
   #stateDue: Instant | undefined
   readonly #attempts: SynAttempts
@@ -291,8 +291,8 @@ export class TcpConnection implements Scheduled {
       this.#challenge(now)
       return false
     }
-    if (ack >= sender.una && this.#window.hears(start, ack)) {
-      const edge = ack + this.#window.bytes(segment.window)
+    if (ack >= sender.una && this.#peerWindow.hears(start, ack)) {
+      const edge = ack + this.#peerWindow.bytes(segment.window)
       const duplicate = ack === sender.una && end === start && edge === sender.windowEdge && sender.inFlight > 0
       this.#acknowledge(now, segment, ack, duplicate)
       sender.setWindow(now, edge)
@@ -410,7 +410,7 @@ export class TcpConnection implements Scheduled {
     const { settings } = this.#host
     this.#output.irs = syn.sequence
     this.#output.scaled = this.#output.scaled && syn.windowShift >= 0
-    this.#window.shift = this.#output.scaled ? syn.windowShift : 0
+    this.#peerWindow.shift = this.#output.scaled ? syn.windowShift : 0
     this.receiver.windowShift = this.#output.scaled ? windowShiftFor(settings.maxReceiveBufferBytes) : 0
     this.#timestamps.adopt(now, syn)
     this.sender.sackPermitted = settings.selectiveAcks && syn.sackPermitted
@@ -425,8 +425,8 @@ export class TcpConnection implements Scheduled {
     this.state = this.sender.finQueued ? 'fin-wait-1' : 'established'
     this.#stateDue = undefined
     this.#attempts.restart()
-    this.#window.open()
-    this.sender.setWindow(now, 1 + (scaledWindow ? this.#window.bytes(segment.window) : segment.window))
+    this.#peerWindow.open()
+    this.sender.setWindow(now, 1 + (scaledWindow ? this.#peerWindow.bytes(segment.window) : segment.window))
     this.#keepAlive.configure(now, this.#keepAliveSettings)
     this.#host.opened(this)
   }
