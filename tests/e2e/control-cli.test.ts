@@ -203,6 +203,9 @@ test('an acknowledged write survives kill -9: 50 random moments', async () => {
         acknowledged.push(name)
       }
     })
+    // Every other time something has been acknowledged before, however busy the computer is.
+    const before = acknowledged.length
+    if (round % 2 === 0) await expect.poll(() => acknowledged.length, { timeout: 30_000, interval: 5 }).toBeGreaterThan(before)
     await new Promise((resolve) => setTimeout(resolve, random(60)))
     await server.stop('SIGKILL')
     going = false
@@ -211,8 +214,8 @@ test('an acknowledged write survives kill -9: 50 random moments', async () => {
   await serve()
   const present = new Set((JSON.parse((await admin('users', 'list', '-o', 'json')).out) as readonly { readonly name: string }[]).map((user) => user.name))
   expect(acknowledged.filter((name) => !present.has(name))).toEqual([])
-  expect(acknowledged.length).toBeGreaterThan(50)
-}, 280_000)
+  expect(acknowledged.length).toBeGreaterThanOrEqual(25)
+}, 480_000)
 
 // What `users create` sends, without the cost of a process for each write. True when the server has acknowledged it.
 function createUser(socketPath: string, name: string): Promise<boolean> {

@@ -73,7 +73,7 @@ test('it stays up, the commands it prints work, and Ctrl-C removes everything', 
   const alice = /--socket (\S+alice-laptop\.sock)/.exec(demo.text)?.[1] ?? ''
   let hello = ''
   for (let i = 0; i < 20 && !hello.includes('Hello'); i += 1) {
-    hello = (await run(PROGRAMS.cli, ['--socket', alice, 'nc', 'hello', port], { input: 'GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n', timeoutMs: 5_000 })).out
+    hello = (await run(PROGRAMS.cli, ['--socket', alice, 'nc', 'hello', port], { input: 'GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n', timeoutMs: 20_000 })).out
   }
   expect(hello).toContain('Hello, alice on alice-laptop.demo.mesh!')
   expect(await service.stop('SIGINT')).toBe(0)
