@@ -27,6 +27,7 @@ export class EmbeddedRelay {
   readonly #hosts: readonly [string, ...string[]]
   #certificate: OwnCertificate | undefined
   #timer: NodeJS.Timeout | undefined
+  #look: () => void = () => undefined
 
   /** Reads the relay's key and certificate, or makes them. @throws Failure */
   constructor(settings: ServerSettings, relay: RelaySettings) {
@@ -53,7 +54,7 @@ export class EmbeddedRelay {
   keepCertificate(renewed: (secrets: TlsSecrets, newPin: boolean) => void, log: Log): void {
     if (this.#certificate === undefined) return
     this.#tell(log)
-    this.#timer = setInterval(() => {
+    this.#look = () => {
       const before = this.pin
       try {
         this.#certificate = keepCertificate(this.#certificateFile, this.#hosts, Date.now())
@@ -63,7 +64,13 @@ export class EmbeddedRelay {
       const { pin, secrets } = this
       if (secrets !== undefined) renewed(secrets, pin !== before)
       if (pin !== before) this.#tell(log)
-    }, LOOK_EVERY_MS).unref()
+    }
+    this.#timer = setInterval(this.#look, LOOK_EVERY_MS).unref()
+  }
+
+  /** Looks at its own certificate now: one that was removed is made anew, one that was put there is taken. */
+  look(): void {
+    this.#look()
   }
 
   /** Connects it with its surroundings; connections come by `handleUpgrade`. */

@@ -28,7 +28,7 @@ import { VERSION } from './version.ts'
 /** A server that runs. */
 export interface RunningServer {
   readonly settings: ServerSettings
-  /** Reads the policy and the certificate anew where they stand in files. What cannot be used changes nothing. @throws Failure that says what is wrong */
+  /** Reads the policy and certificates anew where they stand in files. What cannot be used changes nothing. @throws Failure that says what is wrong */
   reload(): Promise<void>
   stop(): Promise<void>
 }
@@ -116,6 +116,7 @@ export async function startServer(configFile: string, options: { readonly allowL
     const { body } = await service.command({ command: 'health' })
     log.info('ready', { version: VERSION, url: settings.serverUrl, listen: settings.listenAddr, socket: settings.unixSocket, policy: policyOf(body) })
     const reload = async (): Promise<void> => {
+      relay?.look()
       const outcomes = await Promise.allSettled([reloadPolicy(), Promise.resolve().then(() => certificate?.reload())])
       const failures = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []))
       if (failures.length > 1) for (const failure of failures.slice(1)) log.error('this was not read again', { reason: reasonOf(failure) })
