@@ -8,6 +8,8 @@ export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
     include: ['packages/*/src/**/*.test.ts', 'examples/*/src/**/*.test.ts', 'tests/{house,conformance,simulation,fuzz}/**/*.test.ts'],
+    // What is waited for may take as long on a busy computer; no test asserts that it is fast.
+    expect: { poll: { timeout: 30_000 } },
     testTimeout: 120_000,
     hookTimeout: 120_000,
     pool: 'forks',

@@ -6,5 +6,5 @@ const conditions: string[] = ['@meshwright/source', 'import', 'module', 'default
 export default defineConfig({
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
-  test: { include: ['tests/hostile/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 120_000, pool: 'forks', maxWorkers: 2 },
+  test: { include: ['tests/hostile/**/*.test.ts'], expect: { poll: { timeout: 30_000 } }, testTimeout: 120_000, hookTimeout: 120_000, pool: 'forks', maxWorkers: 2 },
 })

@@ -8,6 +8,7 @@ export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
     include: ['tests/interop/**/*.interop.test.ts'],
+    expect: { poll: { timeout: 30_000 } },
     testTimeout: 180_000,
     maxConcurrency: 4,
     hookTimeout: 120_000,
