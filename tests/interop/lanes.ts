@@ -2,7 +2,7 @@ import { type Cell, escape, merged } from './matrix.ts'
 
 /** The lanes of the data plane that every flow is tried on, and who carries packets there. Others are tried too where they are asked for. */
 export const LANES: ReadonlyMap<string, string> = new Map([
-  ['offload', 'the worker with all offloads: rows of TCP and UDP on the TUN device, rows of datagrams on the sockets; what CI runs every flow on. Nodes without a device: rows by system calls'],
+  ['offload', 'the worker with all offloads: rows of TCP and UDP on the TUN device, rows of datagrams on the sockets; the default, on which CI runs all flows but those of wireguard-peers. Nodes without a device: rows by system calls'],
   ['noffload', 'the worker without any offload: a packet and a datagram for each system call. Nodes without a device: datagrams sent by one call each'],
   ['portable', 'the event loop: `node:dgram`, and a TUN device or our own TCP/IP stack; nothing of the worker'],
 ])
