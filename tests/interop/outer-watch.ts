@@ -116,7 +116,7 @@ export function readWatch(folder: string): WatchResult {
   for (const name of readdirSync(folder).sort()) {
     if (name.endsWith('.missed')) sums.missed += Number(readFileSync(path.join(folder, name), 'utf8'))
     if (!name.endsWith('.pcap')) continue
-    const seen = new Set<string>()
+    const seen = new Map<string, string>()
     for (const { from, to, payload } of framesOf(path.join(folder, name))) {
       sums.datagrams += 1
       sums.bytes += payload.length
@@ -125,8 +125,11 @@ export function readWatch(folder: string): WatchResult {
       for (const at of transportMessages(payload)) {
         sums.messages += 1
         const id = `${from} ${to} ${payload.toString('latin1', at + 4, at + 16)}`
-        if (seen.has(id)) findings.push(`receiver index ${payload.readUInt32LE(at + 4)} and counter ${payload.readBigUInt64LE(at + 8)} came twice from ${from} to ${to} (${name})`)
-        seen.add(id)
+        // A datagram that is sent again is bad manners; other bytes under a counter are a broken cipher, or another session under the same index.
+        const begin = payload.toString('latin1', at + 16, at + 32)
+        const earlier = seen.get(id)
+        if (earlier !== undefined) findings.push(`receiver index ${payload.readUInt32LE(at + 4)} and counter ${payload.readBigUInt64LE(at + 8)} came twice, with ${earlier === begin ? 'the same' : 'other'} bytes, from ${from} to ${to} (${name})`)
+        seen.set(id, begin)
       }
     }
   }
