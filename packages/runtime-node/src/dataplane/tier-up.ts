@@ -1,6 +1,6 @@
 import { setFlagsFromString } from 'node:v8'
 
-/** Bytes of bytecode that a function runs between two looks at whether it is to be optimized. V8 itself: 66 KB or 132 KB. */
+/** Bytes of bytecode that a function runs between two looks at whether it is to be optimized. V8 itself: 66 KB, in other versions 132 or 144. */
 const BUDGET_BYTES = 13_200
 /** What a user has chosen stays. */
 const CHOSEN = /--interrupt[-_]budget\b/
@@ -15,7 +15,7 @@ export interface NodeOptions {
 const own = (): NodeOptions => ({ execArgv: process.execArgv, environment: process.env['NODE_OPTIONS'] })
 
 /**
- * Has V8 optimize functions after a tenth of the work that it waits for by itself. A lane does much work in few functions, or, on an idle
+ * Has V8 optimize functions after a fifth of the work that it waits for by itself (66 KB), or less. A lane does much work in few functions, or, on an idle
  * tunnel, very little in all of them: a ping each 10 ms runs the small ones for minutes before they would be optimized, and whenever traffic
  * of another kind comes (rows of TCP, then single packets) those that had been optimized for the first begin anew. Until then a packet costs
  * half as much again. Nothing else changes by it; it is in force in the whole process, since V8 knows no smaller one.
