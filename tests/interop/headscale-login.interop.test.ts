@@ -13,6 +13,8 @@ const EXPIRES_MS = 6_000
 const SLOW_MS = 240_000
 /** headscale 0.29.3 may lose a new key when other news of the same node come within half a second. */
 const QUIET_MS = 1_000
+/** A command that waits tells what it waits for within this, on a busy computer too. */
+const TOLD_MS = 3_000
 
 function peerOf(world: HeadscaleWorld): Promise<Tailscaled> {
   return world.real('real')
@@ -172,6 +174,7 @@ flow('--force-reauth while it runs: another node key, the same node; by auth key
   const [real, node] = await Promise.all([peerOf(world), loggedIn(world, 'renewing')])
   await world.expectToWork(node, real)
   const before = await world.headscale.node('renewing')
+  await pause(QUIET_MS)
   await node.up(world.headscale.url, await world.reusable('alice'), '--force-reauth')
   const after = await world.headscale.node('renewing')
   expect([after?.id, after?.ip_addresses, after?.node_key === before?.node_key]).toEqual([before?.id, before?.ip_addresses, false])
@@ -197,7 +200,9 @@ flow('the server is away at the start: a first login, and a node with state, go 
   await known.start()
   const login = fresh.run(['up', '--login-server', world.headscale.url, '--hostname', 'fresh', '--timeout', '60s', '--auth-key', key], 70_000)
   await world.lab.until('the health line names the server', async () => (await known.status()).Health.some((line) => line.includes('control')))
-  await pause(1_000)
+  // The command has begun, and has had time to say so: on a busy computer it is not the first of these to get anywhere.
+  await world.lab.until('the login does not reach the server', async () => (await fresh.status()).Health.some((line) => line.includes('cannot reach')))
+  await pause(TOLD_MS)
   await world.headscale.start(world.relayMap, undefined)
   const { status, err } = await login
   expect([status, err]).toEqual([0, expect.stringContaining('cannot reach')])
