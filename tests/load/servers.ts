@@ -5,6 +5,7 @@ import https from 'node:https'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import { NODE_FLAGS } from '../../examples/control-server/src/node-flags.ts'
 import { bundle } from '../bundle.ts'
 import { freePort } from '../interop/lab-process.ts'
 import { Measured, pause } from './process.ts'
@@ -65,7 +66,8 @@ export async function bundleProgram(entry: string, name: string): Promise<{ read
 
 /**
  * Starts a server on loopback with a database in a fresh folder. Both write warnings alone to their logs.
- * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node.
+ * With MESHWRIGHT_LOAD_PROFILE, a folder, ours leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node
+ * than the README of the control server names (the last of two that contradict each other counts: `--no-single-threaded-gc`).
  */
 export async function startServer(kind: ServerKind, policy: LoadPolicy, options: ServerOptions = {}): Promise<LoadServer> {
   const folder = mkdtempSync(path.join(options.under ?? os.tmpdir(), 'meshwright-load-'))
@@ -101,7 +103,7 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   const [file, before] = bundled === undefined ? [HEADSCALE, []] : [process.execPath, [bundled.file]]
   const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
   const profiling = bundled === undefined || profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]
-  const flags = bundled === undefined ? [] : (process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
+  const flags = bundled === undefined ? [] : [...NODE_FLAGS, ...(process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')]
   const [start, first] = options.nice === true ? ['nice', ['-n', '19', file]] : [file, []]
   const server = new Measured(kind, start, [...first, ...flags, ...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
   const clear = (): void => {
