@@ -1,4 +1,4 @@
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
@@ -57,6 +57,18 @@ test('a pair that cannot be used changes nothing, is told of once, and is taken 
   expect(lines.filter((line) => line.includes('the certificate in use stays'))).toHaveLength(1)
   expect(lines.join('')).toMatch(/privkey\.pem of the certificate .*fullchain\.pem cannot be used/)
   place({ key: next.key })
+  vi.advanceTimersByTime(MINUTE_MS)
+  expect(used).toEqual([next.cert])
+})
+
+test('a file that cannot even be looked at ends nobody, and is read when it can be', () => {
+  rmSync(paths.certPath)
+  symlinkSync(paths.certPath, paths.certPath)
+  vi.advanceTimersByTime(3 * MINUTE_MS)
+  expect(used).toEqual([])
+  expect(lines.filter((line) => line.includes('the certificate in use stays'))).toHaveLength(1)
+  const next = fresh()
+  place(next)
   vi.advanceTimersByTime(MINUTE_MS)
   expect(used).toEqual([next.cert])
 })

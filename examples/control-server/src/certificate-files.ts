@@ -92,12 +92,16 @@ export function hasExpired(secrets: Pick<TlsSecrets, 'cert'>): boolean {
   return Date.parse(untilOf(secrets)) < Date.now()
 }
 
-/** Changes when one of the files does. */
+/** Changes when one of the files does, or whether it can be looked at. */
 function stampOf({ certPath, keyPath }: CertificatePaths): string {
   return [certPath, keyPath]
     .map((file) => {
-      const stat = statSync(file, { throwIfNoEntry: false })
-      return stat === undefined ? 'none' : [stat.ino, stat.size, stat.mtimeMs].join()
+      try {
+        const { ino, size, mtimeMs } = statSync(file)
+        return [ino, size, mtimeMs].join()
+      } catch (error) {
+        return reasonOf(error) // a folder may be closed while the server runs
+      }
     })
     .join(' ')
 }
