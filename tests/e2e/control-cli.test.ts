@@ -86,7 +86,7 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
     const twin = await run(PROGRAMS.control, ['serve', '-c', other], { timeoutMs: 15_000 })
     expect(twin).toMatchObject({ status: 1, err: expect.stringContaining('another server uses the database') as unknown })
     writeFileSync(path.join(path.dirname(config), 'big.hujson'), ' '.repeat(4_200_000))
-    expect(await admin('policy', 'set', '-f', path.join(path.dirname(config), 'big.hujson'))).toMatchObject({ status: 1, err: expect.stringContaining('larger than 4 MiB') as unknown })
+    expect(await admin('policy', 'set', '-f', path.join(path.dirname(config), 'big.hujson'))).toMatchObject({ status: 2, err: expect.stringContaining('is longer than 2 MiB') as unknown })
   })
 
   test('a socket whose path the system would cut is refused by name', async () => {

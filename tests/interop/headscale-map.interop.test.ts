@@ -16,6 +16,8 @@ const SLOW_MS = 240_000
 const LAN = '10.55.0.0/24'
 /** headscale numbers users as they are created. */
 const BOB = 2
+/** Its rules of SSH stay: headscale says nothing when they go, and who polls anew then has none, while others keep them. */
+const LAST_POLICY = { ...OPEN_POLICY, ssh: [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot', 'root'] }] }
 /** How long both may take to hear of a change, and to settle on the same. */
 const SETTLE_MS = 60_000
 
@@ -52,6 +54,17 @@ async function same(world: HeadscaleWorld, change: string, seen: (theirs: Netmap
     },
     SETTLE_MS,
   )
+}
+
+/** Whether a real client shows a change in half of the time that it has. */
+async function shows(world: HeadscaleWorld, real: Tailscaled, seen: (theirs: Netmap) => boolean): Promise<boolean> {
+  try {
+    await world.lab.until('the real client shows the policy', async () => seen(await real.netmap()), SETTLE_MS / 2)
+    return true
+  } catch (error) {
+    if (error instanceof Error && error.message.startsWith('not within')) return false
+    throw error
+  }
 }
 
 type Node = Readonly<Record<string, unknown>>
@@ -134,8 +147,12 @@ flow('a node moves to another user', async (world) => {
 flow('policies', async (world) => {
   await third(world)
   const filter = (map: Netmap): string => JSON.stringify(map['PacketFilterRules'] ?? [])
-  const set = async (what: string, policy: unknown, seen: (map: Netmap) => boolean): Promise<void> => {
+  const set = async (what: string, policy: object, seen: (map: Netmap) => boolean): Promise<void> => {
+    const { real } = await watchers(world)
     world.headscale.setPolicy(policy)
+    // headscale 0.29.3 now and then tells a real client nothing of a policy (the one beside it, or ours, hears of it). Only while the real one
+    // shows nothing is it told again, as another text: what our node misses alone stays missed.
+    for (let again = 1; again <= 2 && !(await shows(world, real, seen)); again += 1) world.headscale.setPolicy({ ...policy, hosts: { again: `192.0.2.${again}` } })
     await same(world, what, seen)
   }
   await set('ports of alice', { acls: [{ action: 'accept', src: ['*'], dst: ['alice@:80,443,1000-2000'] }] }, (map) => filter(map).includes('1000'))
@@ -143,13 +160,12 @@ flow('policies', async (world) => {
   await set('nobody may anything', { acls: [] }, (map) => peers(map).length === 0)
   await set('only oneself', { acls: [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self:*'] }] }, (map) => peers(map).length === 1)
   await set('grants with capabilities', { grants: [{ src: ['*'], dst: ['*'], ip: ['*'] }, { src: ['bob@'], dst: ['alice@'], app: { 'example.com/cap/painter': [{ colours: ['red'] }] } }] }, (map) => filter(map).includes('painter'))
-  // These rules stay: headscale says nothing when they go, and who polls anew then has none, while others keep them.
-  const ssh = [{ action: 'accept', src: ['autogroup:member'], dst: ['autogroup:self'], users: ['autogroup:nonroot', 'root'] }]
-  await set('everything, and SSH', { ...OPEN_POLICY, ssh }, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
+  await set('everything, and SSH', LAST_POLICY, (map) => JSON.stringify(map['SSHPolicy']).includes('root') && peers(map).length >= 2 && !filter(map).includes('painter'))
 }, SLOW_MS)
 
 flow('a node is tagged', async (world) => {
   await third(world)
+  world.headscale.setPolicy(LAST_POLICY) // it knows the tag, whatever became of the flow before
   await headscaleNodes(world, 'tag', 'third', '-t', 'tag:srv')
   await same(world, 'the tag', (map) => JSON.stringify(peer(map, 'third')?.['Tags']) === '["tag:srv"]')
 })
