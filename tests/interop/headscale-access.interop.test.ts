@@ -114,7 +114,11 @@ flow('access that is taken away stops the packets of running connections', async
   expect(drips.map((drip) => drip.lines)).toEqual(lines)
   for (const drip of drips) expect(drip.lastAt - taken).toBeLessThan(FELT_MS)
   // Who may reach nobody does not even hear of anybody.
-  for (const node of [ours, real]) await world.lab.until(`${node.name} hears of nobody`, async () => Object.keys((await node.status()).Peer ?? {}).length === 0)
+  await world.lab.until('neither hears of anybody', async () => {
+    const heard = await Promise.all([ours, real].map(async (node) => `${node.name} hears of ${Object.values((await node.status()).Peer ?? {}).map((peer) => JSON.stringify(peer)).join() || 'nobody'}`))
+    if (heard.some((each) => !each.endsWith(' nobody'))) throw new Error(heard.join('; '))
+    return true
+  })
   for (const drip of drips) drip.close()
 })
 
