@@ -1,6 +1,6 @@
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
-import path from 'node:path'
+import { readFileSync } from 'node:fs'
 import { Failure, reasonOf } from './failure.ts'
+import { writeSecretFile } from './whole-file.ts'
 
 /**
  * The text of a private key file, `privkey:` and 64 hex digits; the file is made (mode 0600) when it is missing. A file that holds
@@ -24,22 +24,7 @@ export function readOrMakeKeyFile(file: string, setting: string, make: () => str
 
 function writeKey(file: string, setting: string, key: string): string {
   try {
-    const folder = path.dirname(path.resolve(file))
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
-    // Whole or not at all, whatever ends this program meanwhile; and one that has come to be since is not replaced.
-    const fresh = `${file}.${process.pid}.tmp`
-    try {
-      const handle = openSync(fresh, 'w', 0o600)
-      writeSync(handle, `${key}\n`)
-      fsyncSync(handle)
-      closeSync(handle)
-      linkSync(fresh, file)
-    } finally {
-      rmSync(fresh, { force: true })
-    }
-    const entry = openSync(folder, 'r')
-    fsyncSync(entry) // that the file exists must survive as well: clients know its key
-    closeSync(entry)
+    writeSecretFile(file, `${key}\n`, 'keep') // clients know it: one that has come to be meanwhile is not replaced
   } catch (error) {
     throw new Failure(`cannot write the key file ${file}: ${reasonOf(error)}`, { remedy: `check ${setting} and the permissions of its folder`, cause: error })
   }

@@ -1,10 +1,10 @@
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto'
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
-import path from 'node:path'
 import { Failure, reasonOf } from './failure.ts'
 import type { TlsSecrets } from './http/web.ts'
 import { selfSignedCertificate } from './runtime.ts'
+import { writeSecretFile } from './whole-file.ts'
 
 const DAY_MS = 86_400_000
 /** How long a new one is good, and with how much time left the next is made. */
@@ -66,24 +66,9 @@ function isFor(cert: string, hosts: readonly string[]): boolean {
   return hosts.every((host) => (isIP(host) === 0 ? parsed.checkHost(host) : parsed.checkIP(host)) !== undefined)
 }
 
-/** Whole or not at all, whatever ends this program meanwhile. */
 function write(file: string, text: string): void {
-  const [folder, fresh] = [path.dirname(path.resolve(file)), `${file}.${process.pid}.tmp`]
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
-    try {
-      rmSync(fresh, { force: true })
-      const handle = openSync(fresh, 'wx', 0o600)
-      writeSync(handle, text)
-      fsyncSync(handle)
-      closeSync(handle)
-      renameSync(fresh, file)
-    } finally {
-      rmSync(fresh, { force: true })
-    }
-    const entry = openSync(folder, 'r')
-    fsyncSync(entry)
-    closeSync(entry)
+    writeSecretFile(file, text, 'replace')
   } catch (error) {
     throw new Failure(`cannot write the certificate of the relay ${file}: ${reasonOf(error)}`, { remedy: 'check the permissions of its folder', cause: error })
   }
