@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
 import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
@@ -15,6 +15,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocket } from 'ws'
 import { NoiseStream } from '../../../packages/runtime-node/src/noise-stream.ts'
 import { ask } from './cli/client.ts'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { type RunningServer, startServer } from './serve.ts'
 
 // The server through real sockets, as nodes reach it, with a client that does what no decent one does.
@@ -92,19 +93,7 @@ async function site(lines = ''): Promise<Site> {
   cleanups.push(() => rmSync(folder, { recursive: true, force: true }))
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
-  const config = path.join(folder, 'config.yaml')
-  writeFileSync(
-    config,
-    `server_url: ${url}
-listen_addr: 127.0.0.1:${port}
-noise: {private_key_path: ${folder}/noise.key}
-database: {type: sqlite, sqlite: {path: ${folder}/db.sqlite}}
-unix_socket: ${folder}/control.sock
-policy: {mode: database}
-log: {level: error}
-dns: {base_domain: lab.test, override_local_dns: false}
-${lines}`,
-  )
+  const config = writeConfigForTests(folder, port, { lines })
   const server = await startServer(config, { allowLoopbackEndpoints: false })
   cleanups.push(() => server.stop())
   const socket = `${folder}/control.sock`

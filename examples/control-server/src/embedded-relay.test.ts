@@ -1,11 +1,12 @@
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { RelayNode } from '@meshwright/core'
 import { dialDerp } from '@meshwright/runtime-node/relay'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { keepCertificate } from './own-certificate.ts'
 import { type RunningServer, startServer } from './serve.ts'
 
@@ -20,20 +21,7 @@ beforeEach(async () => {
   const { port } = probe.address() as AddressInfo
   probe.close()
   await once(probe, 'close')
-  const config = path.join(folder, 'config.yaml')
-  writeFileSync(
-    config,
-    `server_url: http://127.0.0.1:${port}
-listen_addr: 127.0.0.1:${port}
-noise: {private_key_path: ${folder}/noise.key}
-database: {type: sqlite, sqlite: {path: ${folder}/db.sqlite}}
-unix_socket: ${folder}/control.sock
-policy: {mode: database}
-log: {level: error}
-dns: {base_domain: lab.test, override_local_dns: false}
-derp: {server: {enabled: true, private_key_path: ${folder}/derp.key, stun_listen_addr: ""}}
-`,
-  )
+  const config = writeConfigForTests(folder, port, { lines: `derp: {server: {enabled: true, private_key_path: ${folder}/derp.key, stun_listen_addr: ""}}\n` })
   server = await startServer(config, { allowLoopbackEndpoints: false })
   const { pin } = keepCertificate(path.join(folder, 'relay-certificate.pem'), ['127.0.0.1'], Date.now())
   node = { name: '999', regionId: 999, hostName: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', certName: pin, derpPort: port }

@@ -8,6 +8,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { ask } from './cli/client.ts'
 
 // The program as a black box, run from its sources, or as built where that is named.
@@ -26,19 +27,8 @@ let server: ChildProcess | undefined
 beforeEach(async () => {
   folder = mkdtempSync(path.join(tmpdir(), 'meshwright-control-'))
   port = await freePort()
-  config = path.join(folder, 'config.yaml')
   writeFileSync(path.join(folder, 'policy.hujson'), '{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}')
-  writeFileSync(
-    config,
-    `server_url: http://127.0.0.1:${port}
-listen_addr: 127.0.0.1:${port}
-noise: {private_key_path: ${folder}/noise.key}
-database: {type: sqlite, sqlite: {path: ${folder}/db.sqlite}}
-unix_socket: ${folder}/control.sock
-policy: {mode: file, path: ${folder}/policy.hujson}
-dns: {base_domain: lab.test, override_local_dns: false}
-`,
-  )
+  config = writeConfigForTests(folder, port, { policy: `{mode: file, path: ${folder}/policy.hujson}`, log: '{}' })
 })
 
 afterEach(() => {

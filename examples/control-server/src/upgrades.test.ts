@@ -7,6 +7,7 @@ import path from 'node:path'
 import tls from 'node:tls'
 import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, expect, test } from 'vitest'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { startServer } from './serve.ts'
 
 // Upgrades that this server does not know, or refuses: an HTTP server hands the socket over with them, and looks after it no more.
@@ -34,19 +35,7 @@ async function site(kind: string): Promise<Site> {
   const { cert: ca, key } = selfSignedCertificate(['127.0.0.1'])
   writeFileSync(path.join(folder, 'cert.pem'), ca)
   writeFileSync(path.join(folder, 'key.pem'), key)
-  const config = path.join(folder, 'config.yaml')
-  writeFileSync(
-    config,
-    `server_url: http${kind === 'TLS' ? 's' : ''}://127.0.0.1:${port}
-listen_addr: 127.0.0.1:${port}
-noise: {private_key_path: ${folder}/noise.key}
-database: {type: sqlite, sqlite: {path: ${folder}/db.sqlite}}
-unix_socket: ${folder}/control.sock
-policy: {mode: database}
-log: {level: error}
-dns: {base_domain: lab.test, override_local_dns: false}
-${kind === 'TLS' ? `tls_cert_path: ${folder}/cert.pem\ntls_key_path: ${folder}/key.pem\n` : ''}`,
-  )
+  const config = writeConfigForTests(folder, port, kind === 'TLS' ? { scheme: 'https', lines: `tls_cert_path: ${folder}/cert.pem\ntls_key_path: ${folder}/key.pem\n` } : {})
   const server = await startServer(config, { allowLoopbackEndpoints: false })
   cleanups.push(() => server.stop())
   return {
