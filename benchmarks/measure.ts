@@ -13,6 +13,8 @@ export interface Question {
   /** Unique over all files: `aead/seal-1420`. */
   readonly name: string
   readonly unit: string
+  /** The share of the recorded ratio that no figure may fall under; less than the usual where something else decides with us. */
+  readonly tolerance?: number
   /** Builds what is timed, only when the question is asked. */
   setup(): Arms
 }

@@ -8,17 +8,22 @@ const LOOKUPS = 1024
 /** So many that neither branches nor caches know them by heart. */
 const ADDRESSES = 65_536
 const COMMON = 0xfd
+/**
+ * Tables and addresses do not fit a core's own cache together, and neighbours on the machine decide how much the shared one holds of them: the
+ * same look-ups among 100,000 prefixes were seen at 12 and at 41 times the map within a day, others at 31 and 58.
+ */
+const NEIGHBOURS = 0.35
 const RATE_ROUNDS = 7
 const RATE_ROUND_MS = 100
 
 /** How many look-ups of a packet's owner, against a map for each prefix length, asked from the longest down? */
 export function questions(): readonly Question[] {
   return ([4, 6] as const).flatMap((family) =>
-    SIZES.map((size) => ({ name: `router/ipv${family}-${size}`, unit: 'look-ups', setup: (): Arms => arms(family, size) })),
+    SIZES.map((size) => ({ name: `router/ipv${family}-${size}`, unit: 'look-ups', tolerance: NEIGHBOURS, setup: (): Arms => arms(family, size) })),
   ).concat(
     // As a mesh has them: all under one prefix.
-    { name: 'router/ipv4-60000-one-16', unit: 'look-ups', setup: (): Arms => arms(4, 60_000, 16) },
-    { name: 'router/ipv6-100000-one-48', unit: 'look-ups', setup: (): Arms => arms(6, 100_000, 48) },
+    { name: 'router/ipv4-60000-one-16', unit: 'look-ups', tolerance: NEIGHBOURS, setup: (): Arms => arms(4, 60_000, 16) },
+    { name: 'router/ipv6-100000-one-48', unit: 'look-ups', tolerance: NEIGHBOURS, setup: (): Arms => arms(6, 100_000, 48) },
   )
 }
 

@@ -19,7 +19,7 @@ async function start(mesh: SmallMesh, hostname: string): Promise<RunningNode> {
 
 /** Answers every request with its own words and the name of who asks. */
 function serve(node: RunningNode, words: string): void {
-  const server = http.createServer((request, response) => response.end(`${words}, ${node.whois(request.socket)?.node.name ?? 'stranger'}`))
+  const server = http.createServer((request, response) => response.end(`${words}, ${node.whois(request)?.node.name ?? 'stranger'}`))
   node.listenTcp(80, (socket) => server.emit('connection', socket))
 }
 

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:net'
 import { createSocket } from 'node:dgram'
 import path from 'node:path'
 import { afterAll, afterEach, describe, expect, test } from 'vitest'
+import { startSmallMesh } from './mesh.ts'
 import { type Background, Bench, controlConfig, freePort, PROGRAMS, run } from './programs.ts'
 
 const bench = new Bench()
@@ -36,6 +37,7 @@ describe('flags and help', () => {
 
   test.each([
     [['status', '--jsn'], 'flag provided but not defined: -jsn (did you mean "json"?)'],
+    [['help', 'nope'], 'unknown command: nope'],
     [['statsu'], 'unknown command: statsu (did you mean "status"?)'],
     [['-sockt=x', 'status'], 'did you mean "socket"?'],
     [['up', '--timeout', '10x'], 'invalid value "10x" for flag -timeout'],
@@ -44,7 +46,6 @@ describe('flags and help', () => {
     [['up', 'now'], 'too many non-flag arguments: now'],
     [['ping'], 'usage: ping HOST-OR-IP'],
     [['nc', 'db'], 'usage: nc <hostname-or-IP> <port>'],
-    [['up', '--advertise-routes', '10.0.0.1/8'], '10.0.0.1/8 has non-address bits set; expected 10.0.0.0/8'],
     [['up', '--advertise-tags=1db'], 'tag names start with a letter and hold letters, digits and dashes'],
     [['up', '--login-server', 'control'], 'write it as https://control.example'],
     [['up', '--auth-key', 'file:/no/such/file'], 'cannot read the auth key from /no/such/file'],
@@ -59,10 +60,29 @@ describe('flags and help', () => {
     [['--port', 'x'], 'invalid value "x" for flag -port'],
     [['--tun=averyveryverylongname'], 'not an interface name'],
     [['now'], `takes flags alone, not 'now'`],
+    [['--socket=', '--state', '/nowhere/at/all'], 'invalid value "" for flag -socket'],
+    [['--system-dns=resolved', '--state', '/nowhere/at/all'], '--system-dns=resolved needs --tun=NAME'],
+    [['--socks5-server', 'localhost', '--state', '/nowhere/at/all'], 'invalid value "localhost" for flag -socks5-server'], // before anything is begun
+    [['--socks5-server', 'localhost:65536', '--state', '/nowhere/at/all'], 'invalid value "localhost:65536" for flag -socks5-server'],
   ])('meshwrightd %j ends with status 2 and says why', async (args, expected) => {
     const ended = await daemonOnce(...args)
     expect(ended.status).toBe(2)
     expect(ended.err).toContain(expected)
+  })
+
+  test('what the usual command line finds wrong only when it runs ends with status 1 and its own words', async () => {
+    for (const port of ['99999', 'abc', '']) expect(await cli('nc', 'db', port)).toEqual({ status: 1, out: '', err: `invalid port number "${port}"\n` })
+    expect(await cli('set', '--advertise-routes=,,')).toEqual({ status: 1, out: '', err: '"" is not a valid IP address or CIDR prefix\n' })
+    expect(await cli('up', '--advertise-routes', '10.0.0.1/8')).toEqual({ status: 1, out: '', err: '10.0.0.1/8 has non-address bits set; expected 10.0.0.0/8\n' })
+  })
+
+  test('an empty socket path is none: the default is meant, by flag and by environment', async () => {
+    const folder = bench.folder()
+    const none = path.join(folder, 'none.sock')
+    const named = await run(PROGRAMS.cli, ['--socket=', 'status'], { env: { MESHWRIGHT_SOCKET: none } })
+    expect(named).toMatchObject({ status: 1, err: expect.stringContaining(none) as unknown })
+    const plain = await run(PROGRAMS.cli, ['status'], { env: { MESHWRIGHT_SOCKET: '', XDG_RUNTIME_DIR: folder } })
+    expect(plain).toMatchObject({ status: 1, err: expect.stringMatching(/meshwright\/meshwrightd\.sock/) as unknown })
   })
 
   test('one dash or two, value behind "=" or behind a space, flags of the program or of the command: all the same', async () => {
@@ -146,6 +166,7 @@ describe('what goes wrong is told in plain words', () => {
     const bySocks = await daemonOnce(...files, '--socks5-server', `127.0.0.1:${port}`)
     expect(bySocks.status).toBe(2)
     expect(bySocks.err).toContain(`the SOCKS5 port 127.0.0.1:${port} cannot be opened`)
+    expect(['x.sock', 's.lock'].filter((name) => existsSync(path.join(folder, name)))).toEqual([]) // it ended in order: with a device, routes would be left too
   })
 
   test.each([
@@ -244,5 +265,16 @@ describe('what goes wrong is told in plain words', () => {
     const used = await cli('--socket', second.socket, 'up', '--login-server', url, '--auth-key', key, '--timeout', '10s')
     expect(used.status).toBe(1)
     expect(used.err).toMatch(/backend error: .*used/i)
+  })
+
+  test('a login with a refused key on a node that runs ends with the error, the second time as the first', async () => {
+    const folder = bench.folder()
+    const mesh = await startSmallMesh(bench, folder)
+    const { socket } = await daemon(folder, '--allow-loopback')
+    expect(await cli('--socket', socket, 'up', '--login-server', mesh.url, '--auth-key', mesh.authKey, '--timeout', '20s')).toMatchObject({ status: 0 })
+    for (const time of ['first', 'second']) {
+      const ended = await cli('--socket', socket, 'login', '--auth-key=bad', '--timeout', '10s')
+      expect([time, ended]).toEqual([time, { status: 1, out: '', err: expect.stringMatching(/^backend error: .*auth ?key/i) as string }])
+    }
   })
 })

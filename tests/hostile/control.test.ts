@@ -7,7 +7,7 @@ import { pause, until } from '../load/process.ts'
 import { type LoadServer, startServer } from '../load/servers.ts'
 import { expectBounded, expectLetGo } from './control-held.ts'
 import { ask, BAD_HANDSHAKES, BAD_RECORDS, badBodies, endlessBody, RECORDED_SERVER_KEY, replay, stranger } from './control-liars.ts'
-import { Crowd, talk, upgradeHead } from './wire.ts'
+import { Crowd, LIAR_ADDRESS, talk, upgradeHead } from './wire.ts'
 
 // The control server program, with the server key of the recordings, under scripted liars; an honest node watches what it is told.
 const linux = process.platform === 'linux' // liars have addresses of their own on loopback
@@ -89,11 +89,47 @@ describe.runIf(linux)('the control server among liars', () => {
     await unharmed()
   })
 
-  test('unknown members and loopback endpoints of a node that is in the mesh do not reach others', async () => {
+  test('endpoints that can be nobody\'s are not told to others', async () => {
     heard = ''
-    await honest.update(['127.0.0.1:7', '[::1]:7', '0.0.0.0:7', '169.254.1.1:7', '224.0.0.1:7', '[fe80::1]:7', '198.51.100.9:0', 'nonsense', '198.51.100.9:99999', '198.51.100.8:4242'])
+    await honest.update(['127.0.0.1:7', '127.9.9.9:7', '[::1]:7', '[::ffff:127.0.0.1]:7', '0.0.0.0:7', '[::]:7', '169.254.1.1:7', '224.0.0.1:7', '[fe80::1]:7', '[ff02::1]:7', '198.51.100.9:0', 'nonsense', '198.51.100.9:99999', '198.51.100.8:4242'])
     expect(await until(() => heard.includes('"Endpoints":["198.51.100.8:4242"]'), 5_000)).toBeDefined()
     await unharmed()
+  })
+
+  test('unknown members, and numbers above 2^53, of a node that is in the mesh do not reach others and change nothing', async () => {
+    const machineKey = MachinePrivateKey.generate(systemRandom)
+    const member = await stranger(server.url, key, LIAR_ADDRESS, machineKey)
+    const NodeKey = `nodekey:${'5b'.repeat(32)}`
+    const tell = (target: string, json: string): ReturnType<typeof ask> => ask(member, target, Buffer.from(json))
+    const hostinfo = '"Hostinfo":{"Hostname":"odd","OS":"linux","Planted":"planted-1","NetInfo":{"PreferredDERP":900,"Planted":"planted-2"},"Services":[{"Proto":"peerapi4","Port":80,"Planted":"planted-3"}]}'
+    const registered = await tell('/machine/register', `{"Version":142,"NodeKey":"${NodeKey}","Auth":{"AuthKey":"${server.authKey(0)}","Planted":"planted-4"},"Planted":{"a":["planted-5"]},${hostinfo}}`)
+    expect(registered.text).toContain('"MachineAuthorized":true')
+    heard = ''
+    const update = (more: string): ReturnType<typeof ask> => tell('/machine/map', `{"Version":142,"NodeKey":"${NodeKey}","OmitPeers":true,${more}}`)
+    expect((await update(`"DiscoKey":"discokey:${'6c'.repeat(32)}","Endpoints":["198.51.100.77:77"],"EndpointTypes":[1],"Planted":"planted-6",${hostinfo}`)).status).toBe(200)
+    expect(await until(() => heard.includes('198.51.100.77:77'), 5_000)).toBeDefined()
+    const before = heard
+    const odd: readonly string[] = [
+      '"Hostinfo":{"NetInfo":{"PreferredDERP":9007199254740993}}',
+      '"Hostinfo":{"NetInfo":{"PreferredDERP":-9007199254740993}}',
+      '"Hostinfo":{"NetInfo":{"PreferredDERP":1.5}}',
+      '"Hostinfo":{"NetInfo":{"DERPLatency":{"900-v4":1e400}}}',
+      '"Hostinfo":{"Services":[{"Proto":"tcp","Port":9007199254740993}]}',
+      '"Endpoints":["198.51.100.78:78"],"EndpointTypes":[9007199254740993]',
+      '"MapSessionHandle":"x","MapSessionSeq":9007199254740993',
+      '"Version":9007199254740993',
+      '"DiscoKey":""',
+      '"DiscoKey":7',
+      '"Endpoints":"198.51.100.79:79"',
+      '"Hostinfo":[]',
+      '"Hostinfo":{"Hostname":{}}',
+      '"Hostinfo":{"RoutableIPs":["10.0.0.0/99","::/-1",7]}',
+    ]
+    for (const more of odd) expect([200, 400], more).toContain((await update(more)).status)
+    await unharmed()
+    for (const planted of ['planted', '9007199254740993', '9007199254740992', '198.51.100.79']) expect(heard, planted).not.toContain(planted)
+    expect(before).not.toContain('planted')
+    member.close()
   })
 
   test.each(['/machine/map', '/machine/register'])('a body without end is cut off at 1 MiB: %s', async (target) => {

@@ -76,6 +76,8 @@ export class LiarControl {
   upgrade: ((request: http.IncomingMessage, socket: Duplex) => void) | undefined
   register: (body: Json) => LiarAnswer = () => ({ body: ACCEPTED })
   map: (poll: Poll, name: string) => void = () => undefined
+  /** The head of the answer to a map stream, which is over with it; absent: 200, and the stream stays open. */
+  mapHead: (Readonly<Record<string, string>> & { readonly ':status': string }) | undefined
   /** Called for each connection. */
   connected: () => void = () => undefined
   /** Whatever else is asked; without an answer the stream stays open. */
@@ -144,6 +146,10 @@ export class LiarControl {
         const asks = JSON.parse(Buffer.concat(parts).toString('utf8')) as NodeAsks // our own node's
         const name = asks.Hostinfo?.Hostname ?? ''
         this.nodes.set(name, asks)
+        if (asks.Stream === true && this.mapHead !== undefined) {
+          stream.respond({ ...this.mapHead })
+          return void stream.end('no map')
+        }
         stream.respond({ ':status': 200 })
         if (asks.Stream !== true) return void stream.end()
         const poll = new Poll(asks, stream)

@@ -135,6 +135,36 @@ describe.runIf(linux)('our node under a control server that lies: bytes that are
   })
 })
 
+/** Answers to the map stream that are no stream; the map stays in force, nobody is asked without pause, and the health says so. */
+const STREAMS: readonly (readonly [string, () => void, RegExp])[] = [
+  ['status 429, retry after 10^18 seconds', () => (rig.control.mapHead = { ':status': '429', 'retry-after': '1000000000000000000' }), /answered the map poll with status 429/],
+  ['status 500', () => (rig.control.mapHead = { ':status': '500' }), /answered the map poll with status 500/],
+  ['a way to elsewhere', () => (rig.control.mapHead = { ':status': '302', location: 'http://127.0.0.1:1/machine/map' }), /answered the map poll with status 302/],
+  ['an end before the first frame', () => (rig.control.map = (poll) => poll.end()), /ended the map stream before its first frame/],
+  ['an end behind each frame', () => (rig.control.map = (poll, name) => {
+    poll.send(rig.honest(name))
+    poll.end()
+  }), /the control server ended the map stream/],
+]
+
+describe.runIf(linux)('our node under a control server that lies: the map stream', () => {
+  test.each(STREAMS)('%s', async (_name, lie, told) => {
+    const asked = (): number => rig.control.asked.filter((line) => line === 'POST /machine/map').length
+    lie()
+    rig.pollOf('victim')?.end()
+    const before = asked()
+    await rig.health(told)
+    await new Promise((resolve) => setTimeout(resolve, 2_000))
+    expect(asked() - before).toBeLessThan(40)
+    expect(await rig.letsIn(rig.openPort)).toBe(true) // the old map is in force
+    expect(await rig.letsIn(rig.shutPort)).toBe(false)
+    rig.control.mapHead = undefined
+    rig.control.map = (poll, name) => poll.send(rig.honest(name))
+    await rig.lab.until('the victim listens again', () => rig.pollOf('victim'))
+    await rig.unharmed()
+  })
+})
+
 describe.runIf(linux)('our node under a control server that lies: numbers', () => {
   test('100,000 peers: those past 60,000 are left out in words, memory is bounded, and the node goes on', async () => {
     const before = rig.victim.rssBytes

@@ -50,10 +50,20 @@ async function sent(each: (datagram: Buffer, i: number) => Buffer | undefined): 
 }
 
 test('an answer that comes late is not taken for one to a later question', async () => {
-  expect(await sent((datagram) => datagram)).toEqual({ whole: 1_000, changed: 0, refused: 0 })
+  expect(await sent((datagram) => datagram)).toEqual({ whole: 1_000, changed: 0, again: 0, refused: 0 })
 })
 
 test('a datagram that is lost and one that is changed are counted', async () => {
   const result = await sent((datagram, i) => (i === 500 ? undefined : i === 990 ? Buffer.concat([datagram.subarray(0, 60), Buffer.alloc(4, 0x5a)]) : datagram))
-  expect(result).toEqual({ whole: 998, changed: 1, refused: 0 })
+  expect(result).toEqual({ whole: 998, changed: 1, again: 0, refused: 0 })
+})
+
+test('one that comes twice does not stand for one that is lost', async () => {
+  let last = Buffer.alloc(0)
+  const result = await sent((datagram, i) => {
+    const passed = i === 700 ? last : datagram
+    last = Buffer.from(datagram)
+    return passed
+  })
+  expect(result).toEqual({ whole: 999, changed: 0, again: 1, refused: 0 })
 })

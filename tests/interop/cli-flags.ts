@@ -1,17 +1,24 @@
-/** The commands whose flags are compared. */
-export const COMMANDS: readonly string[] = ['up', 'down', 'set', 'login', 'logout', 'status', 'ping', 'ip', 'whois', 'netcheck', 'version', 'debug netmap', 'debug prefs', 'dns status', 'dns query', 'exit-node list', 'exit-node suggest', 'nc', 'metrics', 'metrics print', 'metrics write']
+/** The commands whose flags are compared: every verb that both command lines have, and every verb below one that both have. */
+export const COMMANDS: readonly string[] = ['up', 'down', 'set', 'login', 'logout', 'status', 'ping', 'ip', 'whois', 'netcheck', 'version', 'debug', 'debug netmap', 'debug prefs', 'debug derp-map', 'dns', 'dns status', 'dns query', 'exit-node', 'exit-node list', 'exit-node suggest', 'nc', 'metrics', 'metrics print', 'metrics write']
 
 /** Verbs of the usual command line (1.102.5) that ours has not: docs/cli-differences.md says of each what becomes of it on our socket. */
 export const VERBS_BESIDE: readonly string[] = ['get', 'whoami', 'switch', 'configure', 'syspolicy', 'ssh', 'funnel', 'serve', 'service', 'web', 'file', 'bugreport', 'cert', 'lock', 'licenses', 'update', 'drive', 'systray', 'appc-routes', 'wait', 'completion']
 
-/** The verbs that a help lists. */
+/** The verbs that a help lists; none where it lists none. */
 export function verbsOf(help: string): readonly string[] {
-  const listed = /^(?:SUBCOMMANDS|COMMANDS)\n([\s\S]*?)\n\n?FLAGS/m.exec(help)?.[1] ?? ''
+  const listed = /^(?:SUBCOMMANDS|COMMANDS)\n((?: {2}.*(?:\n|$))+)/m.exec(help)?.[1] ?? ''
   return [...listed.matchAll(/^ {2}([a-z][a-z-]*) /gm)].map((match) => match[1] ?? '')
 }
 
-/** Flags of the usual command line (1.102.5) that ours does not know at all, by `command --flag`, each with its reason. None. */
-export const UNKNOWN: Readonly<Record<string, string>> = {}
+const PROFILE = 'profiles of a Go program; Node has its own (--cpu-prof, --heap-prof)'
+
+/** Flags of the usual command line (1.102.5) that ours does not know at all, by `command --flag`, each with its reason. */
+export const UNKNOWN: Readonly<Record<string, string>> = {
+  'debug --cpu-profile': PROFILE,
+  'debug --mem-profile': PROFILE,
+  'debug --profile-seconds': PROFILE,
+  'debug --file': 'files that nodes send each other: there are none',
+}
 
 const SSH = 'sessions are not served by this node'
 const QR = 'the login URL is printed as text'

@@ -13,6 +13,7 @@ export interface DataPlaneAnswer {
   readonly established: readonly string[]
   readonly log: readonly string[]
   readonly offloads: Readonly<Record<string, boolean>>
+  readonly trouble: string
   /** Counters that never go back: of the lane, and of the peers' bytes. */
   readonly counted: readonly number[]
 }
@@ -30,6 +31,7 @@ async function answer(plane: DataPlane, command: DataPlaneCommand): Promise<Data
     established: status?.device.peers.filter(({ state }) => state === 'established').map(({ publicKey }) => formatHex(publicKey.bytes)) ?? [],
     log,
     offloads: { ...status?.lane.offloads },
+    trouble: status?.trouble ?? '',
     counted: status === undefined ? [] : [status.lane.counters.tunReads, status.lane.counters.udpDatagrams, ...status.device.peers.flatMap(({ receivedBytes, sentBytes }) => [receivedBytes, sentBytes])],
   }
 }

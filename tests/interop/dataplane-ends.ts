@@ -29,7 +29,7 @@ else net.createServer({ allowHalfOpen: true }, talk).listen(port, host, () => co
 
 /**
  * Datagrams that name themselves in every word, no more of them under way than the smallest queue holds, which is that of the socket at the other end. The
- * sender prints what the receiver counted: whole ones, changed ones, and what the kernel refused because the receiver's socket was full.
+ * sender prints what the receiver counted: whole ones (each once, however often it comes), changed ones, what came again, and what the kernel refused because the receiver's socket was full.
  * A question bears a number and is repeated until it is answered; only its own answer counts. (One to an earlier question was given before
  * the last datagrams were sent: it would let more of them under way than that, and in the end would miss some that arrived.)
  */
@@ -49,10 +49,14 @@ const refused = () => {
   return fs.readFileSync(table, 'utf8').split('\\n').map((line) => line.trim().split(/ +/)).filter(([, local]) => local?.endsWith(own)).reduce((sum, words) => sum + Number(words.at(-1)), 0)
 }
 if (mode === 'receive') {
-  let whole = 0, changed = 0
+  let whole = 0, changed = 0, again = 0
+  const seen = new Uint8Array(count)
   socket.on('message', (b, from) => {
-    if (b.length === 4) { socket.send(JSON.stringify({ question: b.readUInt32LE(0), got: { whole, changed, refused: refused() } }), from.port, from.address); return }
-    if (good(b)) whole += 1; else changed += 1
+    if (b.length === 4) { socket.send(JSON.stringify({ question: b.readUInt32LE(0), got: { whole, changed, again, refused: refused() } }), from.port, from.address); return }
+    const name = word(b.readUInt32LE(0), 0)
+    if (!good(b) || name >= count) changed += 1
+    else if (seen[name] === 1) again += 1
+    else { seen[name] = 1; whole += 1 }
   })
   socket.bind(port, host, () => console.log('"ready"'))
 } else {

@@ -14,6 +14,7 @@ import { fire, whyNoFire } from '../fire/fire.ts'
 import type { FireLane } from '../fire/words.ts'
 import { CHOSEN_LANE, notOnLane } from './lanes.ts'
 import type { ManyPeersResult } from './many-peers-child.ts'
+import { type Ends, MeshPair } from './mesh-pair.ts'
 import { WIREGUARD_GO, whyNoNamespaces } from './wireguard-programs.ts'
 
 // The lanes of the data plane between two kernels, each against itself and against wireguard-go: bytes arrive as they were sent.
@@ -65,7 +66,7 @@ function answers(child: ChildProcess): () => Promise<unknown> {
   }
 }
 
-async function transfer(lab: Lab, address: string, megabytes: number): Promise<readonly unknown[]> {
+async function transfer(lab: Ends, address: string, megabytes: number): Promise<readonly unknown[]> {
   const server = lab.background(process.execPath, '--input-type=module', '-e', TRANSFER_SCRIPT, JSON.stringify(['listen', address, PORT, megabytes]))
   const theirs = answers(server)
   await theirs()
@@ -78,13 +79,14 @@ async function transfer(lab: Lab, address: string, megabytes: number): Promise<r
 interface Got {
   readonly whole: number
   readonly changed: number
+  readonly again: number
   /** By the kernel, since the receiver's socket was full: lost neither by a lane nor by a device. */
   readonly refused: number
 }
 
 const datagramScript = (...settings: readonly (string | number)[]): readonly string[] => ['--input-type=module', '-e', DATAGRAM_SCRIPT, JSON.stringify(settings)]
 
-async function datagrams(lab: Lab, address: string, count: number, bytes: number): Promise<Got> {
+async function datagrams(lab: Ends, address: string, count: number, bytes: number): Promise<Got> {
   const receiver = lab.background(process.execPath, ...datagramScript('receive', address, PORT, count, bytes))
   await answers(receiver)()
   const got: Got = JSON.parse(await lab.inA(process.execPath, ...datagramScript('send', address, PORT, count, bytes)))
@@ -93,7 +95,7 @@ async function datagrams(lab: Lab, address: string, count: number, bytes: number
 }
 
 /** The same from B to A. */
-async function datagramsBack(lab: Lab, address: string, count: number, bytes: number): Promise<Got> {
+async function datagramsBack(lab: Ends, address: string, count: number, bytes: number): Promise<Got> {
   const receiver = spawn('ip', ['netns', 'exec', lab.a, process.execPath, ...datagramScript('receive', address, PORT, count, bytes)], { stdio: ['ignore', 'pipe', 'ignore'] })
   try {
     await answers(receiver)()
@@ -136,6 +138,16 @@ function aboutAnother(env: Readonly<Record<string, string>>): string | undefined
   return CHOSEN_LANE === undefined || (env['MESHWRIGHT_DATAPLANE'] === CHOSEN_LANE && env['MESHWRIGHT_CRYPTO'] === crypto) ? undefined : 'it is about another lane, which its name tells'
 }
 
+/** Half of them long and half of them short, each way: each arrives once, as it was sent. */
+async function allArrive(lab: Ends, [a, b]: readonly [string, string], count: number, name: string): Promise<void> {
+  for (const bytes of [1200, 64]) {
+    for (const got of [await datagrams(lab, b, count / 2, bytes), await datagramsBack(lab, a, count / 2, bytes)]) {
+      expect(got).toEqual({ whole: count / 2, changed: 0, again: 0, refused: 0 })
+      if (FULL) process.stderr.write(`${name}: ${got.whole} of ${count / 2} datagrams of ${bytes} bytes\n`)
+    }
+  }
+}
+
 for (const [name, env, quick] of LANES) {
   const megabytes = FULL ? 200 : quick
   const run = async (lab: Lab, file: string): Promise<void> => {
@@ -143,14 +155,29 @@ for (const [name, env, quick] of LANES) {
     const whole = { bytes: megabytes << 20, sha256: transferHash(megabytes) }
     expect(await transfer(lab, '10.88.0.2', megabytes)).toEqual([whole, whole])
     const count = FULL ? 1_000_000 : 20_000
-    for (const bytes of [1200, 64]) {
-      for (const got of [await datagrams(lab, '10.88.0.2', count / 2, bytes), await datagramsBack(lab, '10.88.0.1', count / 2, bytes)]) {
-        expect(got).toEqual({ whole: count / 2, changed: 0, refused: 0 })
-        if (FULL) process.stderr.write(`${name}: ${got.whole} of ${count / 2} datagrams of ${bytes} bytes\n`)
-      }
-    }
+    await allArrive(lab, ['10.88.0.1', '10.88.0.2'], count, name)
   }
   flow(`${megabytes} MB each way and datagrams arrive intact: ${name}`, missing, run, aboutAnother(env))
+}
+
+// Of a release: real clients on every lane are in tailscaled-tun.
+if (FULL) {
+  for (const [name, env] of LANES) {
+    test(`two mesh nodes, 200 MB each way and datagrams arrive intact: ${name}`, { timeout: 600_000 }, async (context) => {
+      const senseless = aboutAnother(env)
+      if (senseless !== undefined) return notOnLane(context, senseless)
+      if (missing !== undefined) throw new Error(missing)
+      const pair = await MeshPair.start(env)
+      try {
+        const whole = { bytes: 200 << 20, sha256: transferHash(200) }
+        expect(await transfer(pair.ends, pair.addresses[1], 200)).toEqual([whole, whole])
+        await allArrive(pair.ends, pair.addresses, 1_000_000, `mesh nodes, ${name}`)
+        expect(await pair.lanes()).toEqual([0, 1].map(() => expect.objectContaining({ Lane: env['MESHWRIGHT_DATAPLANE'] === 'portable' ? 'portable' : 'worker', Restarts: 0, Reason: expect.not.stringContaining('died') })))
+      } finally {
+        await pair.stop()
+      }
+    })
+  }
 }
 
 flow('our rows and those of wireguard-go: 50 MB each way', missing ?? WIREGUARD_GO.missing, async (lab, file) => {
@@ -370,6 +397,24 @@ flow('a worker that dies or hangs is started again over the same device and sock
     const after = (await ask({ op: 'status' })).counted
     expect(counted.every((count, each) => (after[each] ?? 0) > count)).toBe(true)
   }
+  // Again and again: it goes on without offloads, and where there are none it is tried again after pauses.
+  let status = await ask({ op: 'status' })
+  const { counted } = status
+  const wanted = CHOSEN.MESHWRIGHT_DATAPLANE === 'noffload' ? 'again and again: it is started again in ' : 'without offloads'
+  for (let death = 0; death < 30 && status.log.at(-1)?.includes(wanted) !== true; death += 1) {
+    const told = status.log.length
+    await ask({ op: 'fail' })
+    for (let tries = 0; tries < 400 && status.log.length === told; tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 50))
+      status = await ask({ op: 'status' })
+    }
+  }
+  expect(status.log.at(-1)).toContain(wanted)
+  expect(status.trouble).toContain('start the program anew')
+  await lab.reach('10.88.0.2')
+  expect(await transfer(lab, '10.88.0.2', 2)).toEqual([0, 1].map(() => ({ bytes: 2 << 20, sha256: transferHash(2) })))
+  const last = await ask({ op: 'status' })
+  expect([Object.values(last.offloads).some((on) => on), last.counted.every((count, each) => count > (counted[each] ?? 0))]).toEqual([false, true])
   child.stdin?.write(`${JSON.stringify({ op: 'close' })}\n`)
 }, NO_WORKER)
 

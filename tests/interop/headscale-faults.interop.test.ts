@@ -1,8 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import dgram from 'node:dgram'
-import path from 'node:path'
 import { expect } from 'vitest'
-import { addressOf, cutUdp, oursIn, socksOf } from './lab-guest.ts'
+import { addressOf, cutUdp, kernelSocksOf, oursIn, socksOf } from './lab-guest.ts'
 import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import { OurNode } from './lab-ours.ts'
 import { pause } from './lab-process.ts'
@@ -95,79 +94,93 @@ flow('node key, disco key and endpoints of a peer change, and ours', async (worl
   await world.lab.until('our node hears of the new key', async () => ![undefined, before].includes(await keyOf()))
   await world.expectToWork(real, ours, 30_000)
   await ours.up(world.headscale.url, await world.reusable('alice'), '--force-reauth')
-  await world.expectToWork(real, ours, 30_000)
+  await world.expectToWorkAnew(ours, real, 30_000)
   await ours.stop('SIGKILL')
   await startAgain(world, ours)
   await world.expectToWork(real, ours, 30_000)
 })
 
+type Mode = 'userspace' | 'tun'
+const MODES: readonly Mode[] = ['userspace', 'tun']
+/** How flows are called in each mode. */
+const CALLED: Readonly<Record<Mode, string>> = { userspace: '', tun: 'with a TUN device, ' }
+
 interface Mover {
   readonly space: Space
   readonly ours: OurNode
+  /** A SOCKS5 port that leads into the mesh from there: through the node, or by the kernel and its TUN device. */
   readonly socks: number
 }
 
-const movers = new Map<HeadscaleWorld, Promise<Mover>>()
+const movers = new Map<string, Promise<Mover>>()
 
-// Reads how far the wall clock is ahead of the real one from a file.
+// Reads how far the wall clock is ahead of the real one from a file, when it is asked for the time: a thread that carries packets has no timers.
 const CLOCK = `
 import { readFileSync } from 'node:fs'
 const now = Date.now.bind(Date)
-let ahead = 0
-const look = () => { try { ahead = Number(readFileSync(process.env.LAB_CLOCK, 'utf8')) } catch { ahead = 0 } }
-Date.now = () => now() + ahead
-look()
-setInterval(look, 20).unref()
+let [ahead, lookedAt] = [0, -Infinity]
+Date.now = () => {
+  if (performance.now() - lookedAt > 20) {
+    lookedAt = performance.now()
+    try { ahead = Number(readFileSync(process.env.LAB_CLOCK, 'utf8')) } catch { ahead = 0 }
+  }
+  return now() + ahead
+}
 `
 
-/** A node of ours in userspace mode in a space of its own, whose network can be changed, with a wall clock that can be set. */
-function moverOf(world: HeadscaleWorld): Promise<Mover> {
-  const mover = movers.get(world) ?? startMover(world)
-  movers.set(world, mover)
+/** A node of ours in a space of its own, whose network can be changed, with a wall clock that can be set, in all its threads. */
+function moverOf(world: HeadscaleWorld, mode: Mode): Promise<Mover> {
+  const key = `${world.version} ${mode}`
+  const mover = movers.get(key) ?? startMover(world, mode)
+  movers.set(key, mover)
   return mover
 }
 
-async function startMover(world: HeadscaleWorld): Promise<Mover> {
+async function startMover(world: HeadscaleWorld, mode: Mode): Promise<Mover> {
   const { lab } = world
-  const space = await Space.make(lab, 'mover', { url: world.headscale.url })
-  const daemon = path.join(path.dirname(world.base.programs.daemon), `clock-${path.basename(lab.folder)}.mjs`)
-  writeFileSync(daemon, `${CLOCK}\nawait import(${JSON.stringify(world.base.programs.daemon)})\n`)
-  const ours = new OurNode(lab, { ...world.base.programs, daemon }, 'mover', ['--tun', 'userspace-networking', '--socks5-server', '0.0.0.0:1055'], { NODE_EXTRA_CA_CERTS: world.base.trust.NODE_EXTRA_CA_CERTS, LAB_CLOCK: lab.at('clock') }, space.name)
+  const name = mode === 'tun' ? 'mover-tun' : 'mover'
+  const space = await Space.make(lab, name, { url: world.headscale.url })
+  const clock = lab.at('clock.mjs')
+  writeFileSync(clock, CLOCK)
+  const flags = mode === 'tun' ? [] : ['--tun', 'userspace-networking', '--socks5-server', '0.0.0.0:1055']
+  const ours = new OurNode(lab, world.base.programs, name, flags, { NODE_EXTRA_CA_CERTS: world.base.trust.NODE_EXTRA_CA_CERTS, NODE_OPTIONS: `--import=${clock}`, LAB_CLOCK: lab.at(`${name}.clock`) }, space.name)
   await ours.start()
   await ours.up(world.headscale.url, await world.reusable('alice'))
-  return { space, ours, socks: await socksOf(lab, space) }
+  return { space, ours, socks: await (mode === 'tun' ? kernelSocksOf : socksOf)(lab, space) }
 }
 
 /** Pages both ways between the mover and a real node. */
 async function worksThere(world: HeadscaleWorld, mover: Mover, socks: number, real: Tailscaled, limitMs: number): Promise<void> {
   const [there, here] = [await real.ip(), await mover.ours.ip()]
   await world.lab.until('the mover reaches the real node', async () => (await webThroughSocks(socks, there, world.web, { timeoutMs: 2_000 })).body.toString() === 'hello', limitMs)
-  await world.lab.until('the real node reaches the mover', async () => (await webThroughSocks(real.socksPort, here, SPACE_WEB_PORT, { timeoutMs: 2_000 })).body.toString().startsWith('mover to'), limitMs)
+  await world.lab.until('the real node reaches the mover', async () => (await webThroughSocks(real.socksPort, here, SPACE_WEB_PORT, { timeoutMs: 2_000 })).body.toString().startsWith(`${mover.ours.name} to`), limitMs)
 }
 
-flow('the link goes down and comes back with another address: the connection goes on', async (world) => {
-  const [mover, real] = await Promise.all([moverOf(world), world.real('real')])
-  await worksThere(world, mover, mover.socks, real, 20_000)
-  const address = await addressOf(mover.space)
-  const [other, gateway, device] = [address.replace(/\.2$/, '.3'), address.replace(/\.2$/, '.1'), `${mover.space.name}i`]
-  const exchange = await Exchange.start(world.lab, mover.socks, await real.ip())
-  await mover.space.ip('link', 'set', device, 'down')
-  await pause(1_000)
-  await mover.space.ip('addr', 'flush', 'dev', device)
-  await mover.space.ip('addr', 'add', `${other}/24`, 'dev', device)
-  await mover.space.ip('link', 'set', device, 'up')
-  await mover.space.ip('route', 'add', 'default', 'via', gateway)
-  // What comes through our own forwarding died with the address; what is in the mesh did not.
-  const socks = await socksOf(world.lab, mover.space)
-  await worksThere(world, mover, socks, real, 30_000)
-  await mover.space.ip('addr', 'add', `${address}/24`, 'dev', device)
-  const [near, far] = [exchange.near.gotBytes, exchange.far.gotBytes]
-  await world.lab.until('the old connection carries both ways', () => {
-    exchange.check()
-    return exchange.near.gotBytes - near > 50_000 && exchange.far.gotBytes - far > 50_000
-  }, 60_000)
-  expect(await exchange.finish(world.lab)).toBe(true)
-})
+for (const mode of MODES) {
+  flow(`${CALLED[mode]}the link goes down and comes back with another address: the connection goes on`, async (world) => {
+    const [mover, real] = await Promise.all([moverOf(world, mode), world.real('real')])
+    await worksThere(world, mover, mover.socks, real, 20_000)
+    const address = await addressOf(mover.space)
+    const [other, gateway, device] = [address.replace(/\.2$/, '.3'), address.replace(/\.2$/, '.1'), `${mover.space.name}i`]
+    const exchange = await Exchange.start(world.lab, mover.socks, await real.ip())
+    await mover.space.ip('link', 'set', device, 'down')
+    await pause(1_000)
+    await mover.space.ip('addr', 'flush', 'dev', device)
+    await mover.space.ip('addr', 'add', `${other}/24`, 'dev', device)
+    await mover.space.ip('link', 'set', device, 'up')
+    await mover.space.ip('route', 'add', 'default', 'via', gateway)
+    // What comes through our own forwarding died with the address; what is in the mesh did not.
+    const socks = await socksOf(world.lab, mover.space)
+    await worksThere(world, mover, socks, real, 30_000)
+    await mover.space.ip('addr', 'add', `${address}/24`, 'dev', device)
+    const [near, far] = [exchange.near.gotBytes, exchange.far.gotBytes]
+    await world.lab.until('the old connection carries both ways', () => {
+      exchange.check()
+      return exchange.near.gotBytes - near > 50_000 && exchange.far.gotBytes - far > 50_000
+    }, 60_000)
+    expect(await exchange.finish(world.lab)).toBe(true)
+  })
+}
 
 flow('UDP is blocked after a direct path was chosen: our packets arrive by relay within 5 s', async (world) => {
   const { lab } = world
@@ -199,31 +212,33 @@ flow('UDP is blocked after a direct path was chosen: our packets arrive by relay
   await stream.stop()
 })
 
-flow('ten minutes of sleep, with every connection dead afterwards: all is back within 15 s', async (world) => {
-  const { lab } = world
-  const [mover, real] = await Promise.all([moverOf(world), world.real('real')])
-  const socks = await socksOf(lab, mover.space)
-  await worksThere(world, mover, socks, real, 30_000)
-  const pid = mover.ours.pid ?? 0
-  const ports = [...(await mover.space.sh(`ss -tnpH | grep pid=${pid}, | awk '{print $4}'`)).matchAll(/:(\d+)\n/g)].map(([, port]) => Number(port)).filter((port) => port !== 1055)
-  expect(ports.length).toBeGreaterThan(1)
-  process.kill(pid, 'SIGSTOP')
-  try {
-    // The networks between have forgotten them, and say nothing.
-    const set = `{ ${ports.join(', ')} }`
-    await mover.space.sh(`nft add table inet forgotten; for hook in input output; do nft "add chain inet forgotten $hook { type filter hook $hook priority 0; policy accept; }"; nft "add rule inet forgotten $hook tcp sport ${set} drop"; nft "add rule inet forgotten $hook tcp dport ${set} drop"; done`)
-    writeFileSync(lab.at('clock'), String(SLEEP_MS))
-    await pause(1_000)
-  } finally {
-    process.kill(pid, 'SIGCONT')
-  }
-  const awake = performance.now()
-  await worksThere(world, mover, socks, real, 30_000)
-  await hears(world, mover.ours, 'after-sleep')
-  expect(performance.now() - awake).toBeLessThan(15_000)
-  expect(mover.ours.log).toMatch(/slept for (599|60\d) s/)
-  await mover.space.sh('nft delete table inet forgotten')
-})
+for (const mode of MODES) {
+  flow(`${CALLED[mode]}ten minutes of sleep, with every connection dead afterwards: all is back within 15 s`, async (world) => {
+    const { lab } = world
+    const [mover, real] = await Promise.all([moverOf(world, mode), world.real('real')])
+    const socks = await socksOf(lab, mover.space)
+    await worksThere(world, mover, socks, real, 30_000)
+    const pid = mover.ours.pid ?? 0
+    const ports = [...(await mover.space.sh(`ss -tnpH | grep pid=${pid}, | awk '{print $4}'`)).matchAll(/:(\d+)\n/g)].map(([, port]) => Number(port)).filter((port) => port !== 1055)
+    expect(ports.length).toBeGreaterThan(1)
+    process.kill(pid, 'SIGSTOP')
+    try {
+      // The networks between have forgotten them, and say nothing.
+      const set = `{ ${ports.join(', ')} }`
+      await mover.space.sh(`nft add table inet forgotten; for hook in input output; do nft "add chain inet forgotten $hook { type filter hook $hook priority 0; policy accept; }"; nft "add rule inet forgotten $hook tcp sport ${set} drop"; nft "add rule inet forgotten $hook tcp dport ${set} drop"; done`)
+      writeFileSync(lab.at(`${mover.ours.name}.clock`), String(SLEEP_MS))
+      await pause(1_000)
+    } finally {
+      process.kill(pid, 'SIGCONT')
+    }
+    const awake = performance.now()
+    await worksThere(world, mover, socks, real, 30_000)
+    await hears(world, mover.ours, `after-sleep-${mode}`)
+    expect(performance.now() - awake).toBeLessThan(15_000)
+    expect(mover.ours.log).toMatch(/slept for (599|60\d) s/)
+    await mover.space.sh('nft delete table inet forgotten')
+  })
+}
 
 flow('a start while headscale is away: with the last map; not with one that was changed, nor with a changed state file', async (world) => {
   const [real, ours] = await Promise.all([world.real('real'), world.ours()])

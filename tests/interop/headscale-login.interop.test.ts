@@ -166,7 +166,7 @@ flow('a key that ends: on time, by the operator, and extended again without a lo
   await gone()
   await node.up(world.headscale.url, await world.reusable('alice'), '--force-reauth')
   expect([await world.headscale.nodeId('short-lived'), await node.ip()]).toEqual([id, ip])
-  await world.expectToWork(node, real)
+  await world.expectToWorkAnew(node, real)
   await node.stop()
 }, SLOW_MS)
 
@@ -178,7 +178,7 @@ flow('--force-reauth while it runs: another node key, the same node; by auth key
   await node.up(world.headscale.url, await world.reusable('alice'), '--force-reauth')
   const after = await world.headscale.node('renewing')
   expect([after?.id, after?.ip_addresses, after?.node_key === before?.node_key]).toEqual([before?.id, before?.ip_addresses, false])
-  await world.expectToWork(node, real)
+  await world.expectToWorkAnew(node, real)
   const login = node.run(['up', '--login-server', world.headscale.url, '--hostname', 'renewing', '--timeout', '40s', '--force-reauth'], 50_000)
   const url = await loginUrl(world, node)
   await pause(QUIET_MS)
@@ -186,7 +186,7 @@ flow('--force-reauth while it runs: another node key, the same node; by auth key
   expect((await login).status).toBe(0)
   const last = await world.headscale.node('renewing')
   expect([last?.id, last?.ip_addresses, last?.node_key === after?.node_key]).toEqual([before?.id, before?.ip_addresses, false])
-  await world.expectToWork(node, real)
+  await world.expectToWorkAnew(node, real)
   await node.stop()
 })
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { addressOf, approve, oursIn } from './lab-guest.ts'
+import { addressOf, approve, kernelSocksOf, oursIn } from './lab-guest.ts'
 import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
 import { pong } from './lab-ping.ts'
@@ -23,14 +23,20 @@ const worlds = new HeadscaleWorlds()
 const noSpaces = whyNoSpaces()
 const flow = headscaleFlows('routes', worlds, noSpaces === undefined ? [] : [noSpaces])
 
+/** Where questions begin: a node, or a computer with a TUN device and a proxy that dials by its kernel. */
+interface Asker {
+  readonly name: string
+  readonly socksPort: number
+}
+
 /** What is answered at an address, by whom and to whom; '' for nothing. */
-async function page(from: OurNode | Tailscaled, host: string, port: number = SPACE_WEB_PORT): Promise<string> {
+async function page(from: Asker, host: string, port: number = SPACE_WEB_PORT): Promise<string> {
   const text = await webThroughSocks(from.socksPort, host, port, { timeoutMs: PAGE_MS }).then(({ body }) => body.toString(), () => '')
   // Outside the mesh some other network may take the connection: that is nobody.
   return /^[a-z]+ to /.test(text) ? text : ''
 }
 
-async function answered(world: HeadscaleWorld, from: OurNode | Tailscaled, host: string, by: string): Promise<void> {
+async function answered(world: HeadscaleWorld, from: Asker, host: string, by: string): Promise<void> {
   await world.lab.until(`${from.name} is answered at ${host} by ${by === '' ? 'nobody' : by}`, async () => {
     const got = await page(from, host)
     if (by === '' ? got === '' : got.startsWith(by)) return true
@@ -74,12 +80,18 @@ async function routerOf(world: HeadscaleWorld, mode: 'tun' | 'userspace'): Promi
   return router
 }
 
+const sites = new Map<HeadscaleWorld, Promise<Space>>()
+
+/** A real router with a TUN device, which offers nothing yet; once for all flows. */
+async function siteRouter(world: HeadscaleWorld): Promise<Tailscaled> {
+  const site = sites.get(world) ?? Space.make(world.lab, 'site', { url: world.headscale.url, addresses: [`${SITE_HOST}/32`] })
+  sites.set(world, site)
+  return world.real('router', 'alice', { netns: (await site).name }, '--netfilter-mode=off')
+}
+
 flow('subnet routes of a real router are used when they are accepted, and while they are offered and approved', async (world) => {
-  const space = await Space.make(world.lab, 'site', { url: world.headscale.url, addresses: [`${SITE_HOST}/32`] })
-  const [router, ours] = await Promise.all([
-    world.real('router', 'alice', { netns: space.name }, '--netfilter-mode=off', `--advertise-routes=${SITE_LAN}`),
-    world.ours('ours', 'alice', [], '--accept-routes'),
-  ])
+  const [router, ours] = await Promise.all([siteRouter(world), world.ours('ours', 'alice', [], '--accept-routes')])
+  await router.cli('set', `--advertise-routes=${SITE_LAN}`)
   expect(await page(ours, SITE_HOST)).toBe('')
   await approve(world, 'router', SITE_LAN)
   await answered(world, ours, SITE_HOST, 'site')
@@ -91,6 +103,25 @@ flow('subnet routes of a real router are used when they are accepted, and while 
   await answered(world, ours, SITE_HOST, 'site')
   await router.cli('set', '--advertise-routes=')
   await answered(world, ours, SITE_HOST, '')
+})
+
+flow('with a TUN device, subnet routes of a real router: plain programs use them while they are accepted, offered and approved', async (world) => {
+  const space = await Space.make(world.lab, 'taker', { url: world.headscale.url })
+  const [ours, router, socksPort] = await Promise.all([oursIn(world, space, 'taker', 'tun', '--accept-routes=false'), siteRouter(world), kernelSocksOf(world.lab, space)])
+  const kernel: Asker = { name: 'the kernel beside our node', socksPort }
+  await router.cli('set', `--advertise-routes=${SITE_LAN}`)
+  await approve(world, 'router', SITE_LAN)
+  await world.lab.until('our node hears of the route', async () => (await ours.status()).Health.join().includes('--accept-routes is false'))
+  expect(await page(kernel, SITE_HOST)).toBe('')
+  await ours.cli('set', '--accept-routes')
+  await answered(world, kernel, SITE_HOST, 'site')
+  expect(await page(kernel, SITE_HOST)).toBe(`site to ${await ours.ip()}`)
+  expect((await ours.inside('ping', ['-n', '-q', '-c', '3', '-i', '0.2', '-W', '3', SITE_HOST])).out).toMatch(/ [23] received/)
+  expect(await space.ip('-4', 'route', 'show', 'table', '53')).toContain(`${SITE_LAN} dev mw0`)
+  expect((await ours.status()).Health).toEqual([])
+  await router.cli('set', '--advertise-routes=')
+  await answered(world, kernel, SITE_HOST, '')
+  await world.lab.until('the kernel has no such route any more', async () => !(await space.ip('-4', 'route', 'show', 'table', '53')).includes(SITE_LAN))
 })
 
 flow('a subnet router in userspace mode: TCP, UDP and pings reach what it offers, and nothing else', async (world) => {

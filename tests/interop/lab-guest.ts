@@ -3,6 +3,7 @@ import type { HeadscaleWorld } from './lab-headscale-world.ts'
 import type { OurNode } from './lab-ours.ts'
 import type { Lab } from './lab-process.ts'
 import type { Space } from './lab-space.ts'
+import { socksIn } from './lab-traffic.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 
 /** Where a node of ours in a space offers its SOCKS5 port to us. */
@@ -22,9 +23,15 @@ export async function oursIn(world: HeadscaleWorld, space: Space, name: string, 
   return node
 }
 
-/** A port of ours that leads to the SOCKS5 port of a node in a space. */
+/** A port of ours that leads to the SOCKS5 port of a space, whoever listens there. */
 export async function socksOf(lab: Lab, space: Space): Promise<number> {
   return forwardPort(lab, await addressOf(space), SPACE_SOCKS_PORT)
+}
+
+/** Starts a proxy in a space that dials by the kernel, into the mesh by the TUN device there; gives a port of ours as {@link socksOf}. */
+export async function kernelSocksOf(lab: Lab, space: Space): Promise<number> {
+  await socksIn(lab, space.name, SPACE_SOCKS_PORT)
+  return socksOf(lab, space)
 }
 
 /** Approves what a node offers, and nothing else; '' for nothing. */
@@ -44,6 +51,12 @@ export async function addressOf(space: Space): Promise<string> {
   const found = /inet ([0-9.]+)\//.exec(listed)?.[1]
   if (found === undefined) throw new Error(`no address of ${space.name} in ${listed}`)
   return found
+}
+
+/** Drops all UDP outside of a TUN device, both ways, until the table `cut` of the space is deleted. */
+export async function cutOuterUdp(space: Space, device: string): Promise<void> {
+  const chain = (name: string, hook: string, way: string): string => `nft add chain inet cut ${name} '{ type filter hook ${hook} priority 0; policy accept; }'; nft add rule inet cut ${name} ${way} != ${device} meta l4proto udp drop`
+  await space.sh(`nft add table inet cut; ${chain('out', 'output', 'oifname')}; ${chain('in', 'input', 'iifname')}`)
 }
 
 /** Drops all UDP on the wire of a space to us, both ways, until its table `cut` is deleted. */

@@ -1,8 +1,10 @@
+import { expect } from 'vitest'
 import { Fleet, type FleetBase, FleetWorlds, OPEN_POLICY, relayCertificate, type User } from './lab-fleet.ts'
 import { BIN } from './lab-flow.ts'
 import { RealDerper, RealHeadscale, type RealHeadscaleOptions, writeRealRelayMap } from './lab-headscale.ts'
-import { bundlePrograms } from './lab-ours.ts'
+import { bundlePrograms, type OurNode } from './lab-ours.ts'
 import { Lab } from './lab-process.ts'
+import type { Tailscaled } from './lab-tailscaled.ts'
 import { startWeb } from './lab-web.ts'
 import { versionFlows, type VersionFlow } from './lab-world.ts'
 
@@ -57,6 +59,25 @@ export class HeadscaleWorld extends Fleet<HeadscaleBase> {
   async key(user: User | undefined, ...flags: readonly string[]): Promise<string> {
     const owner = user === undefined ? [] : ['-u', user === 'alice' ? '1' : '2']
     return this.headscale.cli('preauthkeys', 'create', '-e', '1h', ...owner, ...flags)
+  }
+
+  /**
+   * Waits until both reach each other once our node has another key. tailscaled 1.92 hands keys to its WireGuard and to its sockets side by side: when the
+   * sockets are later, WireGuard refuses the key ("ParseEndpoint: unknown node key"), and is not asked again before the peers change. Down and up does that.
+   */
+  async expectToWorkAnew(node: OurNode, real: Tailscaled, limitMs?: number): Promise<void> {
+    const key = (await this.headscale.node(node.name))?.node_key.replace('nodekey:', '') ?? ''
+    expect(key).toMatch(/^[0-9a-f]{64}$/)
+    if (this.version.startsWith('1.92.')) {
+      const refusal = (): boolean => real.log.includes(`failed to set endpoint ${key}`)
+      const ip = await node.ip()
+      await this.lab.until('the real client reaches our node, or has refused its key', async () => refusal() || (await this.reaches(real, ip)))
+      if (refusal()) {
+        await real.cli('down')
+        await real.cli('up')
+      }
+    }
+    await this.expectToWork(node, real, limitMs)
   }
 }
 

@@ -26,6 +26,7 @@ export interface TailscaleStatus {
   readonly MagicDNSSuffix: string
   readonly CurrentTailnet: { readonly Name: string; readonly MagicDNSSuffix: string; readonly MagicDNSEnabled: boolean } | null
   readonly Peer: Readonly<Record<string, TailscalePeer>> | null
+  readonly ExitNodeStatus?: { readonly Online: boolean } | null
   readonly User: Readonly<Record<string, { readonly LoginName: string; readonly DisplayName: string }>> | null
 }
 

@@ -7,12 +7,18 @@ import { connectThroughSocks } from './lab-web.ts'
 
 const BLOCK_BYTES = 8_192
 const BLOCK_MS = 10
+/** 200 MB by a derper took two real nodes 16 to 22 s on a busy computer, and ours as long; several such transfers may run side by side. */
+const TRAFFIC_MS = 240_000
+/** For what is on its way yet: with tailscaled 1.80.3, after the way had changed, 60 s have been too few. */
+const FINISH_MS = 180_000
 
-// One program for both ends of traffic in a namespace: serves HTTP and echoes datagrams, or asks for them and tells what came as JSON.
+// One program for both ends of traffic in a namespace: serves HTTP and echoes datagrams, asks for them and tells what came as JSON, or is a
+// SOCKS5 proxy that dials by the kernel (RFC 1928: no password, IPv4 addresses and names).
 const PROGRAM = `
 import { createHash } from 'node:crypto'
 import dgram from 'node:dgram'
 import http from 'node:http'
+import net from 'node:net'
 const [verb, host, port, ...rest] = process.argv.slice(2)
 const family = host.includes(':') ? 'udp6' : 'udp4'
 const pattern = (bytes) => Buffer.alloc(bytes, 'meshwright traffic ')
@@ -34,12 +40,32 @@ if (verb === 'serve') {
   const send = () => { for (const i of missing) { const bytes = Buffer.alloc(size); bytes.writeUInt32BE(i); udp.send(bytes, Number(port), host) } }
   // What is lost on the way is sent again: UDP promises nothing, and the first packet waits for a session.
   send(); setInterval(send, 500); setTimeout(finish, 10_000)
+} else if (verb === 'socks') {
+  const dial = (client, asked) => {
+    const named = asked[3] === 3
+    const target = named ? asked.subarray(5, 5 + asked[4]).toString('latin1') : asked.subarray(4, 8).join('.')
+    const server = net.connect({ host: target, port: asked.readUInt16BE(named ? 5 + asked[4] : 8) })
+    server.once('connect', () => {
+      client.write(Buffer.of(5, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+      client.pipe(server)
+      server.pipe(client)
+    })
+    for (const [a, b] of [[client, server], [server, client]]) a.on('error', () => b.destroy()).on('close', () => b.destroy())
+  }
+  net.createServer((client) => {
+    client.once('error', () => client.destroy())
+    // Whoever asks waits for each answer: a piece is a message.
+    client.once('data', () => {
+      client.write(Buffer.of(5, 0))
+      client.once('data', (asked) => dial(client, asked))
+    })
+  }).listen(Number(port), host, () => console.log('listening'))
 } else if (verb === 'stream') {
   const udp = dgram.createSocket(family)
   setInterval(() => udp.send(Buffer.alloc(500), Number(port), host), 50)
 } else if (verb === 'http') {
   const bytes = Number(rest[0])
-  const ask = (options, body) => new Promise((resolve, reject) => http.request({ host, port, timeout: 60_000, ...options }, (answer) => {
+  const ask = (options, body) => new Promise((resolve, reject) => http.request({ host, port, ...options }, (answer) => {
     const parts = []
     answer.on('data', (part) => parts.push(part)).on('end', () => resolve(Buffer.concat(parts)))
   }).on('error', reject).end(body))
@@ -73,6 +99,13 @@ export async function serveIn(lab: Lab, space: string, port: number, address: st
   return started
 }
 
+/** Starts a SOCKS5 proxy on all addresses of a namespace that dials by the kernel there. */
+export async function socksIn(lab: Lab, space: string, port: number): Promise<LabProcess> {
+  const started = lab.start(`SOCKS5 in ${space}`, 'ip', ['netns', 'exec', space, process.execPath, program(lab), 'socks', '0.0.0.0', String(port)])
+  await lab.until(`the SOCKS5 proxy in ${space} listens`, () => started.log.includes('listening'))
+  return started
+}
+
 /** Sends twenty datagrams a second from a namespace, until it is stopped. */
 export function streamOut(lab: Lab, space: string, host: string, port: number): LabProcess {
   return lab.start(`datagrams from ${space}`, 'ip', ['netns', 'exec', space, process.execPath, program(lab), 'stream', host, String(port)])
@@ -90,7 +123,7 @@ export async function echoHere(lab: Lab): Promise<number> {
 }
 
 async function tell<T>(lab: Lab, place: Place, words: readonly string[]): Promise<T> {
-  const { status, out, err } = await place.inside(process.execPath, [program(lab), ...words], 120_000)
+  const { status, out, err } = await place.inside(process.execPath, [program(lab), ...words], TRAFFIC_MS)
   if (status !== 0) throw new Error(`traffic "${words.join(' ')}" ended with ${status}: ${err}`)
   return JSON.parse(out) as T // the program's own words
 }
@@ -199,7 +232,7 @@ export class Exchange {
     await lab.until('both ends have all', () => {
       this.check()
       return near.gotBytes === far.sentBytes && far.gotBytes === near.sentBytes
-    }, 60_000)
+    }, FINISH_MS)
     const whole = near.sent.digest('hex') === far.got.digest('hex') && far.sent.digest('hex') === near.got.digest('hex')
     near.destroy()
     far.destroy()

@@ -22,6 +22,19 @@ interface Both {
   readonly ours: string
 }
 
+test('docs/cli-differences.md names every flag that is refused, every verb that is not there, and how many helps were compared [tailscale@1.102.5]', () => {
+  const text = readFileSync(path.join(import.meta.dirname, '../../docs/cli-differences.md'), 'utf8')
+  const rows = text.split('\n').filter((line) => line.startsWith('| '))
+  expect(VERBS_BESIDE.filter((verb) => !rows.some((row) => new RegExp(`^\\|[^|]*\`${verb}\``).test(row)))).toEqual([])
+  for (const [of, reason] of [...Object.entries(REFUSED), ...Object.entries(UNKNOWN)]) {
+    const words = of.split(' ')
+    const [command = '', flag = ''] = [words.slice(0, -1).join(' '), words.at(-1)]
+    // Flags of several verbs stand in one row; those of one alone behind its name.
+    expect(rows.some((row) => new RegExp(`^\\|[^|]*${flag}\\b(?!-)[^|]*\\|`).test(row)), `${command} ${flag}: ${reason}`).toBe(true)
+  }
+  expect(text).toContain(`compares the helps of ${COMMANDS.length} commands`)
+})
+
 describe.skipIf(reason !== undefined)(`the real command line on our socket${reason === undefined ? '' : ` (${reason})`}`, () => {
   const lab = new Lab()
   let programs: OurPrograms
@@ -44,6 +57,7 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       .replace(/ in [\d.]+m?s/g, ' in TIME')
       .replace(/, \d+\) via/g, ', PORT) via')
       .replace(/lookup (\S+) on \S+:/g, 'lookup $1:')
+      .replace(/\/register\/\S+/g, '/register/ID')
       .replace(/(\* Time: |yes, |- \S+: ).*/g, '$1...')
 
   async function both(...words: readonly string[]): Promise<Both> {
@@ -64,7 +78,7 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
     await control.start(relay.mapFile)
     const user = await control.createUser('alice')
     key = await control.authKey('-u', user, '--reusable')
-    await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }], autoApprovers: { routes: { [SUBNET]: ['alice@'] } } })
+    await control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*', 'autogroup:internet:*'] }], autoApprovers: { routes: { [SUBNET]: ['alice@'] }, exitNode: ['alice@'] } })
     real = new Tailscaled(lab, bin, 'real')
     peer = new Tailscaled(lab, bin, 'peer')
     ours = new OurNode(lab, programs, 'ours')
@@ -78,6 +92,21 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
 
   test('every flag of every command [tailscale@1.102.5] is known to meshwright, or listed with the reason why not', async () => {
     const [unknown, refused]: [string[], string[]] = [[], []]
+    const helpOf = async (run: (words: readonly string[]) => Promise<RunResult>, ...words: readonly string[]): Promise<string> => {
+      const { out, err } = await run([...words, '--help'])
+      return `${out}${err}`
+    }
+    // Every verb that both have, and every verb below it that both have: as the helps tell it, so that none is forgotten.
+    const theirHelp = (words: readonly string[]): Promise<RunResult> => runProgram(path.join(bin, 'tailscale'), words)
+    const ourHelp = (words: readonly string[]): Promise<RunResult> => ours.run(words)
+    const common = async (...words: readonly string[]): Promise<readonly string[]> => {
+      const [theirs, mine] = [verbsOf(await helpOf(theirHelp, ...words)), verbsOf(await helpOf(ourHelp, ...words))]
+      const below = theirs.filter((verb) => mine.includes(verb)).map((verb) => [...words, verb].join(' '))
+      return [...below, ...(await Promise.all(below.map((verb) => common(...verb.split(' '))))).flat()]
+    }
+    // Their help does not list "debug".
+    const all = [...(await common()), 'debug', ...(await common('debug'))]
+    expect(all.sort()).toEqual([...COMMANDS].sort())
     for (const command of COMMANDS) {
       const words = [...command.split(' '), '--help']
       const [theirs, mine] = await Promise.all([runProgram(path.join(bin, 'tailscale'), words), ours.run(words)])
@@ -150,6 +179,33 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       const known = /\.(Capabilities|TaildropTarget|PeerAPIURL|CurAddr|Relay|sshHostKeys)\b/
       const ofOurs = new Set(shape(JSON.parse(mine.out), ''))
       expect([...new Set(shape(JSON.parse(theirs.out), ''))].filter((each) => !ofOurs.has(each) && !known.test(each))).toEqual([])
+    })
+
+    test('exit nodes [tailscale@1.102.5]: listed, chosen by name and by address, shown in status, and given up', async () => {
+      await peer.cli('set', '--advertise-exit-node')
+      const offers = async (): Promise<boolean> => (await Promise.all([real.run(['exit-node', 'list']), onOurs('exit-node', 'list')])).every(({ out }) => out.includes('peer.lab.test'))
+      await lab.until('both hear of it', offers)
+      await same('exit-node', 'list')
+      await same('exit-node', 'suggest')
+      for (const by of ['peer', peerIp]) {
+        await same('set', `--exit-node=${by}`)
+        await same('exit-node', 'list')
+        for (const text of Object.values(await both('status'))) expect(text).toMatch(/ peer .*; exit node/)
+        await same('set', '--exit-node=')
+      }
+      await same('set', '--exit-node=100.99.9.9')
+      await peer.cli('set', '--advertise-exit-node=false')
+      await lab.until('it is withdrawn', async () => !(await offers()))
+      await lab.until('and gone for both', async () => Object.values(await both('exit-node', 'list')).every((text) => text.includes('no exit nodes found')))
+    })
+
+    test('meshwright whois [tailscale@1.102.5]: the words of the real command line, also as JSON', async () => {
+      for (const words of [['whois', peerIp], ['whois', '--json', peerIp]]) {
+        const [theirs, mine] = await Promise.all([onOurs(...words), ours.run(words)])
+        expect([mine.status, mine.err]).toEqual([theirs.status, theirs.err])
+        if (words.length > 2) expect(JSON.parse(mine.out)).toEqual(JSON.parse(theirs.out))
+        else expect(mine.out).toBe(theirs.out)
+      }
     })
 
     test('whois and whois --json [tailscale@1.102.5]', async () => {
@@ -268,6 +324,41 @@ describe.skipIf(reason !== undefined)(`the real command line on our socket${reas
       await same('logout')
       await same('status')
       await same('debug', 'netmap')
+      // What was set belonged to the login; only the address of the control server stays known.
+      const prefs = async (): Promise<Both> => {
+        const { real: theirs, ours: mine } = await both('debug', 'prefs')
+        const settled = (text: string): string => text.replace(/"(ControlURL|Apply)": [^,\n]+/g, '"$1"')
+        return { real: settled(theirs), ours: settled(mine) }
+      }
+      const { real: theirs, ours: mine } = await prefs()
+      expect(mine).toBe(theirs)
+    })
+  })
+
+  describe('logged out again', () => {
+    test('login and up without a key [tailscale@1.102.5]: the address to visit, until time is up', async () => {
+      for (const verb of ['login', 'up']) {
+        const { real: theirs, ours: mine } = await both(verb, '--login-server', control.url, '--timeout', '3s')
+        expect(mine).toBe(theirs)
+        expect(mine).toContain('/register/ID')
+        await same('status')
+      }
+    })
+
+    test('login [tailscale@1.102.5]: a key that is none, and one that is good', async () => {
+      await same('login', '--login-server', control.url, '--auth-key', 'nonsense', '--timeout', '15s')
+      const login = (name: string): readonly string[] => ['login', '--login-server', control.url, '--auth-key', key, '--hostname', name, '--accept-dns=false', '--timeout', '15s']
+      const [theirs, mine] = await Promise.all([real.run(login('real')), onOurs(...login('ours'))])
+      expect([mine.status, mine.out, mine.err]).toEqual([theirs.status, theirs.out, theirs.err])
+      await lab.until('both run', async () => (await Promise.all([real.status(), ours.status()])).every(({ BackendState }) => BackendState === 'Running'))
+    })
+
+    test('meshwright login [tailscale@1.102.5]: the same ends, and the address to visit', async () => {
+      await onOurs('logout')
+      const waiting = await ours.run(['login', '--login-server', control.url, '--timeout', '3s'])
+      expect(waiting).toMatchObject({ status: 1, err: expect.stringMatching(/To authenticate, visit:\n\n\thttp\S+\/register\/\S+\n/) as string })
+      expect(await ours.run(['login', '--login-server', control.url, '--auth-key', 'nonsense', '--timeout', '15s'])).toMatchObject({ status: 1 })
+      expect(await ours.run(['login', '--login-server', control.url, '--auth-key', key, '--timeout', '15s'])).toMatchObject({ status: 0 })
     })
   })
 })

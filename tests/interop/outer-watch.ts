@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { appendFileSync, closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import path from 'node:path'
-import { PLAINTEXT_MARKER, readFrame, whyNoCapture } from './wireguard-capture.ts'
+import { type OuterDatagram, PLAINTEXT_MARKER, readFrame, whyNoCapture } from './wireguard-capture.ts'
 
 /** The folder with the captures of a whole run, in its environment. */
 export const WATCH_FOLDER = 'MESHWRIGHT_INTEROP_WATCH'
@@ -116,8 +116,8 @@ export function readWatch(folder: string): WatchResult {
   for (const name of readdirSync(folder).sort()) {
     if (name.endsWith('.missed')) sums.missed += Number(readFileSync(path.join(folder, name), 'utf8'))
     if (!name.endsWith('.pcap')) continue
-    const seen = new Map<string, string>()
-    for (const { from, to, payload } of framesOf(path.join(folder, name))) {
+    const seen = new Map<string, Message>()
+    for (const { at: time, from, to, hops, payload } of framesOf(path.join(folder, name))) {
       sums.datagrams += 1
       sums.bytes += payload.length
       const what = search.first(payload)
@@ -125,22 +125,38 @@ export function readWatch(folder: string): WatchResult {
       for (const at of transportMessages(payload)) {
         sums.messages += 1
         const id = `${from} ${to} ${payload.toString('latin1', at + 4, at + 16)}`
-        // A datagram that is sent again is bad manners; other bytes under a counter are a broken cipher, or another session under the same index.
-        const begin = payload.toString('latin1', at + 16, at + 32)
+        const message = { begin: payload.toString('latin1', at + 16, at + 32), hops, time }
         const earlier = seen.get(id)
-        if (earlier !== undefined) findings.push(`receiver index ${payload.readUInt32LE(at + 4)} and counter ${payload.readBigUInt64LE(at + 8)} came twice, with ${earlier === begin ? 'the same' : 'other'} bytes, from ${from} to ${to} (${name})`)
-        seen.set(id, begin)
+        const told = earlier === undefined ? undefined : cameAgain(earlier, message)
+        if (told !== undefined) findings.push(`receiver index ${payload.readUInt32LE(at + 4)} and counter ${payload.readBigUInt64LE(at + 8)} came twice, ${told}, from ${from} to ${to} (${name})`)
+        seen.set(id, message)
       }
     }
   }
   return { ...sums, keys: keys.length, findings }
 }
 
+/** What is remembered of a transport message. */
+interface Message {
+  readonly begin: string
+  readonly hops: number
+  /** Milliseconds since 1970. */
+  readonly time: number
+}
+
+/** Why a message under the same counter must not be; `undefined` for one that a router has sent out by the wire it came in by: it has fewer hops left. */
+function cameAgain(earlier: Message, { begin, hops, time }: Message): string | undefined {
+  const isSame = earlier.begin === begin
+  if (isSame && hops < earlier.hops) return undefined
+  // A datagram that is sent again is bad manners; other bytes under a counter are a broken cipher, or another session under the same index.
+  return `with ${isSame ? 'the same' : 'other'} bytes, ${(time - earlier.time).toFixed(3)} ms later, ${earlier.hops} and ${hops} hops left`
+}
+
 function forms(key: Buffer): readonly Buffer[] {
   return [key, Buffer.from(key.toString('hex')), Buffer.from(key.toString('base64').replace(/=+$/, ''))]
 }
 
-function* framesOf(file: string): Generator<{ readonly from: string; readonly to: string; readonly payload: Buffer }> {
+function* framesOf(file: string): Generator<OuterDatagram> {
   const handle = openSync(file, 'r')
   try {
     readSync(handle, Buffer.alloc(PCAP_HEADER_BYTES))
@@ -155,7 +171,7 @@ function* framesOf(file: string): Generator<{ readonly from: string; readonly to
         at = 0
         continue
       }
-      const datagram = readFrame(0, held.subarray(at + PCAP_RECORD_BYTES, at + wanted))
+      const datagram = readFrame(held.readUInt32LE(at) * 1000 + held.readUInt32LE(at + 4) / 1000, held.subarray(at + PCAP_RECORD_BYTES, at + wanted))
       if (datagram !== undefined) yield datagram
       at += wanted
     }

@@ -267,6 +267,7 @@ function vitestArguments(grep: string | undefined, peers: readonly string[] | un
   return args
 }
 
+process.stdout.on('error', () => undefined) // whoever read it may have seen enough (`| head`)
 main().then(
   (status) => {
     process.exitCode = status

@@ -174,9 +174,11 @@ flow('a policy that does not compile changes nothing', async (world) => {
   const { real, ours, other, ip } = await openThree(world)
   await world.control.setPolicy({ acls: [{ action: 'accept', src: ['alice@'], dst: ['alice@:*'] }] })
   await world.lab.until('bob is out', async () => !(await world.reaches(other, ip.real)), 3_000)
+  const before = await world.control.ask({ command: 'getPolicy' })
   await expect(world.control.setPolicy({ acls: [{ action: 'accept', src: ['group:nobody'], dst: ['*:*'] }] })).rejects.toThrow(/group:nobody/)
   await expect(world.control.ask({ command: 'setPolicy', policy: '{"acls": [' })).rejects.toThrow()
   await expect(world.control.setPolicy({ acls: [{ action: 'accept', src: ['*'], dst: ['*:*'] }], tests: [{ src: 'bob@', deny: ['alice@:80'] }] })).rejects.toThrow()
+  expect(await world.control.ask({ command: 'getPolicy' })).toEqual(before)
   expect([await world.reaches(real, ip.ours, world.web, 5_000), await world.reaches(ours, ip.real, world.web, 5_000), await world.reaches(other, ip.real)]).toEqual([true, true, false])
 })
 

@@ -311,6 +311,8 @@ async function sshOf(world: World, site: Site): Promise<(command: string) => Pro
   await c.node.cli('set', '--ssh')
   await world.control.setPolicy({ ...(OPEN_POLICY as object), ssh: [{ action: 'accept', ...SSH_USERS }] })
   const ssh = (command: string): Promise<{ readonly status: number; readonly out: string; readonly err: string }> => site.a.node.inside('ssh', ['-F', 'none', ...SSH_OPTIONS, `root@${c.ip}`, command], 60_000)
+  // tailscaled 1.80 ends itself when a policy comes while a session is being let in (isStillValid of its ssh/tailssh, on a connection that is not judged yet).
+  await world.lab.until('the policy for SSH has come', async () => (await c.node.cli('debug', 'netmap')).includes('"sshUsers"'))
   await world.lab.until('a session is let in', async () => {
     const { status, out } = await ssh('echo $((6 * 7)); exit 3')
     return status === 3 && out === '42\n'

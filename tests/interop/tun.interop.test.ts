@@ -242,6 +242,29 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     await lab.until('the default route is gone', async () => !(await mesh('-4')).includes('default'))
   })
 
+  test('a data plane that dies again and again is not given up: it goes on without offloads or after pauses, and health, status and log say why [tailscaled@1.102.5]', async (context) => {
+    if (LANE === 'portable') return notOnLane(context, 'the event loop has no worker')
+    const cli = (...words: readonly string[]): Promise<string> => there(process.execPath, programs.cli, '--socket', socket, ...words)
+    const sent = async (): Promise<number> => Number(/^tailscaled_outbound_packets_total\{path="direct_ipv4"\} (\d+)$/m.exec(await cli('metrics'))?.[1])
+    const before = await sent()
+    const deaths = (): number => daemon.log.split('the data plane died (').length
+    const wanted = CHOSEN_LANE === 'noffload' ? 'again and again: it is started again in 1 s; no packets pass until then' : 'it is started again, without offloads since it died with them again and again'
+    for (let tries = 0; tries < 30 && !daemon.log.includes(wanted); tries += 1) {
+      const told = deaths()
+      writeFileSync(lab.at('fault'), 'end')
+      await lab.until('it has died', () => deaths() > told)
+    }
+    expect(daemon.log).toContain(wanted)
+    const told = JSON.parse(await cli('status', '--json'))
+    expect(told.Health).toContainEqual(expect.stringMatching(/^The thread that carries packets has died again and again .* start the program anew/))
+    expect(told.Meshwright.DataPlane).toMatchObject({ Lane: 'worker', Reason: expect.stringContaining('has died again and again') })
+    expect(JSON.parse(await tailscale('ours', 'status', '--json')).Health).toContainEqual(expect.stringContaining('has died again and again'))
+    await lab.until('the peer is reached', async () => (await helper('get', `http://${peer}:8000/`).catch(() => '')) === 'hello from peer to 127.0.0.1')
+    expect(await tailscale('peer', 'ping', '--c', '5', ours)).toContain('pong from ours')
+    expect(Object.values(JSON.parse(await cli('status', '--json')).Meshwright.DataPlane.Offloads)).not.toContain(true)
+    expect(await sent()).toBeGreaterThanOrEqual(before)
+  })
+
   test.each(['SIGTERM', 'SIGKILL'] as const)('after %s nothing is left on the system [tailscaled@1.102.5]', async (signal) => {
     await daemon.stop(signal)
     await lab.until('the device is gone', async () => !(await there('ip', 'link')).includes('mw0'))

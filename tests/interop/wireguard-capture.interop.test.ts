@@ -81,8 +81,8 @@ test('a whole run is searched: messages that one frame carries, private keys of 
       return readWatch(watch)
     }
     expect(look(many, transport(7, 3n), systemRandom(9_000))).toMatchObject({ findings: [], messages: 4, keys: 2, datagrams: 3 })
-    expect(look(many, transport(7, 1n)).findings).toEqual(['receiver index 7 and counter 1 came twice, with other bytes, from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
-    expect(look(many, many.subarray(32, 64)).findings).toEqual(['receiver index 7 and counter 1 came twice, with the same bytes, from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
+    expect(look(many, transport(7, 1n)).findings).toEqual(['receiver index 7 and counter 1 came twice, with other bytes, 0.000 ms later, 64 and 64 hops left, from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
+    expect(look(many, many.subarray(32, 64)).findings).toEqual(['receiver index 7 and counter 1 came twice, with the same bytes, 0.000 ms later, 64 and 64 hops left, from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
     expect(look(Buffer.concat([systemRandom(5), key])).findings).toEqual(['a private key from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])
     expect(look(Buffer.from(`k=${Buffer.from(wrapped).toString('base64')}`)).findings).toHaveLength(1)
     expect(look(Buffer.from(`body ${PLAINTEXT_MARKER}`)).findings).toEqual(['plaintext from 127.0.0.1:1 to 127.0.0.1:2 (wire.pcap)'])

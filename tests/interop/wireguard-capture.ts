@@ -14,6 +14,7 @@ const ETHERNET_BYTES = 14
 const IPV4 = 0x0800
 const IPV6 = 0x86dd
 const UDP = 17
+const FRAGMENT_OFFSET = 0x1fff
 
 /** Why nothing can be captured; `undefined` when it can. */
 export function whyNoCapture(): string | undefined {
@@ -26,6 +27,8 @@ export interface OuterDatagram {
   readonly at: number
   /** Of the Ethernet frame, in hexadecimal: tells directions apart, whatever the addresses. */
   readonly fromMac: string
+  /** Time to live, or hop limit. */
+  readonly hops: number
   /** `192.0.2.1:51820` or `[2001:db8:0:…]:51820`; IPv6 in full length. */
   readonly from: string
   readonly to: string
@@ -135,13 +138,14 @@ function frameLengths(pcap: Buffer): readonly { readonly length: number; readonl
   return lengths
 }
 
-/** The datagram of an Ethernet frame; `undefined` for everything else. */
+/** The datagram of an Ethernet frame; `undefined` for everything else, and for fragments but the first. */
 export function readFrame(at: number, frame: Buffer): OuterDatagram | undefined {
   if (frame.length < ETHERNET_BYTES + 28) return undefined
   const type = frame.readUInt16BE(12)
   const packet = frame.subarray(ETHERNET_BYTES)
   const four = type === IPV4 && packet[9] === UDP
   if (!four && !(type === IPV6 && packet.length >= 48 && packet[6] === UDP)) return undefined
+  if (four && (packet.readUInt16BE(6) & FRAGMENT_OFFSET) !== 0) return undefined
   const udp = packet.subarray(four ? ((packet[0] ?? 0) & 15) * 4 : 40)
   if (udp.length < 8) return undefined
   const address = (from: number): string => (four ? packet.subarray(from, from + 4).join('.') : `[${packet.toString('hex', from, from + 16).replace(/(.{4})(?=.)/g, '$1:')}]`)
@@ -149,6 +153,7 @@ export function readFrame(at: number, frame: Buffer): OuterDatagram | undefined 
   return {
     at,
     fromMac: frame.toString('hex', 6, 12),
+    hops: packet[four ? 8 : 7] ?? 0,
     from: `${address(source)}:${udp.readUInt16BE(0)}`,
     to: `${address(destination)}:${udp.readUInt16BE(2)}`,
     payload: udp.subarray(8, udp.readUInt16BE(4)),

@@ -1,10 +1,12 @@
+import net from 'node:net'
 import { MachinePrivateKey } from '@meshwright/crypto'
 import { fetchControlKey, systemRandom } from '@meshwright/runtime-node/control'
 import { ask, BAD_HANDSHAKES, BAD_RECORDS, badBodies, replay, stranger } from '../hostile/control-liars.ts'
 import { FLOODS, rawHttp2 } from '../hostile/http2-liars.ts'
 import { outsideFrom } from '../hostile/outside-from.ts'
+import { tlsLies } from '../hostile/tls-liars.ts'
 import { Crowd, LIAR_ADDRESS, LIAR_ADDRESSES, talk, upgradeHead } from '../hostile/wire.ts'
-import { LIES, type LieKind } from './lies.ts'
+import { LIES, type LieKind, TLS_LIES } from './lies.ts'
 import { LightClient } from './light-client.ts'
 import { pause } from './process.ts'
 
@@ -29,6 +31,8 @@ export interface LiarOrder {
   readonly url: string
   readonly authKey: string
   readonly perSecond: number | undefined
+  /** Whom to trust to speak for the server, where that has TLS of its own. */
+  readonly ca?: string
 }
 
 /** What came of it: lies that were begun, and those that were over in time. */
@@ -38,12 +42,12 @@ export interface LiarResult {
 }
 
 process.on('message', (order: LiarOrder) => {
-  if (LIES.includes(order.kind)) void lie(order).then((result) => process.send?.(result))
+  if ([...LIES, ...TLS_LIES].includes(order.kind)) void lie(order).then((result) => process.send?.(result))
 })
 
-async function lie({ kind, ms, url, authKey, perSecond }: LiarOrder): Promise<LiarResult> {
+async function lie({ kind, ms, url, authKey, perSecond, ca }: LiarOrder): Promise<LiarResult> {
   const port = Number(new URL(url).port)
-  const key = await fetchControlKey({ url })
+  const key = await fetchControlKey({ url, ...(ca !== undefined && { ca }) })
   let until = 0
   let conversations = 0
   let offered = 0
@@ -81,7 +85,7 @@ async function lie({ kind, ms, url, authKey, perSecond }: LiarOrder): Promise<Li
     await Promise.all(Array.from({ length: atOnce }, again))
   }
   /** Holds so many connections: those that are closed are opened again. */
-  const hold = async (count: number, first: string): Promise<void> => {
+  const hold = async (count: number, first: Uint8Array | string): Promise<void> => {
     const crowd = new Crowd()
     await crowd.open(port, count, first, 250, LIAR_ADDRESSES)
     begun()
@@ -130,6 +134,12 @@ async function lie({ kind, ms, url, authKey, perSecond }: LiarOrder): Promise<Li
     const raw = await rawHttp2(url, key, MachinePrivateKey.generate(systemRandom), from())
     setTimeout(() => raw.close(), 2_000).unref()
   }
+  const inTls = TLS_LIES.some((each) => each === kind) ? await tlsLies() : []
+  const [hello] = inTls.flatMap(([name, bytes]) => (name.startsWith('a ClientHello, and') ? [bytes] : []))
+  const garbage = inTls.flatMap(([name, bytes]) => (bytes.length > 1 && !name.startsWith('half') && bytes !== hello ? [bytes] : []))
+  const halfHello = hello?.subarray(0, hello.length >> 1) ?? ''
+  const garbled = (): Promise<unknown> => talk(port, [next(garbage) ?? ''], 200, from())
+  const brokenOff = (): Promise<void> => breakOff(port, hello ?? '', from())
   switch (kind) {
     case 'half-open handshakes':
       await hold(Number(halfOpen), HALF)
@@ -153,11 +163,31 @@ async function lie({ kind, ms, url, authKey, perSecond }: LiarOrder): Promise<Li
       await Promise.all([held, ...all.map((one) => repeat(one, perSecond === undefined ? AT_ONCE / 6 : AT_ONCE / all.length))])
       break
     }
+    case 'half-open TLS handshakes':
+      await hold(Number(halfOpen), halfHello)
+      break
+    case 'all TLS lies at once': {
+      const held = hold(Number(halfOpen), halfHello)
+      while (until === 0) await pause(10)
+      const all = [garbled, brokenOff]
+      await Promise.all([held, ...all.map((one) => repeat(one, AT_ONCE / all.length))])
+      break
+    }
     default: {
-      const one = { 'bad handshakes': handshakes, 'replayed records': records, 'bad bodies': bodies, 'endless bodies': endless, 'HTTP/2 floods': floods, 'false keys': logins, 'strangers that ask nothing': strangers }[kind]
+      const one = { 'bad handshakes': handshakes, 'replayed records': records, 'bad bodies': bodies, 'endless bodies': endless, 'HTTP/2 floods': floods, 'false keys': logins, 'strangers that ask nothing': strangers, 'TLS handshakes broken off': brokenOff, 'garbage ClientHellos': garbled }[kind]
       begun()
       await repeat(one)
     }
   }
   return { conversations, offered }
+}
+
+/** Begins a TLS handshake, and goes when the server has done its part of it. */
+function breakOff(port: number, hello: Uint8Array | string, localAddress: string): Promise<void> {
+  return new Promise((resolve) => {
+    const socket = net.connect({ port, host: '127.0.0.1', localAddress }, () => socket.write(hello))
+    socket.on('error', () => undefined) // ended by the server
+    socket.once('data', () => socket.destroy())
+    socket.once('close', () => resolve())
+  })
 }

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import path from 'node:path'
 import { fetchControlKey } from '@meshwright/runtime-node/control'
+import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { RECORDED_SERVER_KEY } from '../hostile/control-liars.ts'
 import { quantile } from './control.ts'
 import { outsideFrom } from '../hostile/outside-from.ts'
@@ -51,6 +52,7 @@ export interface LiarFigures {
 /** All that was measured of liars. */
 export interface LiarReport {
   readonly halfOpen: number
+  readonly tls: boolean
   /** Lies a second that were to be begun whatever became of those before; `undefined`: as fast as they are answered. */
   readonly perSecond: number | undefined
   readonly kinds: readonly LiarFigures[]
@@ -69,15 +71,19 @@ export interface LiarOptions {
   readonly elsewhere: boolean
   /** Whether the database is on a disk: then disks that stall now and then are part of all figures. */
   readonly onDisk: boolean
+  /** Whether the server has TLS of its own, as honest clients speak it: then the kinds are those that lie in TLS. */
+  readonly tls: boolean
   /** Honest requests are measured alone and among liars by turns, because other work on the machine comes and goes: so many times. */
   readonly rounds: number
   tell(line: string): void
 }
 
 /** Honest requests beside a process that lies, one kind after the other, and at last in many ways at once. */
-export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhere, onDisk, rounds, tell }: LiarOptions): Promise<LiarReport> {
+export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhere, onDisk, tls, rounds, tell }: LiarOptions): Promise<LiarReport> {
   const under = onDisk ? undefined : memoryFolder()
-  const options = { noiseKey: RECORDED_SERVER_KEY, ...(under !== undefined && { under }) }
+  const certificate = tls ? selfSignedCertificate(['127.0.0.1']) : undefined
+  const ca = certificate?.cert
+  const options = { noiseKey: RECORDED_SERVER_KEY, ...(under !== undefined && { under }), ...(certificate !== undefined && { tls: certificate }) }
   const server = await startServer('ours', loadPolicy('allow-all'), options)
   const other = elsewhere ? await startServer('ours', loadPolicy('allow-all'), { ...options, nice: true }) : undefined
   const clients: LightClient[] = []
@@ -88,9 +94,9 @@ export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhe
     execArgv: ['-n', LIAR_NICE, process.execPath, ...process.execArgv],
   })
   try {
-    const key = await fetchControlKey({ url: server.url })
+    const key = await fetchControlKey({ url: server.url, ...(ca !== undefined && { ca }) })
     for (let i = 0; i < HONEST; i += 1) {
-      const client = new LightClient(i, { frame: () => undefined, lost: () => undefined })
+      const client = new LightClient(i, { frame: () => undefined, lost: () => undefined }, undefined, undefined, ca)
       await client.join(server.url, key, server.authKey(0))
       await client.poll()
       clients.push(client)
@@ -99,7 +105,7 @@ export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhe
     let newcomers = 0
     const newcomer = async (): Promise<number> => {
       const begun = performance.now()
-      const client = new LightClient(1_000 + (newcomers += 1), { frame: () => undefined, lost: () => undefined }, undefined, outsideFrom(NEWCOMER_ADDRESS))
+      const client = new LightClient(1_000 + (newcomers += 1), { frame: () => undefined, lost: () => undefined }, undefined, outsideFrom(NEWCOMER_ADDRESS), ca)
       try {
         await client.join(server.url, key, server.authKey(0))
         await client.poll()
@@ -120,7 +126,7 @@ export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhe
     /** What is done while liars lie, and what came of their lies. */
     const beside = async <T>(kind: LieKind, to: LoadServer, work: () => Promise<T>): Promise<readonly [T, LiarResult]> => {
       const [begun, done] = [heard(attacker, (message) => message === 'begun'), heard(attacker, (message) => typeof message === 'object')]
-      attacker.send({ kind, ms: PHASE_MS, url: to.url, authKey: to.authKey(0), perSecond } satisfies LiarOrder)
+      attacker.send({ kind, ms: PHASE_MS, url: to.url, authKey: to.authKey(0), perSecond, ...(ca !== undefined && { ca }) } satisfies LiarOrder)
       await begun // what it holds stands
       const result = await work()
       const lies = (await done) as LiarResult // sound: its only message that is an object
@@ -166,7 +172,7 @@ export async function measureLiars({ halfOpen, kinds: wanted, perSecond, elsewhe
       const held = ((server.process.rssBytes - rss) / 1_048_576).toFixed(0)
       tell(`${kind}: p99 ${(before * 1000).toFixed(1)} -> ${(among * 1000).toFixed(1)} ms${other === undefined ? '' : ` (${(apart.p99 * 1000).toFixed(1)} ms beside lies to another server)`}, newcomer ${newcomerSeconds.toFixed(2)} s, ${kinds.at(-1)?.liesPerSecond.toFixed(0) ?? ''} lies/s, server ${ofServer.toFixed(2)}, liars ${ofLiars.toFixed(2)}, honest ${ofHonest.toFixed(2)} of a core, ${held} MB added`)
     }
-    return { halfOpen, perSecond, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
+    return { halfOpen, tls, perSecond, kinds, grownMegabytes: (server.process.rssBytes - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
   } finally {
     attacker.kill('SIGKILL')
     for (const client of clients) client.drop()

@@ -13,4 +13,7 @@ export const LIES = [
   'all at once',
 ] as const
 
-export type LieKind = (typeof LIES)[number]
+/** The ways to lie that come before HTTP, to a server with TLS of its own. */
+export const TLS_LIES = ['half-open TLS handshakes', 'TLS handshakes broken off', 'garbage ClientHellos', 'all TLS lies at once'] as const
+
+export type LieKind = (typeof LIES)[number] | (typeof TLS_LIES)[number]

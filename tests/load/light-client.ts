@@ -28,7 +28,7 @@ export class LightClient {
   readonly #machineKey = MachinePrivateKey.generate(systemRandom)
   readonly #nodeKey: string
   readonly #discoKey: string
-  readonly #way: Pick<ControlDialOptions, 'outside'>
+  readonly #way: Pick<ControlDialOptions, 'outside' | 'ca'>
   #connection: ControlConnection | undefined
   #endpoints: readonly string[]
   #id = ''
@@ -38,13 +38,14 @@ export class LightClient {
   /**
    * @param keys of whom it is, where somebody must be able to speak with them; else of nobody
    * @param outside how it connects; default: the system's way
+   * @param ca whom it trusts to speak for the server, where that has TLS of its own
    */
-  constructor(index: number, events: LightEvents, keys?: { readonly nodeKey: string; readonly discoKey: string }, outside?: ControlDialOptions['outside']) {
+  constructor(index: number, events: LightEvents, keys?: { readonly nodeKey: string; readonly discoKey: string }, outside?: ControlDialOptions['outside'], ca?: string) {
     this.index = index
     this.#nodeKey = keys?.nodeKey ?? `nodekey:${randomBytes(32).toString('hex')}`
     this.#discoKey = keys?.discoKey ?? `discokey:${randomBytes(32).toString('hex')}`
     this.#events = events
-    this.#way = outside === undefined ? {} : { outside }
+    this.#way = { ...(outside !== undefined && { outside }), ...(ca !== undefined && { ca }) }
     this.#endpoints = [`203.0.113.${index % 250}:${10_000 + (index % 50_000)}`, `192.168.${index >> 8}.${index & 255}:41641`]
   }
 
@@ -86,8 +87,12 @@ export class LightClient {
     this.peers.clear()
     const reader = new MapChunkReader()
     const body: MapRequest = { Version: VERSION, KeepAlive: true, Stream: true, NodeKey: this.#nodeKey, DiscoKey: this.#discoKey, Hostinfo: this.#hostinfo() }
+    let isOver = false
     const lost = (): void => {
-      if (this.#connection === connection) this.#events.lost(this)
+      // A refused poll ends too, and is one loss.
+      if (isOver || this.#connection !== connection) return
+      isOver = true
+      this.#events.lost(this)
     }
     connection.request(post('/machine/map', body), {
       response: (status) => {

@@ -98,7 +98,7 @@ export function formatLiars(report: LiarReport): string {
     ]),
   ]
   const held = `memory added by all of them: ${report.grownMegabytes.toFixed(0)} MB (must ${report.growthMustMegabytes} MB)`
-  return `honest requests alone and among liars at the control server, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars run at nice 19, ${report.perSecond === undefined ? '24 conversations at once without a pause' : `${report.perSecond} lies begun a second whatever becomes of them`}; elsewhere: times, beside the same lies told to another server)\n${columns(lines)}\n  ${held}\n`
+  return `honest requests alone and among liars at the control server${report.tls ? ' with TLS of its own' : ''}, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars run at nice 19, ${report.perSecond === undefined ? '24 conversations at once without a pause' : `${report.perSecond} lies begun a second whatever becomes of them`}; elsewhere: times, beside the same lies told to another server)\n${columns(lines)}\n  ${held}\n`
 }
 
 /** Whether honest clients keep working beside every kind of liars. */
@@ -111,6 +111,13 @@ export function verdict(row: Row, ours: ControlFigures): 'aim' | 'must' | 'MISSE
   const value = row.of(ours)
   if (value === undefined || value > row.must) return 'MISSED'
   return value <= row.aim ? 'aim' : 'must'
+}
+
+/** What ours misses, a line for each. */
+export function misses(all: readonly ControlFigures[]): readonly string[] {
+  return all
+    .filter((each) => each.server === 'ours')
+    .flatMap((each) => rowsFor(each).filter((row) => verdict(row, each) === 'MISSED').map((row) => `${each.clients} nodes, ${each.policy}: ${row.figure} is ${show(row.of(each), row.unit)} and must be ${show(row.must, row.unit)}`))
 }
 
 /** Rows of text in columns as wide as they must be. */

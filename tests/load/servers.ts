@@ -22,6 +22,8 @@ export type ServerKind = 'ours' | 'headscale'
 export interface LoadServer {
   readonly url: string
   readonly process: Measured
+  /** Where its files are, as long as it runs. */
+  readonly folder: string
   /** A reusable key of a user; users are named u0, u1 and so on. */
   authKey(user: number): string
   /** The value of one of its metrics. */
@@ -40,6 +42,8 @@ export interface ServerOptions {
   /** Its Noise key as text; default: a fresh one. */
   readonly noiseKey?: string
   readonly tls?: { readonly cert: string; readonly key: string }
+  /** With the relay that is in it, for registered nodes alone; ours. */
+  readonly relay?: boolean
   /** Where its fresh folder with the database is made; default: the system's folder for such. */
   readonly under?: string
   /** It gets the processor when nobody else wants it. */
@@ -81,12 +85,13 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   // Clients must be told of a relay; nobody connects to it.
   const node = { name: '900a', regionid: 900, hostname: '127.0.0.1', ipv4: '127.0.0.1', ipv6: 'none', stunport: -1, derpport: 1 }
   writeFileSync(path.join(folder, 'derp.yaml'), `regions:\n  900: ${JSON.stringify({ regionid: 900, regioncode: 'none', regionname: 'None', nodes: [node] })}\n`)
+  const relayLine = options.relay === true ? `{server: {enabled: true, verify_clients: true, private_key_path: ${at('derp.key')}, stun_listen_addr: ""}, urls: [], paths: [], auto_update_enabled: false}` : `{server: {enabled: false}, urls: [], paths: [${at('derp.yaml')}], auto_update_enabled: false}`
   const lines = [
     `server_url: ${url}`,
     `listen_addr: 127.0.0.1:${port}`,
     `noise: {private_key_path: ${at('noise.key')}}`,
     'prefixes: {v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}',
-    `derp: {server: {enabled: false}, urls: [], paths: [${at('derp.yaml')}], auto_update_enabled: false}`,
+    `derp: ${relayLine}`,
     'disable_check_updates: true',
     `database: {type: sqlite, sqlite: {path: ${at('db.sqlite')}}}`,
     'log: {level: warn, format: text}',
@@ -126,7 +131,7 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
       keys.push(key)
     }
     const metric = async (name: string): Promise<number> => Number(new RegExp(`^${name} (.*)$`, 'm').exec(await (await fetch(`http://127.0.0.1:${metrics}/metrics`)).text())?.[1])
-    return { url, process: server, authKey: (user) => keys[user % keys.length] ?? '', metric, stop }
+    return { url, process: server, folder, authKey: (user) => keys[user % keys.length] ?? '', metric, stop }
   } catch (error) {
     await stop()
     throw new Error(`${kind} does not start: ${error instanceof Error ? error.message : String(error)}\n${server.log}`, { cause: error })

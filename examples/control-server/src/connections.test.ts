@@ -15,7 +15,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocket } from 'ws'
 import { NoiseStream } from '../../../packages/runtime-node/src/noise-stream.ts'
 import { ask } from './cli/client.ts'
-import { writeConfigForTests } from './config-for-tests.ts'
+import { freePort, writeConfigForTests } from './config-for-tests.ts'
 import { type RunningServer, startServer } from './serve.ts'
 
 // The server through real sockets, as nodes reach it, with a client that does what no decent one does.
@@ -143,15 +143,6 @@ async function dialWebSocket(url: string, initiation: Uint8Array): Promise<Duple
   const stream = createWebSocketStream(socket)
   await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject))
   return stream
-}
-
-async function freePort(): Promise<number> {
-  const probe = net.createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
-  return port
 }
 
 const freshKey = (): string => `nodekey:${randomBytes(32).toString('hex')}`
@@ -356,6 +347,12 @@ describe('limits', () => {
     expect((await stranger.ask('HEAD', '/machine/ping-response?id=00')).status).toBe(404)
     const registered = JSON.parse((await stranger.ask('POST', '/machine/register', registration(nodeKey, await here.authKey()))).text) as { readonly Error: string }
     expect(registered.Error).toBe('this node key belongs to another device')
+    // As the key that it says it had before, it makes a node of its own, and takes nothing over.
+    const [fresh, AuthKey] = [freshKey(), await here.authKey()]
+    expect(JSON.parse((await stranger.ask('POST', '/machine/register', registration(fresh, AuthKey, { OldNodeKey: nodeKey }))).text)).toMatchObject({ Error: '', MachineAuthorized: true })
+    const { nodes: both } = await ask(here.socket, { command: 'listNodes' })
+    expect(both).toMatchObject([{ nodeKey, expiry: null }, { nodeKey: fresh }])
+    await ask(here.socket, { command: 'deleteNode', id: Number((both as readonly { readonly id: string }[])[1]?.id) })
     const { nodes } = await ask(here.socket, { command: 'listNodes' })
     expect(nodes).toMatchObject([{ nodeKey, expiry: null }])
   })

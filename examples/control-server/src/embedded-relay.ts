@@ -9,7 +9,7 @@ import { readOrMakeKeyFile } from './key-file.ts'
 import type { Log } from './log.ts'
 import { keepCertificate, type OwnCertificate } from './own-certificate.ts'
 import { hostOf } from './relay-map.ts'
-import { attachDerpServer, type DerpService, metacertPem, systemRandom } from './runtime.ts'
+import { attachDerpServer, type DerpService, metacertPem, serverCrypto, systemRandom } from './runtime.ts'
 
 /** The file, beside the database, of the certificate that this server makes for its relay. */
 const CERTIFICATE_FILE = 'relay-certificate.pem'
@@ -33,7 +33,7 @@ export class EmbeddedRelay {
   constructor(settings: ServerSettings, relay: RelaySettings) {
     const privateKey = NodePrivateKey.parse(readOrMakeKeyFile(relay.keyPath, 'derp.server.private_key_path', () => NodePrivateKey.generate(systemRandom).formatSecret()))
     if (privateKey === undefined) throw new Failure(`${relay.keyPath} does not hold a key`, { status: 2 })
-    this.machine = new DerpServer({ privateKey, random: systemRandom, admission: relay.verifyClients })
+    this.machine = new DerpServer({ privateKey, random: systemRandom, provider: serverCrypto, admission: relay.verifyClients })
     this.#certificateFile = path.join(path.dirname(settings.databasePath), CERTIFICATE_FILE)
     this.#hosts = [hostOf(settings.serverUrl), ...[relay.ipv4, relay.ipv6].filter((address) => address !== '' && address !== 'none')]
     if (settings.tls === undefined && new URL(settings.serverUrl).protocol === 'http:') this.#certificate = keepCertificate(this.#certificateFile, this.#hosts, Date.now())

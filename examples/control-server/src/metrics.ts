@@ -7,6 +7,8 @@ export interface HeldFigures {
   /** Connections to `listen_addr`, and those of them that have proved nothing. */
   readonly connections: number
   readonly newcomers: { readonly waiting: number; readonly evicted: number; readonly overdue: number }
+  /** TLS handshakes that are not complete. */
+  readonly handshakes: number
   readonly nodes: NodeDoor['figures']
   /** Pieces of work that wait at the gate. */
   readonly gate: number
@@ -25,6 +27,7 @@ export function formatMetrics(service: ControlService, held: HeldFigures, relay:
     ['meshwright_waiting_requests', 'Requests that wait for the disk', waiting],
     ['meshwright_connections', 'Open connections to listen_addr', held.connections],
     ['meshwright_newcomers', 'Connections that have proved nothing', held.newcomers.waiting],
+    ['meshwright_tls_handshakes', 'TLS handshakes that are not complete', held.handshakes],
     ['meshwright_channels', 'Open Noise channels', held.nodes.channels],
     ['meshwright_requests', 'Requests on Noise channels that are not over, map streams too', held.nodes.requests],
     ['meshwright_reading_bytes', 'Bytes of bodies of registered machines that are being read', held.nodes.readingBytes],

@@ -4,7 +4,7 @@ import { fastCryptoProvider } from '@meshwright/runtime-node/control'
 
 export { acceptControl, drive, systemRandom } from '@meshwright/runtime-node/control'
 export type { AcceptedControl, Driver, ReadPace } from '@meshwright/runtime-node/control'
-export { attachDerpServer, metacertPem, selfSignedCertificate, startStunService } from '@meshwright/runtime-node/relay'
+export { attachDerpServer, HANDSHAKE_LIMITS, metacertPem, Newcomers, selfSignedCertificate, startStunService } from '@meshwright/runtime-node/relay'
 export type { DerpService, StunService } from '@meshwright/runtime-node/relay'
 
 /**

@@ -2,13 +2,13 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import https from 'node:https'
-import { createServer, type AddressInfo } from 'node:net'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { writeConfigForTests } from './config-for-tests.ts'
+import { freePort, writeConfigForTests } from './config-for-tests.ts'
 import { ask } from './cli/client.ts'
 
 // The program as a black box, run from its sources, or as built where that is named.
@@ -36,15 +36,6 @@ afterEach(() => {
   server = undefined
   rmSync(folder, { recursive: true, force: true })
 })
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port: free } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
-  return free
-}
 
 async function start(): Promise<ChildProcess> {
   const child = spawn(process.execPath, [...NODE, 'serve', '-c', config], { cwd: ROOT, stdio: ['ignore', 'ignore', 'pipe'] })

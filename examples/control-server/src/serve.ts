@@ -11,10 +11,9 @@ import { ControlService } from './control-service.ts'
 import { EmbeddedRelay } from './embedded-relay.ts'
 import { Failure, reasonOf } from './failure.ts'
 import { serveAdminSocket } from './http/admin-socket.ts'
-import { isTrusted } from './http/client-address.ts'
+import { clientAddress, isTrusted } from './http/client-address.ts'
 import { frontHandler } from './http/front.ts'
 import { Gate } from './http/gate.ts'
-import { Newcomers } from './http/newcomers.ts'
 import { NodeDoor } from './http/node-door.ts'
 import { Web } from './http/web.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
@@ -22,9 +21,12 @@ import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
 import { startAdvice } from './node-flags.ts'
 import { readRelayMaps, withEmbedded } from './relay-map.ts'
-import { startStunService, systemRandom } from './runtime.ts'
+import { Newcomers, startStunService, systemRandom } from './runtime.ts'
 import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
+
+/** What the introduction of a client of the relay costs, roughly: two key agreements, in a turn of their own. */
+const INTRODUCTION_MS = 0.5
 
 /** A server that runs. */
 export interface RunningServer {
@@ -86,8 +88,14 @@ export async function startServer(configFile: string, options: { readonly allowL
         const target = (request.url ?? '').split('?')[0]
         if (target === '/ts2021') nodes.upgrade(request, socket, head)
         if (target !== '/derp' || derp === undefined) return target === '/ts2021'
-        newcomers.remove(request.socket) // the relay counts for itself
-        return derp.handleUpgrade(request, socket, head)
+        newcomers.add(request.socket) // until its turn
+        gate.add(clientAddress(request, settings.trustedProxies), () => {
+          newcomers.remove(request.socket) // the relay counts those that it has not let in itself
+          if (socket.destroyed) return
+          gate.beside(INTRODUCTION_MS)
+          derp.handleUpgrade(request, socket, head)
+        })
+        return true
       },
     })
     closers.push(() => web.close())
@@ -104,7 +112,7 @@ export async function startServer(configFile: string, options: { readonly allowL
     if (settings.metricsListenAddr !== '') {
       const metrics = http.createServer((request, response) => {
         if (request.url !== '/metrics') return void response.writeHead(404).end('not found\n')
-        response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatMetrics(service, { connections: door.connections(), newcomers: newcomers.figures, nodes: nodes.figures, gate: gate.size }, relay?.machine.stats()))
+        response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatMetrics(service, { connections: door.connections(), newcomers: newcomers.figures, handshakes: web.handshakes, nodes: nodes.figures, gate: gate.size }, relay?.machine.stats()))
       })
       closers.push((await listen(metrics, settings.metricsListenAddr, 'metrics_listen_addr')).close)
     }

@@ -10,7 +10,7 @@ if (controlUrl === undefined || authKey === undefined) {
 
 const node = await startMeshNode({ controlUrl, authKey, hostname, ephemeral: true, allowLoopback: allowLoopback === '1' })
 const server = http.createServer((request, response) => {
-  const who = node.whois(request.socket.remoteAddress ?? '')
+  const who = node.whois(request)
   response.end(`Hello, ${who?.user?.displayName || who?.user?.loginName || 'stranger'} on ${who?.node.name ?? 'a node that nobody knows'}!\n`)
 })
 await node.ready(AbortSignal.timeout(30_000))

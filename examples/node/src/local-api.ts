@@ -8,7 +8,8 @@ import { type GoPrefs, readGoPrefs, type RunningNode, systemHints } from '@meshw
 import { listenPrivately } from './claims.ts'
 import { watchBus } from './local-bus.ts'
 import { askNames, RecordTypeError } from './local-dns.ts'
-import { currentPrefs, profileJson } from './local-prefs.ts'
+import { suggestedExitNode } from './exit-suggestion.ts'
+import { currentPrefs, forgetPrefs, profileJson } from './local-prefs.ts'
 import { deniedJson } from './denied.ts'
 import { renderMetrics } from './metrics.ts'
 import { derpMapJson, type JsonObject, netmapJson, nodeJson } from './netmap-json.ts'
@@ -26,6 +27,8 @@ export interface LocalApiDoor {
   readonly shutdown: () => void
   /** The auth key that the last `start` brought, and whether the node was known then; until it is used for a new login. */
   keyLogin?: { readonly authKey: string; readonly wasKnown: boolean } | undefined
+  /** A new login is to begin with nothing: until it does, preferences are shown without a control server, as an empty profile has none. */
+  isEmptyProfile?: boolean
 }
 
 /** An answer other than 200. */
@@ -108,7 +111,7 @@ async function reading(call: Call): Promise<boolean> {
       send(statusJson(node.status(), query.get('peers') !== 'false', node.tunName !== undefined, node.networkMap(), await node.dataPlane()))
       return true
     case 'GET prefs':
-      send(currentPrefs(node))
+      send({ ...currentPrefs(node), ...(door.isEmptyProfile === true && { ControlURL: '' }) })
       return true
     case 'GET whois': {
       const address = query.get('addr') ?? ''
@@ -152,7 +155,7 @@ async function reading(call: Call): Promise<boolean> {
       send({ UseSOMark: node.tunName === undefined })
       return true
     case 'GET suggest-exit-node':
-      send({ ID: '', Name: '' })
+      send(suggestedExitNode(node.status()))
       return true
     case 'GET profiles':
       send(node.status().self === undefined ? [] : [profileJson(node)])
@@ -231,6 +234,7 @@ async function commanding(call: Call): Promise<boolean> {
       send({ Error: '' })
       return true
     case 'POST start': {
+      door.isEmptyProfile = false
       const options = await readJson(call.request)
       const given = options['UpdatePrefs']
       const change = readWish(typeof given === 'object' && given !== null ? { ...given } : {}, false)
@@ -255,15 +259,15 @@ async function commanding(call: Call): Promise<boolean> {
       return true
     }
     case 'POST logout':
-      await node.logout()
-      done()
-      return true
     case 'POST reset-auth':
       await node.logout()
+      // It may have waited for the control server: who logs in meanwhile has named what is wanted.
+      if (!node.prefs().wantRunning) forgetPrefs(node)
       done()
       return true
     case 'PUT profiles':
       if (node.status().nodeKey !== undefined) throw new ApiError(400, 'meshwrightd keeps one login: log out first, or run a second daemon with a state file and a socket of its own')
+      door.isEmptyProfile = true // `tailscale login` names what it wants; without this it would have to name all that was there before
       done(201)
       return true
     case 'POST shutdown':

@@ -40,9 +40,10 @@ export function watchBus(response: ServerResponse, node: RunningNode, mask: numb
     if (first && has(INITIAL_STATUS)) notify['InitialStatus'] = statusJson(status, true, node.tunName !== undefined, map)
     if (map !== undefined && map.self !== self) notify['SelfChange'] = nodeJson(map.self, map)
     if (status.authUrl !== undefined && status.authUrl !== url) notify['BrowseToURL'] = status.authUrl
-    if (status.lastError !== undefined && status.lastError !== problem && status.state !== 'running') {
+    // One that runs and is to log in anew goes on running when that is refused; what else goes wrong beside it is nobody's who waits.
+    if (status.lastError !== undefined && status.lastError !== problem) {
       if (FINAL.test(status.lastError)) notify['ErrMessage'] = status.lastError.replace(FINAL, '')
-      else notify['MeshwrightProblem'] = status.lastError
+      else if (status.state !== 'running') notify['MeshwrightProblem'] = status.lastError
     }
     state = next
     url = status.authUrl

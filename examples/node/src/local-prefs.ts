@@ -1,5 +1,6 @@
 import os from 'node:os'
-import { formatGoPrefs, type RunningNode } from '@meshwright/runtime-node'
+import { DEFAULT_PREFS } from '@meshwright/mesh'
+import { DEFAULT_FOREIGN_PREFS, formatGoPrefs, type RunningNode } from '@meshwright/runtime-node'
 import type { JsonObject } from './netmap-json.ts'
 import { userJson } from './wire.ts'
 
@@ -15,6 +16,19 @@ export function currentPrefs(node: RunningNode): JsonObject {
   const user = status.self && status.users.find((each) => each.id === status.self?.userId)
   const config = status.nodeKey === undefined ? null : { PrivateNodeKey: ZERO_PRIVATE, OldPrivateNodeKey: ZERO_PRIVATE, UserProfile: user === undefined ? { ID: 0, LoginName: '', DisplayName: '' } : userJson(user), NetworkLockKey: ZERO_LOCK_KEY, NodeID: status.self?.stableId ?? '' }
   return formatGoPrefs(shown, status.controlUrl, status.nodeKey === undefined && !prefs.wantRunning, node.foreignPrefs(), config)
+}
+
+/** Texts that are left out while they are empty. */
+const NO_NAMES: Readonly<JsonObject> = { OperatorUser: '', ProfileName: '' }
+
+/**
+ * Sets every preference to its default: they belong to a login, and end with it, as with tailscaled. (Else the next `tailscale login` would refuse to
+ * go on until all of them are named.) The address of the control server stays known.
+ */
+export function forgetPrefs(node: RunningNode): void {
+  const others = Object.keys(node.foreignPrefs()).map((name) => [name, NO_NAMES[name] ?? DEFAULT_FOREIGN_PREFS[name] ?? null])
+  node.setForeignPrefs(Object.fromEntries(others))
+  node.setPrefs(DEFAULT_PREFS)
 }
 
 /** The one login of this daemon, as tailscaled lists profiles (tailscale/tailscale:ipn/prefs.go, LoginProfile). */

@@ -31,6 +31,7 @@ async function main(given: readonly string[]): Promise<number> {
   const [name, ...rest] = global.args
   if (name === undefined || name === 'help') {
     const about = name === 'help' ? commandOf(rest)?.command : undefined
+    if (about === undefined && rest[0] !== undefined) throw new FlagError(`unknown command: ${rest[0]}${nearest(rest[0], Object.keys(COMMANDS))}`)
     process.stdout.write(about === undefined ? usage() : commandUsage(about))
     return name === undefined ? 2 : 0
   }
@@ -47,7 +48,8 @@ async function main(given: readonly string[]): Promise<number> {
   }
   if (command.subcommands !== undefined && flags.args.length > 0) throw new FlagError(`unknown subcommand: ${name} ${flags.args[0] ?? ''}${nearest(flags.args[0] ?? '', Object.keys(command.subcommands))}`)
   if (command.takesWords !== true && flags.args.length > 0) throw new FlagError(`too many non-flag arguments: ${flags.args.join(' ')}`)
-  const socket = String(flags.values['socket'] ?? global.values['socket'] ?? defaultSocket())
+  // An empty path is none, and never a TCP port: the default, as with the usual command line.
+  const socket = String(flags.values['socket'] ?? global.values['socket'] ?? '') || defaultSocket()
   return command.run(new DaemonClient(socket), flags, {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),

@@ -50,6 +50,10 @@ async function main(words: readonly string[]): Promise<number> {
   if (args.length > 0) throw new FlagError(`meshwrightd takes flags alone, not '${args.join(' ')}'`)
   const tun = values['tun'] ?? 'userspace-networking'
   const systemDns = readSystemDns(String(values['system-dns'] ?? 'off'))
+  // An empty path is no socket, and would be taken for a TCP port.
+  const socketPath = String(values['socket'] ?? defaultSocket())
+  if (socketPath === '') throw new FlagError('invalid value "" for flag -socket: the path of a Unix socket; leave the flag out for the default')
+  if (systemDns !== 'off' && tun === 'userspace-networking') throw new FlagError(`--system-dns=${systemDns} needs --tun=NAME: without a device the system reaches no name server of the mesh`)
   if (values['cleanup'] === true) {
     if (tun === 'userspace-networking') throw new FlagError('--cleanup needs --tun=NAME: without a device nothing is set in the system')
     if (!mayChangeNetwork()) throw new Error('--cleanup takes back rules and routes of the system, which needs root (CAP_NET_ADMIN): nothing was changed')
@@ -62,6 +66,7 @@ async function main(words: readonly string[]): Promise<number> {
   const stateFile = inMemory ? undefined : state !== '' ? state : path.join(String(values['statedir'] ?? defaultStateFolder()), 'tailscaled.state')
   const port = Number(values['port'] ?? 0)
   if (port < 0 || port > 65_535) throw new FlagError(`invalid value "${port}" for flag -port: a UDP port, 1 to 65535, or 0 for any`)
+  const socksAt = values['socks5-server'] === undefined ? undefined : readSocks(String(values['socks5-server']))
   const options: MeshDaemonOptions = {
     controlUrl: '',
     port,
@@ -78,7 +83,6 @@ async function main(words: readonly string[]): Promise<number> {
     },
     ...(stateFile === undefined ? {} : { stateFile }),
   }
-  const socketPath = String(values['socket'] ?? defaultSocket())
   await claimSocket(socketPath) // before anything is written: a second daemon must leave no trace
   const releaseState = stateFile === undefined ? () => undefined : await claimState(stateFile)
   const node = await startMeshNode(options)
@@ -91,7 +95,11 @@ async function main(words: readonly string[]): Promise<number> {
     await node.close()
     throw error
   })
-  const socks = values['socks5-server'] === undefined ? undefined : await listenSocks(node, String(values['socks5-server']))
+  const socks = socksAt && await listenSocks(node, socksAt).catch(async (error: unknown) => {
+    api.close()
+    await node.close() // a device with its routes and name servers may be there already
+    throw error
+  })
   process.stderr.write(`${new Date().toISOString()} info meshwrightd ${VERSION} is ready: socket ${socketPath}${node.tunName === undefined ? '' : `, device ${node.tunName}`}${stateFile === undefined ? '' : `, state ${stateFile}`}\n`)
   await stopped
   socks?.close()
@@ -111,13 +119,23 @@ function dialLocal(port: number): Promise<ReturnType<typeof connect> | undefined
   })
 }
 
-async function listenSocks(node: RunningNode, where: string): Promise<ReturnType<typeof createSocks5Server>> {
-  const match = /^(.*):(\d+)$/.exec(where)
-  if (match === null) throw new FlagError(`invalid value "${where}" for flag -socks5-server: write it as localhost:1055`)
+interface SocksAddress {
+  readonly text: string
+  readonly host: string
+  readonly port: number
+}
+
+function readSocks(text: string): SocksAddress {
+  const [, host = '', port] = /^(.*):(\d{1,5})$/.exec(text) ?? []
+  if (port === undefined || Number(port) > 65_535) throw new FlagError(`invalid value "${text}" for flag -socks5-server: write it as localhost:1055`)
+  return { text, host: host === '' ? '127.0.0.1' : host.replace(/^\[|\]$/g, ''), port: Number(port) }
+}
+
+async function listenSocks(node: RunningNode, where: SocksAddress): Promise<ReturnType<typeof createSocks5Server>> {
   const server = createSocks5Server((host, port) => userDial(node, host, port))
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(new Error(`the SOCKS5 port ${where} cannot be opened: ${error.message}`, { cause: error })))
-    server.listen(Number(match[2]), match[1] === '' ? '127.0.0.1' : (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, ''), resolve)
+    server.once('error', (error) => reject(new Error(`the SOCKS5 port ${where.text} cannot be opened: ${error.message}`, { cause: error })))
+    server.listen(where.port, where.host, resolve)
   })
   return server
 }

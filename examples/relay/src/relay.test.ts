@@ -1,9 +1,11 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
+import https from 'node:https'
 import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { DerpClient, type DerpClientInput, type DerpClientOutput } from '@meshwright/derp'
@@ -176,4 +178,42 @@ test('a taken port is told with the remedy', async () => {
   const options = parseOptions(['--key-file', file('relay.json'), '--http', '--stun-port', '-1', '--addr', `127.0.0.1:${relay.port}`])
   if (options === undefined) throw new Error('help')
   await expect(startRelay(options, () => undefined)).rejects.toThrow(/taken by another program; choose another one with --addr/)
+})
+
+test('TLS handshakes that do not go on are bounded: the oldest give way, and a client is let in meanwhile', async () => {
+  const relay = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
+  const metric = async (name: string): Promise<number> => {
+    const answer = await new Promise<string>((resolve, reject) => {
+      https.get({ port: relay.port, host: '127.0.0.1', path: '/metrics', rejectUnauthorized: false, agent: false }, (response) => void text(response).then(resolve, reject)).on('error', reject)
+    })
+    return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(answer)?.[1])
+  }
+  const sockets = Array.from({ length: 700 }, () => net.connect(relay.port, '127.0.0.1').on('error', () => undefined))
+  cleanup.push(() => sockets.forEach((socket) => socket.destroy()))
+  for (const socket of sockets) socket.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  await expect.poll(() => metric('meshwright_newcomers_evicted_total'), { timeout: 30_000 }).toBeGreaterThanOrEqual(700 - 256)
+  expect(await metric('meshwright_tls_handshakes')).toBeLessThanOrEqual(256)
+  await join(relay, false)
+})
+
+test('who begins a TLS handshake and does not go on is closed like who sends half a head', async () => {
+  const relay = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
+  const begun = performance.now()
+  const socket = net.connect(relay.port, '127.0.0.1').on('error', () => undefined)
+  cleanup.push(() => void socket.destroy())
+  socket.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  await new Promise((resolve) => socket.once('close', resolve))
+  expect(performance.now() - begun).toBeLessThan(60_000)
+})
+
+test('a connection that asks without waiting for answers is over after a hundred of them', async () => {
+  const relay = await start('--http')
+  const socket = net.connect(relay.port, '127.0.0.1').on('error', () => undefined)
+  cleanup.push(() => void socket.destroy())
+  let heard = ''
+  socket.setEncoding('latin1').on('data', (more: string) => (heard += more))
+  socket.write('GET /a HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(2_000))
+  await new Promise((resolve) => socket.once('close', resolve))
+  expect(heard).not.toContain('503')
+  expect((heard.match(/HTTP\/1\.1 404/g) ?? []).length).toBeLessThanOrEqual(100)
 })

@@ -1,17 +1,20 @@
 import { createHash, X509Certificate } from 'node:crypto'
 import http from 'node:http'
 import https from 'node:https'
-import { isIP } from 'node:net'
+import net, { isIP, type Socket } from 'node:net'
 import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
 import {
   attachDerpServer, type DerpService, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
 } from '@meshwright/runtime-node/relay'
+import { Entrance } from './entrance.ts'
 import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
 import { MeshLinks } from './mesh-links.ts'
 import { type RelayOptions, UsageError } from './options.ts'
 
 /** Requests are short: who takes longer, or says nothing, only holds a place. Looked for often, so that thousands do not go in one turn. Upgraded connections are not meant. */
 const PATIENCE: http.ServerOptions = { headersTimeout: 10_000, requestTimeout: 20_000, connectionsCheckingInterval: 250 }
+/** Requests of one connection, which ends with the last of them: who asks without end, before any answer, would hold the thread for seconds. */
+const MAX_REQUESTS = 100
 /** Metacerts are valid for 30 days. */
 const METACERT_RENEWAL_MS = 86_400_000
 
@@ -40,34 +43,42 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   // The metacert behind the chain lets clients skip a round trip.
   const secrets = (): https.ServerOptions => ({ cert: (certificate?.cert ?? '') + metacertPem(server.publicKey), key: certificate?.key ?? '', minVersion: 'TLSv1.2', ...PATIENCE })
   const web = certificate === undefined ? http.createServer(PATIENCE) : createTlsServer(secrets())
+  web.maxRequestsPerSocket = MAX_REQUESTS
+  web.on('dropRequest', (_request: http.IncomingMessage, socket: Socket) => socket.destroy())
+  const entrance = new Entrance(web)
   const clock = suspendAwareClock()
   const { meshWith, meshCaFile } = options
   const links = meshKey && new MeshLinks({ targets: meshWith, privateKey, meshKey, provider: nodeCryptoProvider, clock, log, ...(meshCaFile !== undefined && { ca: read(meshCaFile) }) }, () => service)
-  const service: DerpService = attachDerpServer(web, server, {
+  const service: DerpService = attachDerpServer(undefined, server, {
     clock,
     forward: (output) => links?.forward(output),
     ...(verifyUrl !== undefined && { verify: verifyByUrl(verifyUrl, options.failOpen) }),
     ...(options.verbose && { log }),
   })
   let stun: StunService | undefined
-  web.on('request', (request, response) => answer(service, server, stun, request, response))
+  web.on('request', (request, response) => answer(service, () => metricsOf(server, stun, entrance), request, response))
+  web.on('upgrade', (request: http.IncomingMessage, socket: Socket, head: Buffer) => {
+    socket.on('error', () => socket.destroy())
+    // The relay bounds those that it has not let in itself; others stay newcomers until they are gone.
+    if (service.handleUpgrade(request, socket, head)) entrance.takenOver(request)
+    else socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
+  })
   const renewal = setInterval(() => (web instanceof https.Server ? web.setSecureContext(secrets()) : undefined), METACERT_RENEWAL_MS).unref()
   const close = async (): Promise<void> => {
     clearInterval(renewal)
     links?.close()
     service.close()
-    web.closeAllConnections()
-    await Promise.all([stun?.close(), new Promise<void>((resolve) => web.close(() => resolve()))])
+    await Promise.all([stun?.close(), entrance.close()])
   }
   try {
-    await listen(web, options)
+    await listen(entrance.server, options)
     if (options.stunPort !== undefined) stun = await startStunService({ port: options.stunPort, ...(options.host !== undefined && { address: options.host }) })
   } catch (error) {
     await close()
     throw error
   }
   links?.start()
-  const address = web.address()
+  const address = entrance.server.address()
   const port = typeof address === 'object' && address !== null ? address.port : options.port
   const pin = certificate === undefined || !options.selfSigned ? undefined : `sha256-raw:${createHash('sha256').update(new X509Certificate(certificate.cert).raw).digest('hex')}`
   const family = isIP(options.hostName)
@@ -92,25 +103,23 @@ function createTlsServer(options: https.ServerOptions): https.Server {
   }
 }
 
-function listen(web: http.Server, options: RelayOptions): Promise<void> {
+function listen(server: net.Server, options: RelayOptions): Promise<void> {
   return new Promise((resolve, reject) => {
-    web.once('error', (error: NodeJS.ErrnoException) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
       const where = `${options.host ?? 'all addresses'}, TCP port ${options.port}`
       if (error.code === 'EADDRINUSE') reject(new UsageError(`${where}: taken by another program; choose another one with --addr`))
       else if (error.code === 'EACCES') reject(new UsageError(`${where}: not allowed; choose a port above 1023 with --addr, or run with more rights`))
       else reject(new UsageError(`${where}: ${error.message}`))
     })
-    web.listen({ port: options.port, ...(options.host !== undefined && { host: options.host }) }, resolve)
+    server.listen({ port: options.port, ...(options.host !== undefined && { host: options.host }) }, resolve)
   })
 }
 
-function answer(service: DerpService, server: DerpServer, stun: StunService | undefined, request: http.IncomingMessage, response: http.ServerResponse): void {
+function answer(service: DerpService, metrics: () => string, request: http.IncomingMessage, response: http.ServerResponse): void {
   if (service.handleRequest(request, response)) return
   const path = request.url?.split('?', 1)[0]
   if (path === '/metrics' && isLoopback(request.socket.remoteAddress)) {
-    const { answered, ignored } = stun?.stats() ?? { answered: 0, ignored: 0 }
-    const requests = `# TYPE stun_requests counter\nstun_requests{disposition="success"} ${answered}\nstun_requests{disposition="not_stun"} ${ignored}\n`
-    response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(formatDerpMetrics(server.stats()) + requests)
+    response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4' }).end(metrics())
   } else if (path === '/robots.txt') {
     response.writeHead(200, { 'Content-Type': 'text/plain' }).end('User-agent: *\nDisallow: /\n')
   } else if (path === '/') {
@@ -118,6 +127,25 @@ function answer(service: DerpService, server: DerpServer, stun: StunService | un
   } else {
     response.writeHead(404).end()
   }
+}
+
+function metricsOf(server: DerpServer, stun: StunService | undefined, entrance: Entrance): string {
+  const { answered, ignored } = stun?.stats() ?? { answered: 0, ignored: 0 }
+  const { newcomers, handshakes, evicted, overdue } = entrance.figures
+  const lines = [
+    '# TYPE stun_requests counter',
+    `stun_requests{disposition="success"} ${answered}`,
+    `stun_requests{disposition="not_stun"} ${ignored}`,
+    '# TYPE meshwright_newcomers gauge',
+    `meshwright_newcomers ${newcomers}`,
+    '# TYPE meshwright_tls_handshakes gauge',
+    `meshwright_tls_handshakes ${handshakes}`,
+    '# TYPE meshwright_newcomers_evicted_total counter',
+    `meshwright_newcomers_evicted_total ${evicted}`,
+    '# TYPE meshwright_newcomers_overdue_total counter',
+    `meshwright_newcomers_overdue_total ${overdue}`,
+  ]
+  return `${formatDerpMetrics(server.stats())}${lines.join('\n')}\n`
 }
 
 function isLoopback(address: string | undefined): boolean {

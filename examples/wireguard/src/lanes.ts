@@ -63,10 +63,7 @@ async function startWorker(options: InterfaceOptions, mode: LaneMode, log: Log, 
       log,
       onUnanswered,
       // The usual reason is that somebody said `ip link delete`, which is how wg-quick ends an interface.
-      onGone: (reason, isBroken) => {
-        if (isBroken) log('error', reason)
-        ended.end(reason, isBroken ? 1 : 0)
-      },
+      onGone: (reason) => ended.end(reason, 0),
     })
   } catch (error) {
     if (mode.lane === 'best' && isMeshwrightError(error) && error.code.startsWith('DATAPLANE_')) {

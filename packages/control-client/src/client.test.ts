@@ -754,3 +754,25 @@ test('a connection that the node itself gives up is made anew without a word: lo
   expect(bench.types()).toContain('loggedOut')
   expect(bench.types()).not.toContain('problem')
 })
+
+test.each<[string, (bench: Bench) => void]>([
+  ['ends it', (bench) => {
+    bench.frame({ Node: bench.selfNode() })
+    const { id } = bench.find('poll')
+    bench.open.splice(0)
+    bench.act((now) => bench.client.handleInput(now, { type: 'end', id }))
+  }],
+  ['asks for a pause of a millisecond', (bench) => bench.frame({ Node: bench.selfNode(), Debug: { SleepSeconds: 0.001 } })],
+])('a server that %s behind each first frame is asked more and more seldom; after a stream of five seconds at once again', (_what, end) => {
+  const bench = new Bench().running()
+  const pauses: number[] = []
+  for (let i = 0; i < 40; i += 1) {
+    if (i === 38) bench.pass(5_000)
+    end(bench)
+    const begun = bench.now
+    while (!bench.has('poll')) bench.pass(1)
+    pauses.push(bench.now - begun)
+  }
+  expect(pauses.slice(0, 38).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(60_000)
+  expect(pauses[38]).toBeLessThan(30)
+})

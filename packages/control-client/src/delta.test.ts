@@ -78,6 +78,7 @@ test('packet filters: absent is unchanged, empty denies, chunks join by name, nu
   map = next(map, { PacketFilters: { a: null } })
   expect([...map.filterChunks.keys()]).toEqual(['base', 'z'])
   expect(next(map, { PacketFilters: { new: rule('10.0.0.9'), '*': null } }).packetFilter.map((one) => one.SrcIPs[0])).toEqual(['10.0.0.9'])
+  expect(next(map, { PacketFilters: { '*': ALLOW } })).toBe(map)
   expect(next(map, { PacketFilter: [], PacketFilters: { z: null } }).packetFilter).toEqual([])
 })
 
@@ -97,6 +98,7 @@ test('users add up, messages are patched, DNS and SSH are replaced whole', () =>
   expect(map).toMatchObject({ dns: {}, ssh: { rules: [] } })
   expect([...next(map, { DisplayMessages: { a: null } }).displayMessages.keys()]).toEqual(['b'])
   expect(next(map, { DisplayMessages: { '*': null, c: { Title: 'C', Text: '' } } }).displayMessages.size).toBe(1)
+  expect(next(map, { DisplayMessages: { '*': { Title: 'All', Text: '' } } })).toBe(map)
   expect(userOf(map, map.self)?.LoginName).toBe('alice@')
   expect(magicDnsSuffix(map)).toBe('tail.example.com')
 })

@@ -25,7 +25,8 @@ import { withoutUnsignedSources } from './unsigned-peers.ts'
  * - `map` undefined: the frame begins a stream; absent members mean "none", and without `Node` there is no map (`undefined`: drop the poll).
  * - Later frames: absent members mean "unchanged"; `Peers` replaces all peers when it is not empty.
  * - Order within a frame: PeersRemoved, PeersChanged, PeerSeenChange, OnlineChange, PeersChangedPatch, then all else.
- * - `PacketFilter` is the chunk `base`; null in `PacketFilters` deletes a chunk, and `*` with null all of them.
+ * - `PacketFilter` is the chunk `base`; null in `PacketFilters` deletes a chunk, and `*` with null all of them, with anything else
+ *   none (tailscale/tailscale:control/controlclient/map.go).
  *
  * @param wallNow stands for "now" where a peer was just seen
  */
@@ -54,6 +55,8 @@ export function applyMapResponse(map: NetworkMap | undefined, response: MapRespo
   return map !== undefined && sameParts(map, next) ? map : next
 }
 
+/** Stands for all names, where a null deletes. */
+const ALL = '*'
 const EMPTY_CHUNKS: ReadonlyMap<string, readonly FilterRule[]> = new Map()
 const NO_RELAYS: RelayMap = { regions: new Map() }
 const NO_SCORES: RegionScores = new Map()
@@ -154,8 +157,9 @@ function nextFilterChunks(old: ReadonlyMap<string, readonly FilterRule[]>, respo
   if (base === undefined && chunks === undefined) return old
   const next = new Map(old)
   if (base !== undefined) next.set('base', base)
-  if (chunks !== undefined && Object.hasOwn(chunks, '*') && chunks['*'] === null) next.clear()
+  if (chunks !== undefined && Object.hasOwn(chunks, ALL) && chunks[ALL] === null) next.clear()
   for (const [name, rules] of Object.entries(chunks ?? {})) {
+    if (name === ALL) continue // rules under that name are nobody's: real clients do not take them either
     if (rules !== null) next.set(name, rules)
     else next.delete(name)
   }
@@ -189,8 +193,9 @@ function nextMessages(
   changes: Readonly<Record<string, DisplayMessage | null>> | undefined,
 ): ReadonlyMap<string, DisplayMessage> {
   if (changes === undefined) return old
-  const next = new Map(Object.hasOwn(changes, '*') && changes['*'] === null ? [] : old)
+  const next = new Map(Object.hasOwn(changes, ALL) && changes[ALL] === null ? [] : old)
   for (const [id, message] of Object.entries(changes)) {
+    if (id === ALL) continue
     if (message === null) next.delete(id)
     else next.set(id, message)
   }

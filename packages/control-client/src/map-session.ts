@@ -20,6 +20,8 @@ export interface MapSessionSurroundings {
 /** A poll that is silent for this long is dead (tailscale/tailscale:control/controlclient/direct.go; servers send every 50 to 60 s). */
 export const WATCHDOG_MS = 120_000
 const MAX_SLEEP_MS = 300_000
+/** A stream that lasted this long was a success: the next try comes at once. One that ends sooner, frames or not, is a failure more. */
+const STEADY_MS = 5_000
 /**
  * What the frames of one stream may come to. Deltas add to the map, so it is the stream that bounds its memory; a new stream begins with what is
  * in force, so that an honest server loses one round trip.
@@ -29,7 +31,7 @@ const MAX_STREAM_ITEMS = 2 * MAX_JSON_ITEMS
 
 type MapPhase =
   | { readonly state: 'stopped' }
-  | { readonly state: 'polling'; readonly id: number; readonly reader: MapChunkReader; status: number; frames: number; bytes: number; items: number; due: Instant }
+  | { readonly state: 'polling'; readonly id: number; readonly reader: MapChunkReader; status: number; frames: number; bytes: number; items: number; readonly begun: Instant; due: Instant }
   /** `asked`: the server wants the pause. */
   | { readonly state: 'waiting'; readonly due: Instant; readonly asked: boolean }
 
@@ -110,7 +112,7 @@ export class MapSession {
   #poll(now: Instant): void {
     const body = this.#around.request()
     const id = this.#around.requests.stream(now, { path: '/machine/map', body, nodeKeys: [body.NodeKey] }, (at, event) => this.#take(at, event))
-    this.#phase = { state: 'polling', id, reader: new MapChunkReader(this.#around.reader), status: 0, frames: 0, bytes: 0, items: 0, due: after(now, WATCHDOG_MS) }
+    this.#phase = { state: 'polling', id, reader: new MapChunkReader(this.#around.reader), status: 0, frames: 0, bytes: 0, items: 0, begun: now, due: after(now, WATCHDOG_MS) }
   }
 
   #take(now: Instant, event: StreamEvent): void {
@@ -159,11 +161,11 @@ export class MapSession {
     }
     if (response.KeepAlive !== true) {
       phase.frames += 1
-      this.#backoff.reset()
       this.#setUp(true)
     }
-    const sleepMs = Math.min((response.Debug?.SleepSeconds ?? 0) * 1000, MAX_SLEEP_MS)
-    if (sleepMs > 0) {
+    const askedMs = Math.min((response.Debug?.SleepSeconds ?? 0) * 1000, MAX_SLEEP_MS)
+    if (askedMs > 0) {
+      const sleepMs = Math.max(askedMs, this.#pauseMs(now)) // who asks for a millisecond behind each frame is not asked a thousand times a second
       this.#problem('CONTROL_MAP_SILENT', `the control server has asked this node to be silent for ${sleepMs / 1000} s`, sleepMs)
       this.#around.requests.cancel(phase.id)
       this.#setUp(false)
@@ -178,10 +180,17 @@ export class MapSession {
   }
 
   #again(now: Instant, code: ControlProblemCode, message: string): void {
-    const waitMs = this.#backoff.nextMs()
+    const waitMs = this.#pauseMs(now)
     this.#setUp(false)
     this.#problem(code, message, waitMs)
     this.#phase = { state: 'waiting', due: after(now, waitMs), asked: false }
+  }
+
+  /** How long to wait behind the stream that ends now. */
+  #pauseMs(now: Instant): number {
+    const phase = this.#phase
+    if (phase.state === 'polling' && phase.frames > 0 && now - phase.begun >= STEADY_MS) this.#backoff.reset()
+    return this.#backoff.nextMs()
   }
 
   #problem(code: ControlProblemCode, message: string, retryInMs: number): void {

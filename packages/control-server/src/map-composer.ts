@@ -36,6 +36,8 @@ export class Delivered {
   readonly profiles: Map<number, string> = new Map()
   /** The packet filter as it was last sent. */
   filter: readonly FilterRule[] | undefined
+  /** What the receiver shows of the exit node that it has chosen, as of the last frame. */
+  exitNode = ''
   /** Member of the frame to the JSON that it last had. */
   readonly members: Map<string, string> = new Map()
 }
@@ -82,6 +84,9 @@ export interface Receiver {
  */
 const HALF_DELTAS = { first: 139, last: 141 }
 
+/** The profile of the user that all tagged nodes belong to. */
+const TAGGED_DEVICES = formatJson({ ID: TAGGED_DEVICES_USER_ID, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' } satisfies UserProfile)
+
 const NO_POLICY = 'no policy is set on the control server: all traffic is denied until an administrator sets one'
 const CAP = 'https://tailscale.com/cap/'
 
@@ -96,7 +101,7 @@ export class MapComposer {
   readonly #imageNumbers = new ObjectNumbers()
   readonly #json = new WeakMap<object, SharedJson>()
   readonly #filters = new FilterChunks()
-  readonly #profileJson = new Map<number, { readonly user: UserRecord | undefined; readonly json: string }>()
+  readonly #profileJson = new WeakMap<UserRecord, string>()
   #derp: { readonly map: DERPMap; readonly json: SharedJson; readonly unpinned: SharedJson } | undefined
   #dns: { readonly config: ControlServerConfig; readonly json: SharedJson } | undefined
   #peersCompared = 0
@@ -162,6 +167,9 @@ export class MapComposer {
     if (whole || fresh.length > 0) this.#profiles(self, delivered, allPeers, fresh, frame)
     const { capVersion } = receiver
     if (capVersion >= HALF_DELTAS.first && capVersion <= HALF_DELTAS.last && (frame.has('PeersChanged') || frame.has('PeersRemoved'))) this.#anew(frame)
+    const exitNode = receiver.omitPeers ? '' : shownOfExitNode(self, delivered)
+    if (exitNode !== delivered.exitNode && exitNode !== '' && !delivered.first) this.#anew(frame)
+    delivered.exitNode = exitNode
     if (delivered.first) {
       frame.member('CollectServices', 'false')
       if (!this.#world.config().logtail) frame.member('Debug', '{"DisableLogTail":true}')
@@ -248,7 +256,12 @@ export class MapComposer {
     for (const image of images) wanted.add(image.userId)
     const profiles: string[] = []
     for (const id of [...wanted].sort((a, b) => a - b)) {
-      const json = this.#profile(id)
+      const user = this.#world.state.user(id)
+      if (user === undefined && id !== TAGGED_DEVICES_USER_ID) {
+        delivered.profiles.delete(id) // gone: nobody's node names it any more, and polls may outlive many users
+        continue
+      }
+      const json = user === undefined ? TAGGED_DEVICES : this.#profile(user)
       if (delivered.profiles.get(id) === json) continue
       delivered.profiles.set(id, json)
       profiles.push(json)
@@ -264,12 +277,11 @@ export class MapComposer {
     if (!frame.has('Node') && !frame.has('Domain')) frame.member('Domain', JSON.stringify(this.#world.config().baseDomain))
   }
 
-  #profile(id: number): string {
-    const user = this.#world.state.user(id)
-    const known = this.#profileJson.get(id)
-    if (known !== undefined && known.user === user) return known.json
-    const json = formatJson(profileOf(id, user))
-    this.#profileJson.set(id, { user, json })
+  #profile(user: UserRecord): string {
+    const known = this.#profileJson.get(user)
+    if (known !== undefined) return known
+    const json = formatJson(profileOf(user))
+    this.#profileJson.set(user, json)
     return json
   }
 
@@ -338,9 +350,19 @@ export class MapComposer {
   }
 }
 
-function profileOf(id: number, user: UserRecord | undefined): UserProfile {
-  if (user === undefined) return { ID: id, LoginName: 'tagged-devices', DisplayName: 'Tagged Devices' }
-  return { ID: id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
+/**
+ * What clients show of the exit node that a node has chosen (`ExitNodeStatus`): they look for it in their last whole map alone, where they miss
+ * one that came, went or fell silent later. Only who has chosen one, and said so (1.88 and newer do), is made to look again.
+ */
+function shownOfExitNode(self: NodeRecord, delivered: Delivered): string {
+  const chosen = self.hostinfo.ExitNodeID ?? ''
+  if (chosen === '') return ''
+  const peer = delivered.peers.get(Number(chosen))
+  return `${chosen} ${peer === undefined ? 'unknown' : `${peer.patchable.Online === true} ${peer.node.Addresses.join()}`}`
+}
+
+function profileOf(user: UserRecord): UserProfile {
+  return { ID: user.id, LoginName: loginNameOf(user), DisplayName: displayNameOf(user), ...(user.profilePicUrl !== '' && { ProfilePicURL: user.profilePicUrl }) }
 }
 
 /** Clients before 1.82 take a certificate pin for a host name and never connect: for them the check is off. */

@@ -63,12 +63,43 @@ describe('what a node is told', () => {
     }
   })
 
+  test('who has chosen an exit node builds its map anew when the choice, or what is shown of that node, is another; nobody else does', () => {
+    const lab = open()
+    const exit = lab.node('alice', 'exit')
+    const b = lab.node('bob', 'b')
+    const c = lab.node('bob', 'c')
+    const domains = (node: LabNode, change: () => void): (string | undefined)[] => told(lab, node, change).map((frame) => frame.Domain)
+    const choose = (node: LabNode, id: string): number => lite(lab, node, { Hostinfo: { Hostname: node.name, OS: 'linux', ExitNodeID: id } })
+    expect(domains(b, () => choose(b, String(exit.id)))).toEqual(['mesh.test'])
+    expect(domains(b, () => choose(b, String(exit.id))), 'no choice').toEqual([])
+    expect(domains(c, () => choose(b, String(c.id))), 'of another').toEqual([])
+    expect(domains(b, () => choose(b, String(exit.id)))).toEqual(['mesh.test'])
+    expect(domains(b, () => lite(lab, exit, { Endpoints: ['10.0.0.9:41641'] })), 'where it is does not show').toEqual([undefined])
+    expect(domains(b, () => lab.node('alice', 'late')), 'another peer').toEqual([undefined])
+    lab.feed({ type: 'closed', request: exit.stream })
+    expect(domains(b, () => lab.advance(20_000))).toEqual(['mesh.test'])
+    expect(domains(c, () => lab.map(exit.machine, { NodeKey: exit.NodeKey, Stream: true, DiscoKey: key('discokey', 'exit') })), 'not for others').toEqual([undefined])
+    expect(domains(b, () => lab.admin({ command: 'deleteNode', id: exit.id }))).toEqual(['mesh.test'])
+    expect(domains(b, () => choose(b, '')), 'it shows none').toEqual([])
+    expect(domains(b, () => choose(b, 'none')), 'an unknown one, once').toEqual(['mesh.test'])
+  })
+
   test('a user with another name is told to those who see nodes of theirs', () => {
     const lab = open()
     lab.node('alice', 'a')
     const b = lab.node('bob', 'b')
     const frames = told(lab, b, () => lab.admin({ command: 'renameUser', id: 1, newName: 'alicia' }))
     expect(frames.flatMap((frame) => frame.UserProfiles ?? []).map((profile) => profile.LoginName)).toEqual(['alicia'])
+  })
+
+  test('a user who is deleted is told to nobody, and a new one of that name is told again', () => {
+    const lab = open()
+    const b = lab.node('bob', 'b')
+    const c = lab.node('alice', 'c')
+    expect(lab.admin({ command: 'deleteNode', id: c.id }).status).toBe(200)
+    expect(told(lab, b, () => expect(lab.admin({ command: 'deleteUser', id: 1 }).status).toBe(200))).toEqual([])
+    lab.admin({ command: 'createUser', name: 'alice' })
+    expect(told(lab, b, () => lab.node('alice', 'd')).flatMap((frame) => frame.UserProfiles ?? [])).toMatchObject([{ ID: 3, LoginName: 'alice' }])
   })
 
   test('a node that joins a large group costs those who accept it one small chunk of their filter', () => {

@@ -9,10 +9,12 @@ export {
   DERP_HANDSHAKE_TIMEOUT_MS, DERP_PING_TIMEOUT_MS, DERP_SILENCE_TIMEOUT_MS, DerpClient, type DerpClientFailure, type DerpClientInput,
   type DerpClientOptions, type DerpClientOutput, type DerpClientState, type DerpClientStats,
 } from './client.ts'
-export { DerpServer, type DerpServerInput, type DerpServerOptions, type DerpServerOutput } from './server.ts'
+export { DerpServer } from './server.ts'
+export type { DerpServerInput, DerpServerOptions, DerpServerOutput } from './server-io.ts'
 export type { DerpConnectionId } from './server-connection.ts'
 export {
-  DERP_DROP_REASONS, type DerpCloseReason, type DerpDropReason, type DerpPacketKind, type DerpServerStats, type DerpTally, formatDerpMetrics,
+  DERP_DROP_REASONS, type DerpCensus, type DerpCloseReason, type DerpDropReason, type DerpPacketKind, type DerpServerStats, type DerpTally,
+  formatDerpMetrics,
 } from './server-stats.ts'
 export {
   decideUpgrade, DERP_PATH, encodeUpgradeRequest, encodeUpgradeResponse, type PlainResponse, type RelayRequest, type UpgradeDecision,

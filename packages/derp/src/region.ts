@@ -3,8 +3,9 @@ import type { NodePublicKey } from '@meshwright/crypto'
 import { PEER_GONE_DISCONNECTED } from './frame-types.ts'
 import { encodeFrame } from './frames.ts'
 import { KeyMap } from './key-map.ts'
-import type { DerpServerOutput } from './server.ts'
 import type { RegionPeer, ServerConnection } from './server-connection.ts'
+import type { DerpServerOutput } from './server-io.ts'
+import type { DerpCensus } from './server-stats.ts'
 import type { ServerTallies } from './server-tallies.ts'
 import type { ServerWriter } from './server-writer.ts'
 
@@ -95,7 +96,7 @@ export class Region {
   }
 
   /** How many keys, duplicates and watchers there are. */
-  census(): { localClients: number; remoteClients: number; duplicateKeys: number; watchers: number } {
+  census(): DerpCensus {
     let localClients = 0
     let remoteClients = 0
     let duplicateKeys = 0

@@ -16,6 +16,7 @@ export type DerpCloseReason =
   | 'closed-by-request'
   | 'watch-overflow'
   | 'too-many-connections'
+  | 'gave-way'
 
 /** All reasons for dropping a packet. */
 export const DERP_DROP_REASONS: readonly DerpDropReason[] = ['unknown_dest', 'unknown_dest_on_fwd', 'gone_disconnected', 'queue_head', 'write_error', 'dup_client']
@@ -23,8 +24,18 @@ export const DERP_DROP_REASONS: readonly DerpDropReason[] = ['unknown_dest', 'un
 /** A count of packets and their bytes, keys and headers not counted, for each kind of packet. */
 export type DerpTally = Record<DerpPacketKind, { packets: number; bytes: number }>
 
+/** Who is in the region now. */
+export interface DerpCensus {
+  /** Keys with a connection here. */
+  readonly localClients: number
+  /** Keys known through other relays only. */
+  readonly remoteClients: number
+  readonly duplicateKeys: number
+  readonly watchers: number
+}
+
 /** What a server has done since its start, and what it holds now. Counters only grow. */
-export interface DerpServerStats {
+export interface DerpServerStats extends DerpCensus {
   readonly accepts: number
   readonly received: DerpTally
   readonly sent: DerpTally
@@ -46,12 +57,6 @@ export interface DerpServerStats {
   readonly connections: number
   readonly homeConnections: number
   readonly notIdealConnections: number
-  /** Keys with a connection here. */
-  readonly localClients: number
-  /** Keys known through other relays only. */
-  readonly remoteClients: number
-  readonly duplicateKeys: number
-  readonly watchers: number
   /** Bytes of frames that wait in queues. */
   readonly queuedBytes: number
 }

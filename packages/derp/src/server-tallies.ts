@@ -1,7 +1,6 @@
-import type { Region } from './region.ts'
 import type { ServerConnection } from './server-connection.ts'
 import {
-  count, DERP_DROP_REASONS, type DerpCloseReason, type DerpDropReason, type DerpPacketKind, type DerpServerStats, type DerpTally, newTally,
+  count, DERP_DROP_REASONS, type DerpCensus, type DerpCloseReason, type DerpDropReason, type DerpPacketKind, type DerpServerStats, type DerpTally, newTally,
 } from './server-stats.ts'
 
 /** The counters behind {@link DerpServerStats}. */
@@ -38,8 +37,8 @@ export class ServerTallies {
     this.#closed[reason] = (this.#closed[reason] ?? 0) + 1
   }
 
-  /** Copies of all counters, and gauges read off the connections. */
-  snapshot(connections: Iterable<ServerConnection>, region: Region): DerpServerStats {
+  /** Copies of all counters, and gauges read off the connections and the region. */
+  snapshot(connections: Iterable<ServerConnection>, census: DerpCensus): DerpServerStats {
     let total = 0
     let home = 0
     let notIdeal = 0
@@ -71,7 +70,7 @@ export class ServerTallies {
       homeConnections: home,
       notIdealConnections: notIdeal,
       queuedBytes,
-      ...region.census(),
+      ...census,
     }
   }
 }

@@ -1,6 +1,6 @@
 import { after, earlier, type Instant, type Outbox } from '@meshwright/core'
-import type { DerpServerOutput } from './server.ts'
 import type { QueuedPacket, RegionPeer, ServerConnection } from './server-connection.ts'
+import type { DerpServerOutput } from './server-io.ts'
 import { count, type DerpPacketKind } from './server-stats.ts'
 import type { ServerTallies } from './server-tallies.ts'
 

@@ -1,6 +1,6 @@
 import { concatBytes, instant } from '@meshwright/core'
 import { NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
-import { parseIp } from '@meshwright/ip'
+import { type Endpoint, parseEndpoint, parseIp } from '@meshwright/ip'
 import { drain, machineLaws, SeededRandom, VirtualClock } from '@meshwright/testkit'
 import { beforeEach, expect, test } from 'vitest'
 import {
@@ -45,10 +45,10 @@ class Relay {
     return this
   }
 
-  accept(conn: number, notIdeal = false): this {
+  accept(conn: number, notIdeal = false, source: Endpoint | undefined = from): this {
     this.#readers.set(conn, new FrameReader(() => 1 << 20))
     this.#frames.set(conn, [])
-    return this.feed({ type: 'accepted', conn, from, notIdeal })
+    return this.feed({ type: 'accepted', conn, ...(source !== undefined && { from: source }), notIdeal })
   }
 
   /** A client that has passed the handshake and whose transport takes everything. */
@@ -360,6 +360,54 @@ test('more connections than allowed are closed at once, and metrics carry the na
   const text = formatDerpMetrics(relay.server.stats())
   expect(text).toContain('derp_accepts 2\n')
   expect(text).toContain('derp_packets_dropped{reason="queue_head",kind="other"} 0\n')
+})
+
+const gaveWay = (relay: Relay): readonly number[] => relay.events.flatMap((event) => (event.type === 'close' && event.reason === 'gave-way' ? [event.conn] : []))
+
+test('of one address only so many wait to be let in: its oldest gives way to its newest, and who is in or comes from elsewhere stays', () => {
+  const elsewhere = parseEndpoint('198.51.100.1:9')
+  const relay = new Relay({ maxNewcomers: 8 }).client(1, keys[0]).accept(2, false, elsewhere)
+  for (let conn = 10; conn < 20; conn += 1) relay.accept(conn)
+  expect(gaveWay(relay)).toEqual([10, 11, 12, 13, 14, 15])
+  relay.send(2, introduction(keys[1])).send(19, introduction(keys[2]))
+  expect(relay.server.peers().length).toBe(3)
+  // Who is let in, and who leaves, makes room.
+  relay.accept(20).feed({ type: 'closed', conn: 16 }).accept(21)
+  expect(gaveWay(relay)).toEqual([10, 11, 12, 13, 14, 15])
+})
+
+test.each(['2001:db8:0:1::', '203.0.113.'])('all together are bounded too, whoever they are; a /64 of IPv6 is one source: %s', (prefix) => {
+  const relay = new Relay({ maxNewcomers: 8 })
+  for (let conn = 1; conn <= 10; conn += 1) relay.accept(conn, false, parseEndpoint(prefix.includes(':') ? `[${prefix}${conn}]:9` : `${prefix}${conn}:9`))
+  expect(gaveWay(relay)).toEqual(prefix.includes(':') ? [1, 2, 3, 4, 5, 6] : [1, 2])
+})
+
+test('unless it is told otherwise, a relay has 1,024 connections of one address that it has not let in', () => {
+  const relay = new Relay()
+  for (let conn = 1; conn <= 1_026; conn += 1) relay.accept(conn)
+  expect(gaveWay(relay)).toEqual([1, 2])
+})
+
+test('who waits for the answer of admission may have sent 128 KiB more, and is left when it sends on', () => {
+  const relay = new Relay({ admission: true }).accept(1).send(1, introduction(keys[0])).send(1, new Uint8Array(131_072))
+  expect(relay.events.filter((event) => event.type === 'close')).toEqual([])
+  relay.send(1, new Uint8Array(1))
+  expect(relay.events.at(-1)).toEqual({ type: 'close', conn: 1, reason: 'frame-invalid' })
+})
+
+test('who waits for the answer of admission waits to be let in, and may give way', () => {
+  const relay = new Relay({ maxNewcomers: 2, admission: true }).accept(1).send(1, introduction(keys[0])).accept(2)
+  expect(gaveWay(relay)).toEqual([1])
+  relay.feed({ type: 'verified', conn: 1, allow: true })
+  expect(relay.server.stats()).toMatchObject({ connections: 1, localClients: 0 })
+})
+
+test('an introduction may have 16 KiB, a longer one is not waited for', () => {
+  const header = (length: number): Uint8Array => Uint8Array.of(2, 0, 0, length >> 8, length & 255)
+  const relay = new Relay().accept(1).send(1, header(16_384)).accept(2)
+  expect(relay.events).toEqual([])
+  relay.send(2, header(16_385))
+  expect(relay.events).toEqual([{ type: 'close', conn: 2, reason: 'client-info-invalid' }])
 })
 
 test('a flood from thousands of keys that come and go leaves nothing behind', () => {

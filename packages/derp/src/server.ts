@@ -1,14 +1,16 @@
-import { after, earlier, type Instant, type Machine, Outbox, type RandomSource } from '@meshwright/core'
-import { constantTimeEqual, type CryptoProvider, type NodePrivateKey, type NodePublicKey } from '@meshwright/crypto'
+import { after, earlier, type Instant, type Machine, Outbox } from '@meshwright/core'
+import { constantTimeEqual, type NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
 import { packetKind } from './disco-shape.ts'
 import { DerpError } from './errors.ts'
 import * as T from './frame-types.ts'
 import { decodeFrame, encodeFrame, encodePacketFrame } from './frames.ts'
-import { DEFAULT_SERVER_INFO, type DerpClientInfo, type DerpServerInfo, openClientInfo, sealServerInfo } from './handshake.ts'
+import { DEFAULT_SERVER_INFO, type DerpClientInfo, openClientInfo, sealServerInfo } from './handshake.ts'
 import { Region } from './region.ts'
 import { type DerpConnectionId, type RegionPeer, ServerConnection } from './server-connection.ts'
+import type { DerpServerInput, DerpServerOptions, DerpServerOutput } from './server-io.ts'
 import { count, type DerpCloseReason, type DerpServerStats } from './server-stats.ts'
+import { ServerNewcomers } from './server-newcomers.ts'
 import { ServerTallies } from './server-tallies.ts'
 import { ServerWriter } from './server-writer.ts'
 import { TokenBucket } from './token-bucket.ts'
@@ -22,62 +24,8 @@ const NOT_HERE_BURST = 3
 /** A burst below the largest frame could never let that frame through. */
 const LEAST_RECEIVE_BURST_BYTES = 65_568
 /** What may arrive while admission is being asked; the transport was told to pause. */
-const MAX_HELD_BYTES = 1 << 20
-
-/** What a server is made of. */
-export interface DerpServerOptions {
-  readonly privateKey: NodePrivateKey
-  readonly random: RandomSource
-  /** Who computes X25519, twice for each client (default: noble). */
-  readonly provider?: CryptoProvider
-  /** Ask with `verify` before a client is let in (default false: everybody who owns a key). */
-  readonly admission?: boolean
-  /** The region's shared secret, 32 bytes; without it nobody is privileged. */
-  readonly meshKey?: Uint8Array
-  /** Packets that wait for one destination, disco and other apart; the oldest gives way (default 32 each). */
-  readonly queueDepth?: number
-  /** Bytes on their way to one transport before `writable` must be heard (default 131072). */
-  readonly windowBytes?: number
-  /** How long a transport may take nothing before the connection is closed, 0 for ever (default 2000; other relays 30000). */
-  readonly writeTimeoutMs?: number
-  /** Receive limit per client: above it reading pauses; other relays are exempt. */
-  readonly receiveLimit?: { readonly bytesPerSecond: number; readonly burstBytes: number }
-  /** Announced to clients, which then limit themselves. */
-  readonly serverInfo?: DerpServerInfo
-  /** Ping silent clients that answer pings, and close those that do not (default true). */
-  readonly pingSilentClients?: boolean
-  /** The most connections at once (default 100000); more are closed at once. */
-  readonly maxConnections?: number
-}
-
-/** What happens to connections. Inputs for a connection that is gone are ignored. */
-export type DerpServerInput =
-  /** A stream is ready for frames: the upgrade has been answered, or fast start wants no answer. */
-  | { readonly type: 'accepted'; readonly conn: DerpConnectionId; readonly from?: Endpoint; readonly notIdeal?: boolean }
-  /** Bytes of the client; they must not change until outputs are drained. */
-  | { readonly type: 'bytes'; readonly conn: DerpConnectionId; readonly bytes: Uint8Array }
-  /** The transport has taken `bytes` of what was written to this connection; absent: all of it. */
-  | { readonly type: 'writable'; readonly conn: DerpConnectionId; readonly bytes?: number }
-  /** The answer to `verify`. */
-  | { readonly type: 'verified'; readonly conn: DerpConnectionId; readonly allow: boolean }
-  /** The stream has ended or broken. */
-  | { readonly type: 'closed'; readonly conn: DerpConnectionId }
-
-/** What the server wants done. */
-export type DerpServerOutput =
-  | { readonly type: 'write'; readonly conn: DerpConnectionId; readonly bytes: Uint8Array }
-  /** Close the stream; nothing more is said of this connection. */
-  | { readonly type: 'close'; readonly conn: DerpConnectionId; readonly reason: DerpCloseReason }
-  /** Ask whether this key may use the relay, then feed `verified`. */
-  | { readonly type: 'verify'; readonly conn: DerpConnectionId; readonly nodeKey: NodePublicKey; readonly from?: Endpoint }
-  /** Stop reading from the transport, and go on with it. */
-  | { readonly type: 'pause'; readonly conn: DerpConnectionId }
-  | { readonly type: 'resume'; readonly conn: DerpConnectionId }
-  /** Hand a packet to another relay: `DerpClient.forward` of that link. */
-  | { readonly type: 'forward'; readonly link: number; readonly source: NodePublicKey; readonly destination: NodePublicKey; readonly packet: Uint8Array }
-  /** A key has come to, or left, this relay. */
-  | { readonly type: 'peerConnected'; readonly peer: NodePublicKey }
-  | { readonly type: 'peerDisconnected'; readonly peer: NodePublicKey }
+const MAX_HELD_BYTES = 1 << 17
+const MAX_NEWCOMERS = 2_048
 
 /**
  * A relay: all its connections, by number. It moves packets between clients that have proven their node keys, and knows nothing of
@@ -88,13 +36,15 @@ export type DerpServerOutput =
  * | (new) | accepted | writes ServerKey | greeting |
  * | greeting | ClientInfo that opens | without admission or with the mesh key: writes ServerInfo | active |
  * | greeting | the same, with admission | `pause`, `verify` | verifying |
- * | greeting, verifying | anything else, or 10 s | closes | closed |
+ * | greeting, verifying | anything else, 10 s, or the oldest of too many | closes | closed |
  * | verifying | verified: allow | writes ServerInfo, `resume` | active |
  * | active | SendPacket | routes it | active |
  * | active | a frame of wrong size, a privileged one without mesh key | closes | closed |
  * | active | nothing taken by the transport for the write time-out, two pings unanswered | closes | closed |
  *
- * Memory per connection: one frame, `windowBytes`, two queues of `queueDepth` packets of at most 64 KiB, and 1024 control frames
+ * A connection that has not been let in holds one ClientInfo of at most 16 KiB, while admission is being asked up to 128 KiB of what comes
+ * behind it, and gives way where there are too many of them.
+ * Memory per other connection: one frame, `windowBytes`, two queues of `queueDepth` packets of at most 64 KiB, and 1024 control frames
  * (65536 for other relays). Reading of one client never waits for the writing of another. Source:
  * tailscale/tailscale:derp/derpserver/derpserver.go.
  */
@@ -105,6 +55,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
   readonly #tallies: ServerTallies = new ServerTallies()
   readonly #region: Region
   readonly #writer: ServerWriter
+  readonly #newcomers: ServerNewcomers
   readonly #publicKey: NodePublicKey
   /** Never later than the earliest deadline of a connection; exact after each `handleTimeout`. */
   #due: Instant | undefined
@@ -116,6 +67,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     this.#options = options
     this.#publicKey = options.privateKey.publicKey()
     this.#writer = new ServerWriter(this.#outbox, this.#tallies, options.windowBytes, options.writeTimeoutMs)
+    this.#newcomers = new ServerNewcomers(options.maxNewcomers ?? MAX_NEWCOMERS)
     this.#region = new Region(options.random, this.#outbox, this.#tallies, this.#writer)
   }
 
@@ -126,7 +78,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
 
   /** Counters and gauges. Costs a walk over all connections. */
   stats(): DerpServerStats {
-    return this.#tallies.snapshot(this.#connections.values(), this.#region)
+    return this.#tallies.snapshot(this.#connections.values(), this.#region.census())
   }
 
   /** The keys that are connected here. */
@@ -221,6 +173,8 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     this.#connections.set(id, conn)
     conn.handshakeDue = after(now, HANDSHAKE_TIMEOUT_MS)
     this.#due = earlier(this.#due, conn.handshakeDue)
+    const inTheWay = this.#newcomers.add(conn)
+    if (inTheWay !== undefined) this.#close(now, inTheWay, 'gave-way')
     this.#writer.write(now, conn, encodeFrame({ type: 'serverKey', key: this.#publicKey }))
     this.#settle(now)
   }
@@ -270,6 +224,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     if (key === undefined || box === undefined) return this.#close(now, conn, 'client-info-invalid')
     conn.state = 'active'
     conn.handshakeDue = undefined
+    this.#newcomers.remove(conn)
     const [low = 0, high = 0] = this.#options.random(2)
     conn.keepAliveMs = KEEP_ALIVE_MS + ((low | (high << 8)) / 0x1_0000) * KEEP_ALIVE_JITTER_MS
     conn.keepAliveDue = after(now, conn.keepAliveMs)
@@ -396,6 +351,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
 
   #remove(now: Instant, conn: ServerConnection): void {
     this.#connections.delete(conn.id)
+    this.#newcomers.remove(conn)
     conn.state = 'closed'
     this.#writer.discard(conn)
     this.#region.leave(now, conn)

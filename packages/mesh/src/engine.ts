@@ -163,7 +163,7 @@ export class Engine implements NodeEngine {
       if (wanted.has(text) || key === undefined) continue
       this.paths.removePeer(now, key)
       this.#keys.delete(text)
-      this.#unsent.take(key)
+      this.#unsent.forget(key)
     }
     for (const peer of peers) {
       this.paths.setPeer(now, peer)
@@ -397,6 +397,7 @@ export class Engine implements NodeEngine {
       case 'relayed': {
         const sent = this.relays.send(now, output.region, output.peer, output.bytes)
         if (!sent || !this.relays.isConnected(output.region)) this.#unsent.note(output.peer, output.bytes, sent ? output.region : undefined)
+        else if (this.paths.pathFor(now, output.peer).type === 'relay') this.#unsent.noteTaken(now, output.peer, output.bytes, output.region)
         return
       }
       case 'unsent':
@@ -432,10 +433,12 @@ export class Engine implements NodeEngine {
         this.#outbox.push({ type: 'relayConnected', region: output.region })
         return
       case 'disconnected':
-        this.#unsent.lost(output.region)
+        this.#unsent.lost(now, output.region)
         this.#outbox.push({ type: 'relayDisconnected', region: output.region, reason: output.reason })
         return
       case 'peerGone':
+        // Another way may have been found before the relay said so; else the next one that is found is taken.
+        if (output.isNotHere && this.#unsent.notThere(now, output.peer, output.region) && this.paths.pathFor(now, output.peer).type === 'direct') this.#askAgain(now, output.peer)
         this.#outbox.push({ type: 'changed' })
         return
       default:
@@ -443,7 +446,7 @@ export class Engine implements NodeEngine {
     }
   }
 
-  // There may be a way now for an initiation that never left.
+  // There may be a way now for an initiation that never reached its peer.
   #askAgain(now: Instant, peer: NodePublicKey): void {
     if (!this.#unsent.take(peer)) return
     this.plane.device.askAgain(now, peer)

@@ -127,6 +127,23 @@ test('where the map\'s settings are not accepted, nodes have names and nobody is
   expect(bench.owed).toEqual([])
 })
 
+test('with MagicDNS off, nodes and records have names, and all else in the domain of the mesh is asked of the servers of the map, of nobody where it names none', () => {
+  const bench = new Bench()
+  const socket = bench.client.bindUdp()
+  const ask = (dns: NetworkMap['dns']): readonly unknown[] => {
+    bench.names.apply({ ...MAP, dns: { Domains: ['lab.test'], ExtraRecords: [{ Name: 'printer.lab.test', Type: 'A', Value: '100.64.0.9' }], ...dns } }, true)
+    bench.heard.length = 0
+    for (const name of ['peer.lab.test.', 'printer.lab.test.', 'nobody.lab.test.', '9.0.64.100.in-addr.arpa.']) bench.client.sendUdp(START, socket, { ip: ip('100.100.100.100'), port: 53 }, query(name))
+    bench.settle(START)
+    return bench.heard.map((output) => output.type === 'udp' && decodeDns(output.bytes)?.rcode)
+  }
+  expect(ask({})).toEqual([0, 0, 2, 2])
+  expect(bench.owed).toEqual([])
+  expect(ask({ Resolvers: [{ Addr: '192.0.2.53' }] })).toEqual([0, 0])
+  expect(bench.owed.flatMap((output) => (output.type === 'dnsForward' ? [output.upstreams] : []))).toEqual([['192.0.2.53'], ['192.0.2.53']])
+  expect(ask({ Proxied: true })).toEqual([0, 0, 3, 3])
+})
+
 test('whatever else is sent to the service ends here: a reset for TCP, nothing for UDP, and never a peer', () => {
   const bench = new Bench()
   const refused = bench.client.connectTcp(START, { ip: ip('100.100.100.100'), port: 80 })

@@ -80,7 +80,8 @@ export class NodeNames {
 
   /**
    * Takes the names of a network map; names that are none leave the former ones in force. Where the map's DNS settings are not accepted, nodes
-   * have their names all the same, and nothing else is answered (tailscale/tailscale:ipn/ipnlocal/node_backend.go).
+   * have their names all the same, and nothing else is answered. Where MagicDNS is off, so too, but what is not known in the domain of the mesh
+   * is asked of whoever the settings name (tailscale/tailscale:ipn/ipnlocal/node_backend.go).
    */
   apply(map: NetworkMap, acceptDns: boolean): void {
     try {
@@ -255,7 +256,7 @@ function dnsConfig(map: NetworkMap, acceptDns: boolean): DnsConfig {
   if (!acceptDns) return { hosts, extraRecords, searchDomains }
   const routes = new Map(Object.entries(dns.Routes ?? {}).map(([suffix, servers]) => [suffix, servers.map((server) => server.Addr)] as const))
   return {
-    suffix: magicDnsSuffix(map),
+    ...(dns.Proxied === true && { suffix: magicDnsSuffix(map) }),
     hosts,
     routes,
     extraRecords,

@@ -72,3 +72,12 @@ Candidates (2):
   * 192.0.2.7:41641  1 ms; 1 probe, 1 answered, 0 not; last probe 0.1 s ago; last answer 0.1 s ago; sees us as 198.51.100.1:9 (from map)
     10.0.0.1:1       not probed yet (from map)`)
 })
+
+test('a loopback or private endpoint takes over although it is a little slower: the reason does not say that it was faster', () => {
+  const [loopback, elsewhere] = [tried('127.0.0.1:7', { chosen: true, pings: 1, pongs: 1, latencyMs: 25.5 }), tried('192.0.2.7:7', { pings: 1, pongs: 1, latencyMs: 18.6 })]
+  const story = pathStory(now, {
+    ...facts, path: { type: 'direct', endpoint: loopback.endpoint, latencyMs: 25.5 }, state: 'direct', reason: 'better-path', chosen: '127.0.0.1:7', whyNotDirect: undefined, text: 'The peer answers directly.',
+    candidates: [loopback, elsewhere],
+  }, peer, relays)
+  expect(tellStory(story)[1]).toBe('  for 1 min 23 s, because another endpoint that answers is nearer or faster')
+})

@@ -47,7 +47,7 @@ export interface PathStory {
 const REASONS: Readonly<Record<PathExplanation['reason'], string>> = {
   'peer-set': 'the network map named the peer',
   pong: 'an endpoint answered a probe',
-  'better-path': 'another endpoint answered faster',
+  'better-path': 'another endpoint that answers is nearer or faster',
   'trust-lapsed': 'the direct path has not answered lately',
   'heartbeat-unanswered': 'the direct path missed a heartbeat',
   'ping-timeout': 'the direct path stopped answering',

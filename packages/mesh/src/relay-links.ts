@@ -16,6 +16,9 @@ export type RelayLinksInput =
   | { readonly type: 'writable'; readonly link: number }
   | { readonly type: 'closed'; readonly link: number; readonly reason?: string }
 
+/** Why a peer is gone: it is not at this relay (tailscale/tailscale:derp, PeerGoneReasonNotHere). */
+const NOT_HERE = 1
+
 /** What connections with relays need, and what they bring. */
 export type RelayLinksOutput =
   | { readonly type: 'dial'; readonly link: number; readonly region: RelayRegion; readonly node: RelayNode }
@@ -24,7 +27,7 @@ export type RelayLinksOutput =
   | { readonly type: 'packet'; readonly region: number; readonly source: NodePublicKey; readonly packet: Uint8Array }
   | { readonly type: 'connected'; readonly region: number }
   | { readonly type: 'disconnected'; readonly region: number; readonly reason: string }
-  | { readonly type: 'peerGone'; readonly region: number; readonly peer: NodePublicKey }
+  | { readonly type: 'peerGone'; readonly region: number; readonly peer: NodePublicKey; readonly isNotHere: boolean }
 
 /** Where the connection with a region stands. */
 export type RelayLinkState = 'absent' | 'dialling' | 'connected' | 'waiting'
@@ -305,7 +308,7 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
         return
       }
       case 'peerGone':
-        this.#outbox.push({ type: 'peerGone', region: link.region, peer: output.peer })
+        this.#outbox.push({ type: 'peerGone', region: link.region, peer: output.peer, isNotHere: output.reason === NOT_HERE })
         return
       case 'health': {
         const region = this.#regions.get(link.region)

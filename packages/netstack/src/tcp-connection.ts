@@ -55,7 +55,7 @@ export class TcpConnection implements Scheduled {
   readonly listener: ListenerId | undefined
   readonly sender: TcpSender
   readonly receiver: TcpReceiver
-  readonly #host: TcpHost
+  readonly #host: TcpHost<TcpConnection>
   #told = false
   #appClosed = false
   readonly #timestamps: Timestamps
@@ -72,7 +72,7 @@ export class TcpConnection implements Scheduled {
 
   constructor(
     now: Instant,
-    host: TcpHost,
+    host: TcpHost<TcpConnection>,
     id: FlowId,
     path: TcpPath,
     listener: ListenerId | undefined,

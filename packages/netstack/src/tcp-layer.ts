@@ -45,7 +45,7 @@ class DataOutput {
 }
 
 /** All TCP of a stack: listeners, connections by four-tuple and by id, and their timers. */
-export class TcpLayer implements TcpHost {
+export class TcpLayer implements TcpHost<TcpConnection> {
   readonly #context: StackContext
   readonly #table: FlowTable
   readonly #secrets: FlowSecrets

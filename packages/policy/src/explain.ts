@@ -1,10 +1,11 @@
 import type { UnixMillis } from '@meshwright/core'
-import { formatIpRange, type Ip, parseIp, type Prefix, prefixContains, prefixRange } from '@meshwright/ip'
-import { type Alias, parseAlias } from './aliases.ts'
+import { type Ip, parseIp, type Prefix, prefixContains } from '@meshwright/ip'
+import { parseAlias } from './aliases.ts'
 import type { CompiledPolicy } from './compiled.ts'
 import type { Place } from './diagnostics.ts'
 import type { Engine } from './engine.ts'
 import type { NodeRecord } from './inventory.ts'
+import { type Involved, meaningOf, type NamedPlace } from './meaning.ts'
 import { undefinedName } from './names.ts'
 import type { LocatedAlias, Statement } from './policy.ts'
 import { coversAddress, type NearMiss, nearMissOf, posturesMet, receives } from './near-miss.ts'
@@ -13,18 +14,6 @@ import { INTERNET } from './resolve.ts'
 import { type SshAccess, sshAccessOf } from './ssh-access.ts'
 import type { CompiledStatement } from './statements.ts'
 import type { TailnetNode } from './tailnet.ts'
-
-/** An alias that takes part, where it stands, and where its meaning comes from (a member of a group, a host, an ipset). */
-export interface Involved {
-  readonly text: string
-  readonly at: Place
-  readonly through: readonly NamedPlace[]
-}
-
-/** A name and where it stands. */
-export interface NamedPlace extends Place {
-  readonly text: string
-}
 
 /** A statement that allows a connection. */
 export interface Contribution {
@@ -76,7 +65,7 @@ export function explainAccess(compiled: CompiledPolicy, connection: Connection, 
     nearest,
     candidates: candidates.map(({ node }) => node),
     routes: routesTo(engine, connection),
-    ssh: sshAccessOf(engine, connection, (alias, address) => meaningOf(engine, alias, address)),
+    ssh: sshAccessOf(engine, connection),
   }
 }
 
@@ -150,17 +139,4 @@ function contributionOf(
     postures: posturesMet(engine, statement.srcPosture, connection.source),
     receivers: candidates.filter((record) => receives(compiled, engine, record, connection)).map(({ node }) => node),
   }
-}
-
-/** Where the meaning of a name comes from: the members of a group that have the address, the definition of a host or ipset. */
-function meaningOf(engine: Engine, alias: Alias, address: Ip): readonly NamedPlace[] {
-  const { groups, hosts, ipsets } = engine.policy
-  const host = alias.kind === 'host' ? hosts.get(alias.name) : undefined
-  if (host !== undefined) return [{ ...host.at, text: formatIpRange(prefixRange(host.value)) }]
-  const ipset = alias.kind === 'ipset' ? ipsets.get(alias.text) : undefined
-  if (ipset !== undefined) return [{ ...ipset.at, text: alias.text }]
-  if (alias.kind !== 'group') return []
-  const owners = new Set(engine.inventory.recordsAt(address).flatMap(({ node }) => engine.inventory.ownerOf(node)?.id ?? []))
-  const members = groups.get(alias.text)?.value ?? []
-  return members.filter((member) => engine.inventory.usersNamed(member.value).some(({ id }) => owners.has(id))).map(({ at, value }) => ({ ...at, text: value }))
 }

@@ -2,8 +2,8 @@ import type { Ip } from '@meshwright/ip'
 import type { Alias } from './aliases.ts'
 import type { Place } from './diagnostics.ts'
 import type { Engine } from './engine.ts'
-import type { Involved, NamedPlace } from './explain.ts'
 import type { NodeRecord } from './inventory.ts'
+import { type Involved, meaningOf, type NamedPlace } from './meaning.ts'
 import { posturesMet } from './near-miss.ts'
 import type { LocatedAlias, SshRule } from './policy.ts'
 import type { Connection } from './reach.ts'
@@ -23,11 +23,7 @@ export interface SshAccess {
 }
 
 /** Every entry of ssh that lets the source of a connection into the node at its destination, in the order of the server's list. */
-export function sshAccessOf(
-  engine: Engine,
-  { source, destination }: Connection,
-  meaningOf: (alias: Alias, address: Ip) => readonly NamedPlace[],
-): readonly SshAccess[] {
+export function sshAccessOf(engine: Engine, { source, destination }: Connection): readonly SshAccess[] {
   const clients = engine.inventory.recordsAt(source)
   return engine.inventory.recordsAt(destination).flatMap((server) => {
     const entries = new Map<SshRule, Set<string>>()
@@ -42,7 +38,7 @@ export function sshAccessOf(
       const involved = (aliases: readonly LocatedAlias[], records: readonly NodeRecord[], address: Ip): Involved[] =>
         aliases
           .filter(({ alias }) => isSelf(alias) || records.some(({ slot }) => engine.resolver.nodesOf(alias).has(slot)))
-          .map(({ alias, at }) => ({ text: alias.text, at, through: meaningOf(alias, address) }))
+          .map(({ alias, at }) => ({ text: alias.text, at, through: meaningOf(engine, alias, address) }))
       return [
         {
           at: rule.at,

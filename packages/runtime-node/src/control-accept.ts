@@ -67,7 +67,7 @@ export async function acceptControl(request: IncomingMessage, socket: Duplex, he
     machineKey: options.machineKey,
     ...(earlyPayload !== undefined && { earlyPayload }),
   })
-  const raw = webSocket ? await acceptWebSocket(request, socket, head) : socket
+  const raw = webSocket ? await acceptWebSocket(request, socket, head, options.pace) : socket
   raw.on('error', () => raw.destroy())
   if (!webSocket) raw.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: ${NOISE_UPGRADE}\r\nConnection: upgrade\r\n\r\n`)
   channel.handleInput(instant(performance.now()), { type: 'initiation', bytes: initiation })

@@ -2,9 +2,12 @@ import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
+import { boundUnfinished, webSocketBounds } from './websocket-bounds.ts'
 
 const PROTOCOL = 'derp'
-/** Largest message that is taken: senders cut as they like, and the largest frame of a relay has 64 KiB and a little. */
+/** Longest message that is taken of a client: a real relay takes no longer one either, so that no client sends one (derper 1.102.5). */
+const TAKEN_MESSAGE_BYTES = 32_768
+/** Largest message that is taken of a relay: it cuts as it likes, and its largest frame has 64 KiB and a little. */
 const MAX_MESSAGE_BYTES = 1_048_576
 /** Longest message that is sent: a real relay ends the connection above 32,768 bytes (seen with derper 1.102.5). */
 const SENT_MESSAGE_BYTES = 16_384
@@ -17,11 +20,14 @@ const CLOSE_UNSUPPORTED_DATA = 1003
  */
 export async function acceptDerpWebSocket(request: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<Duplex> {
   const { WebSocketServer } = await import('ws') // only when somebody asks for it: most relays never load it
-  const server = new WebSocketServer({ noServer: true, clientTracking: false, perMessageDeflate: false, maxPayload: MAX_MESSAGE_BYTES, handleProtocols: () => PROTOCOL })
+  const server = new WebSocketServer({ noServer: true, clientTracking: false, perMessageDeflate: false, ...webSocketBounds(TAKEN_MESSAGE_BYTES), handleProtocols: () => PROTOCOL })
   return new Promise((resolve, reject) => {
     socket.once('close', () => reject(new Error('the connection was closed')))
     server.once('wsClientError', reject)
-    server.handleUpgrade(request, socket, Buffer.from(head.buffer, head.byteOffset, head.length), (webSocket) => resolve(new WebSocketBytes(webSocket)))
+    server.handleUpgrade(request, socket, Buffer.from(head.buffer, head.byteOffset, head.length), (webSocket) => {
+      boundUnfinished(webSocket, socket, TAKEN_MESSAGE_BYTES)
+      resolve(new WebSocketBytes(webSocket))
+    })
   })
 }
 
@@ -30,7 +36,7 @@ export async function dialDerpWebSocket(socket: Socket, host: string, signal: Ab
   const ws = await import('ws')
   signal.throwIfAborted()
   // `ws:` whatever the socket is: TLS, where there is any, is done already.
-  const webSocket = new ws.WebSocket(`ws://${host}/derp`, PROTOCOL, { createConnection: () => socket, perMessageDeflate: false, maxPayload: MAX_MESSAGE_BYTES })
+  const webSocket = new ws.WebSocket(`ws://${host}/derp`, PROTOCOL, { createConnection: () => socket, perMessageDeflate: false, ...webSocketBounds(MAX_MESSAGE_BYTES) })
   return new Promise((resolve, reject) => {
     const fail = (error: Error): void => {
       signal.removeEventListener('abort', onAbort)
@@ -44,6 +50,7 @@ export async function dialDerpWebSocket(socket: Socket, host: string, signal: Ab
     webSocket.once('open', () => {
       signal.removeEventListener('abort', onAbort)
       webSocket.off('error', fail)
+      boundUnfinished(webSocket, socket, MAX_MESSAGE_BYTES)
       resolve(new WebSocketBytes(webSocket))
     })
   })

@@ -1,6 +1,6 @@
 import { MeshwrightError } from '@meshwright/core'
 import type { Endpoint } from '@meshwright/ip'
-import type { ForwardUnclaimed } from './mesh-socket.ts'
+import type { ForwardUnclaimed } from './flow-carrier.ts'
 import type { MeshNodeOptions } from './running-node.ts'
 import type { SystemDnsManager } from './system-dns.ts'
 

@@ -2,14 +2,11 @@ import { Duplex } from 'node:stream'
 import type { Instant } from '@meshwright/core'
 import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import type { CloseReason, FlowId, ListenerId, Netstack, NetstackOutput, UdpId } from '@meshwright/netstack'
-import type { DatagramWay, FlowCarrier } from './outside-flows.ts'
+import type { DatagramWay, FlowCarrier } from './flow-carrier.ts'
 import type { MeshListener, MeshSocket, MeshUdpSocket } from './running-node.ts'
 
 /** Calls methods of the stack at the current time, and performs what they cause. */
 export type StackDoor = <Result>(use: (stack: Netstack, now: Instant) => Result) => Result
-
-/** Decides on a connection that no listener claims: to where on this computer it is forwarded, or `undefined` to refuse it. */
-export type ForwardUnclaimed = (local: Endpoint, remote: Endpoint) => Promise<Duplex | undefined>
 
 const ERRORS: Readonly<Record<CloseReason, readonly [string, string]>> = {
   finished: ['ECONNRESET', 'the connection was closed'],

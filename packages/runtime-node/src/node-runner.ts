@@ -26,7 +26,7 @@ import { pingPeerApi } from './peer-api-ping.ts'
 import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
-import type { DataPlaneReport, HasRemote, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
+import type { DataPlaneReport, HasRemote, HasSocket, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
 import { StateFileError } from './state-file.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { TunLink } from './tun-link.ts'
@@ -133,7 +133,7 @@ export class NodeRunner implements RunningNode {
 
   status(): MeshStatus {
     const status = this.#node.status(this.#clock())
-    const hints = this.#tun === undefined ? [] : systemHints(this.#node.prefs)
+    const hints = this.#tun === undefined ? [] : [...systemHints(this.#node.prefs), this.#opened.plane?.trouble].filter((hint) => hint !== undefined)
     // Control servers do not send a node its own endpoints.
     const self = status.self && status.self.endpoints.length === 0 ? { ...status.self, endpoints: this.#network.endpoints } : status.self
     return { ...status, self, health: [...status.health, ...hints] }
@@ -200,6 +200,7 @@ export class NodeRunner implements RunningNode {
         ...(login.forceReauth === true ? { forceNewKey: true } : {}),
       }),
     )
+    this.#changed() // the error of an earlier login is gone: the same one again is news
   }
 
   down(): void {
@@ -250,8 +251,8 @@ export class NodeRunner implements RunningNode {
     return this.#pings.begin((id) => this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs, options.sizeBytes)), options.signal)
   }
 
-  whois(from: string | HasRemote): WhoIs | undefined {
-    const address = typeof from === 'string' ? from : (from.remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/, '')
+  whois(from: string | HasRemote | HasSocket): WhoIs | undefined {
+    const address = typeof from === 'string' ? from : (('socket' in from ? from.socket : from).remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/, '')
     const ip = parseIp(address) ?? parseEndpoint(address)?.ip
     return ip && this.#node.whois(ip)
   }

@@ -7,7 +7,8 @@ import { afterEach, expect, test } from 'vitest'
 import { suspendAwareClock } from './clock.ts'
 import { type Driver, drive } from './drive.ts'
 import { MeshFlows } from './mesh-socket.ts'
-import { type FlowCarrier, OutsideFlows } from './outside-flows.ts'
+import type { FlowCarrier } from './flow-carrier.ts'
+import { OutsideFlows } from './outside-flows.ts'
 import { systemRandom } from './random.ts'
 
 const ip = (text: string): Ip => parseIp(text) ?? expect.fail(text)

@@ -2,7 +2,7 @@ import dgram from 'node:dgram'
 import net from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type Endpoint, formatIp, type Ip, isLoopback } from '@meshwright/ip'
-import type { ForwardUnclaimed } from './mesh-socket.ts'
+import type { DatagramWay, FlowCarrier, ForwardUnclaimed } from './flow-carrier.ts'
 import { runSystem } from './system-command.ts'
 
 /** Datagram flows that have a socket at a time; more are dropped. */
@@ -12,22 +12,6 @@ const CONNECT_MS = 30_000
 /** Pings of machines behind this node under way at a time, each a process; more are not answered. */
 const MAX_PINGS = 16
 const PING_SECONDS = '3'
-
-/** One datagram flow's way out of the mesh. */
-export interface DatagramWay {
-  send(bytes: Uint8Array): void
-  close(): void
-}
-
-/** Who takes flows that nobody in this process listens for. */
-export interface FlowCarrier {
-  /** A connection: where it goes on, or `undefined` to refuse it. */
-  readonly connect: ForwardUnclaimed
-  /** A datagram flow: its way out, or `undefined` to drop it. `onDatagram` is called with what comes back. */
-  datagrams(local: Endpoint, remote: Endpoint, onDatagram: (bytes: Uint8Array) => void): DatagramWay | undefined
-  /** Whether a machine behind this node answers a ping. */
-  echo(to: Ip): Promise<boolean>
-}
 
 /** What a carrier decides by. */
 export interface OutsideFlowsOptions {

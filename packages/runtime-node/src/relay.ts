@@ -3,6 +3,7 @@ export { attachDerpServer, type DerpAdmissionRequest, type DerpService, type Der
 export { metacertPem, type SelfSigned, selfSignedCertificate } from './derp-certificate.ts'
 export { type DerpConnection, type DerpConnectionEvents, DerpDialError, type DerpDialErrorCode, type DerpDialOptions, dialDerp } from './derp-dial.ts'
 export { type Driver, drive } from './drive.ts'
+export { HANDSHAKE_LIMITS, Newcomers, type NewcomerLimits } from './newcomers.ts'
 export { nodeCryptoProvider } from './node-crypto.ts'
 export { systemRandom } from './random.ts'
 export { startStunService, type StunService, type StunServiceOptions } from './stun-service.ts'

@@ -67,9 +67,14 @@ export interface MeshSocket extends Duplex {
   unref(): this
 }
 
-/** Whoever has a far end: a `MeshSocket`, `request.socket` of an HTTP server on the mesh. */
+/** Whoever has a far end: a `MeshSocket`, or a socket of Node. */
 export interface HasRemote {
   readonly remoteAddress?: string | undefined
+}
+
+/** What came by such a connection: a request to an HTTP server on the mesh. */
+export interface HasSocket {
+  readonly socket: HasRemote
 }
 
 /** A listener on the mesh. */
@@ -131,8 +136,8 @@ export interface RunningNode {
   resolve(name: string, options?: { readonly signal?: AbortSignal }): Promise<readonly string[]>
   /** Pings a node: by disco, inside the tunnel (`TSMP`, `ICMP`), or its PeerAPI. `sizeBytes`: the length of the datagrams, of disco alone. */
   ping(address: string, kind: PingKind, options?: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal }): Promise<PingResult>
-  /** Who stands behind `address`, `address:port`, or the far end of a connection: `whois(request.socket)`. */
-  whois(from: string | HasRemote): WhoIs | undefined
+  /** Who stands behind `address`, `address:port`, a request to an HTTP server on the mesh, or the far end of a connection: `whois(request)`, `whois(socket)`. */
+  whois(from: string | HasRemote | HasSocket): WhoIs | undefined
   /** An agent for Node's HTTP client whose connections go over the mesh: `http.get(url, { agent: node.agent() })`. */
   agent(options?: http.AgentOptions): http.Agent
   /** `fetch` over the mesh, for `http:` URLs of its names and addresses. Redirects are handed back, not followed. */

@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
@@ -44,4 +45,20 @@ test('a state that cannot be written says so and changes nothing', () => {
   StateFile.open(file).write({ a: '1' }) // and now a file stands where its folder should
   expect(() => state.write({ a: '2' })).toThrow(expect.objectContaining({ code: 'STATE_FILE_UNWRITABLE' }))
   expect(state.read('a')).toBeUndefined()
+})
+
+test('what is no file is neither read nor replaced: a folder, and a pipe, which stands for /dev/null here', () => {
+  const [folder, pipe, later] = [fresh(), fresh(), fresh()]
+  mkdirSync(folder, { recursive: true })
+  expect(() => StateFile.open(folder)).toThrow(expect.objectContaining({ code: 'STATE_FILE_UNREADABLE', message: expect.stringContaining('and no file') as string }))
+  if (process.platform === 'win32') return
+  mkdirSync(path.dirname(pipe), { recursive: true })
+  execFileSync('mkfifo', [pipe])
+  expect(() => StateFile.open(pipe)).toThrow(expect.objectContaining({ code: 'STATE_FILE_UNREADABLE' })) // reading it would wait for ever
+  const state = StateFile.open(later)
+  state.write({ a: '1' })
+  rmSync(later)
+  execFileSync('mkfifo', [later])
+  expect(() => state.write({ a: '2' })).toThrow(expect.objectContaining({ code: 'STATE_FILE_UNWRITABLE' }))
+  expect([state.read('a'), statSync(later).isFIFO()]).toEqual(['1', true])
 })

@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { formatBase64, MeshwrightError, parseBase64, utf8DecodeStrict, utf8Encode } from '@meshwright/core'
 
@@ -30,6 +30,7 @@ export class StateFile {
   static open(file: string): StateFile {
     let text: string
     try {
+      refuseWhatIsNoFile(file)
       rmSync(temporary(file), { force: true }) // what a crash in the middle of a write left behind; the old state is whole
       text = readFileSync(file, 'utf8')
     } catch (error) {
@@ -74,8 +75,9 @@ export class StateFile {
   }
 }
 
-/** Replaces a file's content so that a crash leaves the old or the new, mode 0600. */
+/** Replaces a file's content so that a crash leaves the old or the new, mode 0600. @throws where something else than a file stands there */
 export function replaceFile(file: string, text: string): void {
+  refuseWhatIsNoFile(file)
   mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 })
   const fresh = temporary(file)
   const fd = openSync(fresh, 'w', 0o600)
@@ -91,6 +93,11 @@ export function replaceFile(file: string, text: string): void {
   }
   renameSync(fresh, file)
   syncFolder(path.dirname(file))
+}
+
+// A device may be read without end, and the rename would put a file in its place: root would lose /dev/null to it.
+function refuseWhatIsNoFile(file: string): void {
+  if (statSync(file, { throwIfNoEntry: false })?.isFile() === false) throw new Error('it is a folder, a device or a pipe, and no file')
 }
 
 // The rename itself is on the disk only when the folder is. Not every system lets a folder be opened; there the rename is the best there is.

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { frontPage, loginPage, PAGE_HEADERS } from './pages.ts'
+import { frontPage, loginPage, PAGE_HEADERS, sshCheckPage } from './pages.ts'
 
 const device = { authId: 'hskey-authreq-0123456789abcdefghijklmn', hostname: '', os: '', nodeKey: `nodekey:${'0'.repeat(64)}`, rejected: false }
 
@@ -22,4 +22,13 @@ test('pages run no script, load nothing and stand in no frame', () => {
   for (const rule of ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"]) expect(policy).toContain(rule)
   expect(policy).not.toContain('script-src')
   expect(frontPage('http://x/"><script>')).not.toContain('<script>')
+})
+
+test('every command that a page names begins with the name of the program', () => {
+  const check = { authId: 'hskey-authreq-1', state: 'waiting', source: { id: '1', givenName: 'laptop', user: 'alice' }, destination: { id: '2', givenName: 'db' }, localUser: 'root', askedAt: '2026-11-22T12:00:00Z' } as const
+  for (const page of [loginPage(device), sshCheckPage(check)]) {
+    const named = [...page.matchAll(/<code>([^<]*(?:auth|ssh) (?:register|approve|reject)[^<]*)</g)].map(([, command]) => command)
+    expect(named).toHaveLength(2)
+    for (const command of named) expect(command).toMatch(/^meshwright-control (auth|ssh) /)
+  }
 })

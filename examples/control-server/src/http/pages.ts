@@ -28,7 +28,7 @@ export function loginPage(device: WaitingDevice): string {
     `<dl><dt>Device</dt><dd>${theirs(device.hostname === '' ? 'unnamed' : device.hostname)}</dd><dt>System</dt><dd>${theirs(device.os === '' ? 'unknown' : device.os)}</dd><dt>Key</dt><dd><code>${escape(device.nodeKey.slice(0, 24))}…</code></dd></dl>
 <p>If this is your device, run this on the control server, with the name of the owner in place of <code>USER</code>:</p>
 <pre><code>${escape(command)}</code></pre>
-<p class="quiet">The device joins as soon as the command is done; you may close this page. Not your device? Ignore it, or run <code>auth reject --auth-id …</code>.</p>`,
+<p class="quiet">The device joins as soon as the command is done; you may close this page. Not your device? Ignore it, or run <code>meshwright-control auth reject --auth-id …</code>.</p>`,
   )
 }
 
@@ -42,7 +42,7 @@ export function sshCheckPage(check: SshCheckView): string {
     `<dl><dt>From</dt><dd>${escape(check.source.givenName + user)}</dd><dt>To</dt><dd>${escape(check.destination.givenName)}</dd><dt>As</dt><dd>${theirs(check.localUser)}</dd><dt>Asked</dt><dd>${escape(check.askedAt)}</dd></dl>
 <p>An administrator who knows of this session runs on the control server:</p>
 <pre><code>meshwright-control ssh approve --auth-id ${escape(check.authId)}</code></pre>
-<p class="quiet">The session goes on as soon as the command is done. Nobody knows of it? Run <code>ssh reject --auth-id …</code>.</p>`,
+<p class="quiet">The session goes on as soon as the command is done. Nobody knows of it? Run <code>meshwright-control ssh reject --auth-id …</code>.</p>`,
   )
 }
 

@@ -10,8 +10,8 @@ interface Owed {
 export class Unanswered {
   readonly #owed = new WeakMap<Socket, Owed>()
 
-  /** A request came, and this will be its answer. */
-  add(request: IncomingMessage, response: ServerResponse): void {
+  /** A request came, and this will be its answer. Gives how many its connection waits for now. */
+  add(request: IncomingMessage, response: ServerResponse): number {
     const { socket } = request
     const owed: Owed = this.#owed.get(socket) ?? { answers: new Map(), then: undefined }
     this.#owed.set(socket, owed)
@@ -22,6 +22,7 @@ export class Unanswered {
       this.#owed.delete(socket)
       owed.then?.()
     })
+    return owed.answers.size
   }
 
   /** The answer to a request whose body is not complete. */

@@ -2,9 +2,8 @@ import { once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
 import tls from 'node:tls'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { type SelfSigned, selfSignedCertificate } from '@meshwright/runtime-node/relay'
+import { Newcomers, type SelfSigned, selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { Gate } from './gate.ts'
-import { Newcomers } from './newcomers.ts'
 import { Web, type WebOptions } from './web.ts'
 
 // The port as strangers meet it: bytes in, bytes out.
@@ -205,4 +204,35 @@ describe('one port', () => {
     const { port } = await site({ secrets: certificate })
     expect(await talk(open(port), Buffer.concat([Buffer.from([0x16, 3, 1]), Buffer.alloc(60_000)]))).toBe('')
   })
+})
+
+test('of one connection 16 requests may wait for their answers; one more ends it, and nothing of it waits', async () => {
+  const gate = new Gate()
+  const here = await site({ gate })
+  const get = 'GET /x HTTP/1.1\r\nHost: x\r\n\r\n'
+  const answers = await talk(net.connect(here.port, '127.0.0.1'), get.repeat(15), get.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'))
+  expect(answers.match(/HTTP\/1\.1 200/g)).toHaveLength(16)
+  const crowd = net.connect(here.port, '127.0.0.1').on('error', () => undefined)
+  cleanups.push(() => crowd.destroy())
+  let heard = 0
+  crowd.on('data', (bytes: Buffer) => (heard += bytes.length))
+  crowd.write(get.repeat(2_000))
+  await new Promise((resolve) => crowd.once('close', resolve))
+  expect(heard).toBe(0)
+  expect(gate.size).toBeLessThanOrEqual(16)
+  await expect.poll(() => gate.size, { timeout: 30_000 }).toBe(0)
+})
+
+test('a TLS handshake counts as one until it is complete, and no longer', async () => {
+  const here = await site({ secrets: certificate })
+  const begun = net.connect(here.port, '127.0.0.1').on('error', () => undefined)
+  cleanups.push(() => begun.destroy())
+  begun.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  await expect.poll(() => here.web.handshakes, { timeout: 5_000 }).toBe(1)
+  const done = tls.connect({ port: here.port, host: '127.0.0.1', rejectUnauthorized: false }).on('error', () => undefined)
+  cleanups.push(() => done.destroy())
+  await once(done, 'secureConnect')
+  begun.destroy()
+  await expect.poll(() => here.web.handshakes, { timeout: 5_000 }).toBe(0)
+  expect(done.destroyed).toBe(false)
 })

@@ -3,9 +3,9 @@ import https from 'node:https'
 import net, { type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { formatIp, parseIp, type Prefix } from '@meshwright/ip'
+import { HANDSHAKE_LIMITS, Newcomers } from '../runtime.ts'
 import { clientAddress, isTrusted } from './client-address.ts'
 import type { Gate } from './gate.ts'
-import type { Newcomers } from './newcomers.ts'
 import { endWith, faultOf, MAX_FIELDS, REFUSAL_TEXTS, refusal, refusalOf, type RefusalStatus } from './refusals.ts'
 import { Unanswered } from './unanswered.ts'
 
@@ -16,6 +16,8 @@ const CONNECTION_MS = 0.3
 const SECURE_CONNECTION_MS = 2
 /** The first byte of a TLS handshake (RFC 8446, section 5.1: content type handshake); no HTTP request begins with it. */
 const TLS_HANDSHAKE = 0x16
+/** Requests of one connection that wait for their answers: clients ask one at a time, and each that waits holds memory and a place at the gate. */
+const MAX_UNANSWERED = 16
 /** The longest TLS record (RFC 8446, section 5.2). Who says more before the server has spoken does not wait for an answer. */
 const MAX_RECORD_BYTES = 5 + 16_384 + 256
 
@@ -52,14 +54,20 @@ export class Web {
   readonly #plain: http.Server | undefined
   readonly #secure: https.Server | undefined
   readonly #unanswered = new Unanswered()
+  /** Connections whose TLS handshake has begun and is not complete. */
+  readonly #handshakes: Newcomers
 
   /** @throws Error when the certificate and its key are no pair: check them before */
   constructor(options: WebOptions) {
     this.#options = options
+    this.#handshakes = new Newcomers((address) => isTrusted(address, options.trustedProxies), HANDSHAKE_LIMITS)
     this.#plain = options.plain ? this.#serve(http.createServer(PATIENCE)) : undefined
     this.#secure = options.secrets === undefined ? undefined : this.#serve(https.createServer({ ...options.secrets, ...PATIENCE }))
     const { newcomers } = options
-    this.#secure?.on('secureConnection', (socket: Socket) => newcomers.add(socket))
+    this.#secure?.on('secureConnection', (socket: Socket) => {
+      this.#handshakes.remove(socket)
+      newcomers.add(socket)
+    })
     // Sockets with TLS close both ways at once; those alone are made so.
     this.entrance = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: options.plain }, (socket) => this.#arrive(socket))
     // With it a web server begins to look after its connections.
@@ -71,8 +79,14 @@ export class Web {
     this.#secure?.setSecureContext(secrets)
   }
 
+  /** TLS handshakes that have begun and are not complete: for metrics. */
+  get handshakes(): number {
+    return this.#handshakes.figures.waiting
+  }
+
   /** Ends all that was asked and is not upgraded; the entrance is the caller's to close. */
   async close(): Promise<void> {
+    this.#handshakes.stop()
     for (const server of this.#servers) {
       server.closeAllConnections()
       await new Promise<void>((resolve) => server.close(() => resolve()))
@@ -87,12 +101,15 @@ export class Web {
     const { gate, newcomers, trustedProxies } = this.#options
     server.maxHeadersCount = MAX_FIELDS + 1 // one more than is taken: so that it is seen
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+      if (request.socket.destroyed) return // what came behind one request too many
       newcomers.remove(request.socket)
-      this.#unanswered.add(request, response)
+      if (this.#unanswered.add(request, response) > MAX_UNANSWERED) return void request.socket.destroy()
       response.once('close', () => {
         if (!request.socket.destroyed) newcomers.add(request.socket)
       })
-      gate.add(clientAddress(request, trustedProxies), () => this.#answer(request, response))
+      gate.add(clientAddress(request, trustedProxies), () => {
+        if (!request.socket.destroyed) this.#answer(request, response)
+      })
     })
     server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) => {
       socket.off('error', endAtError).on('error', endAtError)
@@ -151,7 +168,10 @@ export class Web {
       if (bytes[0] !== TLS_HANDSHAKE) return plain === undefined ? endWith(socket, refusal(400, 'this port speaks TLS: write https:// in the address\n')) : enter(plain, socket)
       if (bytes.length > MAX_RECORD_BYTES) return void socket.destroy()
       socket.allowHalfOpen = false
-      this.#inTurn(source, SECURE_CONNECTION_MS, socket, () => enter(secure, socket))
+      this.#inTurn(source, SECURE_CONNECTION_MS, socket, () => {
+        this.#handshakes.add(socket)
+        enter(secure, socket)
+      })
     })
   }
 }

@@ -126,6 +126,7 @@ const ip: Command = {
   flags: { '4': { type: 'bool', help: 'only IPv4' }, '6': { type: 'bool', help: 'only IPv6' }, '1': { type: 'bool', help: 'only the first address' }, assert: { type: 'string', help: 'end with status 1 unless one of the addresses is this one' } },
   async run(daemon, flags, output) {
     if (flags.args.length > 1) throw new FlagError('too many arguments, expected at most one peer')
+    if (['1', '4', '6'].filter((name) => flags.values[name] === true).length > 1) throw new CommandError('-1, -4 and -6 cannot be used together')
     const found = await daemon.call('GET', 'status')
     let addresses = found['TailscaleIPs']
     const wanted = flags.args[0]
@@ -162,11 +163,15 @@ const whois: Command = {
     const node = object(found['Node'])
     const user = object(found['UserProfile'])
     const tags = Array.isArray(node['Tags']) ? node['Tags'].map(String) : []
-    output.out(`Machine:\n  Name:          ${String(node['Name'] ?? '').replace(/\.$/, '')}\n  ID:            ${String(node['StableID'] ?? '')}\n`)
-    output.out(`  Addresses:     [${(Array.isArray(node['Addresses']) ? node['Addresses'] : []).map(String).join(' ')}]\n`)
     const routes = (Array.isArray(node['AllowedIPs']) ? node['AllowedIPs'].map(String) : []).filter((route) => !(Array.isArray(node['Addresses']) && node['Addresses'].includes(route)))
-    if (routes.length > 0) output.out(`  AllowedIPs:    [${routes.join(' ')}]\n`)
-    if (tags.length > 0) output.out(`  Tags:          ${tags.join(', ')}\n`)
+    // As wide as its longest name and five more, as the usual command line has it.
+    const row = (name: string, value: string): void => output.out(`${`  ${name}:`.padEnd(routes.length > 0 ? 18 : 17)}${value}\n`)
+    output.out('Machine:\n')
+    row('Name', String(node['Name'] ?? '').replace(/\.$/, ''))
+    row('ID', String(node['StableID'] ?? ''))
+    row('Addresses', `[${(Array.isArray(node['Addresses']) ? node['Addresses'] : []).map(String).join(' ')}]`)
+    if (routes.length > 0) row('AllowedIPs', `[${routes.join(' ')}]`)
+    if (tags.length > 0) row('Tags', tags.join(', '))
     else output.out(`User:\n  Name:     ${String(user['LoginName'] ?? '')}\n  ID:       ${String(user['ID'] ?? '')}\n`)
     const capabilities = Object.entries(object(found['CapMap']))
     if (capabilities.length > 0) {
@@ -184,7 +189,8 @@ const nc: Command = {
   flags: {},
   async run(daemon, flags) {
     const [host, port] = flags.args
-    if (host === undefined || port === undefined || flags.args.length > 2 || !/^\d{1,5}$/.test(port)) throw new FlagError('usage: nc <hostname-or-IP> <port>')
+    if (host === undefined || port === undefined || flags.args.length > 2) throw new FlagError('usage: nc <hostname-or-IP> <port>')
+    if (!/^\d+$/.test(port) || Number(port) > 65_535) throw new CommandError(`invalid port number ${JSON.stringify(port)}`)
     const stream = await daemon.dial(host, Number(port))
     process.stdin.pipe(stream)
     stream.pipe(process.stdout)
@@ -224,8 +230,8 @@ const path: Command = {
   takesWords: true,
   flags: { json: { type: 'bool', help: 'print as JSON' } },
   async run(daemon, flags, output) {
-    const wanted = flags.args[0]
-    if (wanted === undefined || flags.args.length > 1) throw new FlagError('usage: path HOST-OR-IP')
+    const [wanted, more] = flags.args
+    if (wanted === undefined || more !== undefined) throw new FlagError(more?.startsWith('-') === true ? 'flags stand before the name: meshwright path [--json] HOST-OR-IP' : 'usage: path HOST-OR-IP')
     const peer = findPeer(await daemon.call('GET', 'status'), wanted)
     if (peer.self) {
       output.out(flags.values['json'] === true ? `${JSON.stringify({ peer: peer.name, addresses: [peer.ip], path: 'self' }, null, 2)}\n` : `${peer.name} (${peer.ip}) is this node\n`)

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { prefsFromFlags, tellHindrances } from './up.ts'
+import type { DaemonClient, Json } from './client.ts'
+import { prefsFromFlags, tellHindrances, waitUntilRunning } from './up.ts'
 
 const EXIT = ['0.0.0.0/0', '::/0']
 const SUBNET = '10.1.0.0/16'
@@ -34,4 +35,23 @@ test('who waits for a node that does not get to run hears why, each thing once',
   await tellHindrances(daemon({ BackendState: 'Starting', Health: null }), output, told)
   await tellHindrances({ call: () => Promise.reject(new Error('gone')) }, output, told)
   expect(said).toHaveLength(1)
+})
+
+/** A daemon that says this, and then nothing more. */
+const saying = (...notifies: readonly Json[]): Pick<DaemonClient, 'watch'> => ({
+  watch: (_mask, take) => (notifies.some((notify) => take(notify)) ? Promise.resolve() : Promise.reject(new Error('waits for more'))),
+})
+const RUNNING = { State: 6 }
+
+test('a node that runs already is not waited for, whether it was given a key that it does not need or came up by itself meanwhile', async () => {
+  const waiting = { json: false, output: { out: () => undefined, err: () => undefined }, problems: [] }
+  await expect(waitUntilRunning(saying(RUNNING), { ...waiting, anew: false })).resolves.toBeUndefined()
+  await expect(waitUntilRunning(saying({ State: 2 }, RUNNING), { ...waiting, anew: false })).resolves.toBeUndefined()
+  await expect(waitUntilRunning(saying(RUNNING), { ...waiting, anew: true })).rejects.toThrow('waits for more')
+  await expect(waitUntilRunning(saying(RUNNING, RUNNING), { ...waiting, anew: true })).resolves.toBeUndefined()
+})
+
+test('a refused login ends the waiting for a new one', async () => {
+  const waiting = { json: false, output: { out: () => undefined, err: () => undefined }, problems: [], anew: true }
+  await expect(waitUntilRunning(saying({ ...RUNNING, ErrMessage: 'of an earlier login' }, { ErrMessage: 'invalid pre auth key' }), waiting)).rejects.toThrow('backend error: invalid pre auth key')
 })

@@ -59,7 +59,9 @@ export const up: Command = {
       return 0
     }
     const problems: string[] = []
-    const waiting = waitUntilRunning(daemon, json, output, problems, abort)
+    // One that must log in anew runs as it was until then: only what comes later counts.
+    const anew = moved || flags.values['force-reauth'] === true
+    const waiting = waitUntilRunning(daemon, { json, output, problems, anew, ...(abort === undefined ? {} : { signal: abort }) })
     const explaining = setInterval(() => void tellHindrances(daemon, output, problems), EXPLAIN_EVERY_MS)
     if (flags.values['force-reauth'] === true && !moved) await daemon.call('POST', 'meshwright/reauth', authKey === undefined ? {} : { AuthKey: authKey })
     else await daemon.call('POST', 'start', { UpdatePrefs: { ControlURL: controlUrl, WantRunning: true }, ...(authKey === undefined ? {} : { AuthKey: authKey }) })
@@ -96,7 +98,19 @@ export async function tellHindrances(daemon: Pick<DaemonClient, 'call'>, output:
   }
 }
 
-async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { out(text: string): void; err(text: string): void }, problems: string[], signal: AbortSignal | undefined): Promise<void> {
+/** How a node is waited for. */
+export interface Waiting {
+  readonly json: boolean
+  readonly output: { out(text: string): void; err(text: string): void }
+  /** What went wrong on the way, the last at the end: added to. */
+  readonly problems: string[]
+  /** The node runs only when it says so again: it is to log in anew. */
+  readonly anew: boolean
+  readonly signal?: AbortSignal
+}
+
+/** Waits until a node runs, and tells what a person has to do for it. Rejects when the control server refuses the login. */
+export async function waitUntilRunning(daemon: Pick<DaemonClient, 'watch'>, { json, output, problems, anew, signal }: Waiting): Promise<void> {
   let shown: unknown
   let begun = false
   await daemon.watch(
@@ -116,7 +130,7 @@ async function waitUntilRunning(daemon: DaemonClient, json: boolean, output: { o
         problems.push(problem)
       }
       if (notify['State'] === STATE_NEEDS_MACHINE_AUTH && begun) output.err('\nTo approve your machine, ask an admin of the control server.\n\n')
-      if (notify['State'] === STATE_RUNNING && begun) {
+      if (notify['State'] === STATE_RUNNING && (begun || !anew)) {
         if (json) output.out(`${JSON.stringify({ BackendState: 'Running' }, null, 2)}\n`)
         else if (shown !== undefined) output.err('Success.\n')
         return true
@@ -165,8 +179,8 @@ function routesOf(values: Readonly<Record<string, string | boolean | number | un
 
 function checkedRoute(text: string): string {
   const prefix = parsePrefix(text)
-  if (prefix === undefined || !text.includes('/')) throw new CommandError(`${text} is not a valid IP address or CIDR prefix`, 2)
-  if (formatPrefix(prefix) !== text && !isExitRoute(prefix)) throw new CommandError(`${text} has non-address bits set; expected ${formatPrefix(prefix)}`, 2)
+  if (prefix === undefined || !text.includes('/')) throw new CommandError(`${JSON.stringify(text)} is not a valid IP address or CIDR prefix`)
+  if (formatPrefix(prefix) !== text && !isExitRoute(prefix)) throw new CommandError(`${text} has non-address bits set; expected ${formatPrefix(prefix)}`)
   return text
 }
 

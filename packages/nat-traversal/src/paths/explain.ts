@@ -81,7 +81,7 @@ const TEXTS: Readonly<Record<WhyNotDirect, string>> = {
   probing: 'Endpoints of the peer are being probed now.',
   'no-answer':
     'No endpoint of the peer answers: a firewall blocks UDP, or both sides are behind NATs that change the port for each destination. A port mapping, IPv6 or a static endpoint on either side would make it direct.',
-  'answers-stopped': 'The direct path worked and has stopped answering; packets go through the relay until an endpoint answers again.',
+  'answers-stopped': 'The direct path worked and has stopped answering; packets go through the relay until an endpoint answers again. They are probed by themselves: UDP that the networks between let through again makes it direct.',
 }
 
 /** Joins the facts and the candidates of a peer, and says in plain words why the path is what it is. */

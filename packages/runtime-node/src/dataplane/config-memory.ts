@@ -1,7 +1,7 @@
 import type { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { CryptokeyRouter } from '@meshwright/cryptokey-router'
 import type { Endpoint } from '@meshwright/ip'
-import type { UapiChange, UapiPeerChange } from '@meshwright/wireguard/text'
+import type { ShownDevice, UapiChange, UapiPeerChange } from '@meshwright/wireguard/text'
 
 interface KnownPeer {
   readonly publicKey: NodePublicKey
@@ -29,10 +29,16 @@ export class ConfigMemory {
     if (own !== undefined) this.#forget(own)
   }
 
-  /** A peer is somewhere else now. */
-  moved(publicKey: NodePublicKey, endpoint: Endpoint): void {
+  /** A peer is somewhere else now; `false` when there is no such peer any more. */
+  moved(publicKey: NodePublicKey, endpoint: Endpoint): boolean {
     const peer = this.#peers.get(publicKey.text)
     if (peer !== undefined) peer.endpoint = endpoint
+    return peer !== undefined
+  }
+
+  /** Whether there is a peer with this key. */
+  knows(key: string): boolean {
+    return this.#peers.has(key)
   }
 
   /** The changes that make a new interface this one; the port is not among them, since sockets outlive a worker. */
@@ -53,6 +59,20 @@ export class ConfigMemory {
       })
     }
     return changes
+  }
+
+  /** The interface as `wg` shows one without sessions. */
+  shown(name: string, listenPort: number): ShownDevice {
+    const peers = Array.from(this.#peers.values(), (peer) => ({
+      publicKey: peer.publicKey,
+      allowedIps: this.#router.list(peer),
+      receivedBytes: 0,
+      sentBytes: 0,
+      ...(peer.presharedKey !== undefined && { presharedKey: peer.presharedKey }),
+      ...(peer.endpoint !== undefined && { endpoint: peer.endpoint }),
+      persistentKeepaliveSeconds: peer.keepalive ?? 0,
+    }))
+    return { name, listenPort, fwmark: this.#mark, peers, ...(this.#privateKey !== undefined && { privateKey: this.#privateKey }) }
   }
 
   /** Overwrites what is secret and forgets all. */

@@ -3,14 +3,17 @@ import { type Endpoint, parseEndpoint } from '@meshwright/ip'
 import type { DeviceStatus } from '@meshwright/wireguard'
 import { formatUapiSet, parseUapiAnswer, type ShownDevice, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { ConfigMemory } from './config-memory.ts'
+import { giveUpOffloads, NO_OFFLOADS } from './give-up-offloads.ts'
 import { KeptCounters } from './kept-counters.ts'
-import { keptShown, keptStatus } from './kept-status.ts'
+import { type CountingStatus, keptShown, keptStatus, withoutSessions } from './kept-status.ts'
 import type { LaneOffloads, SocketPair } from './lane-context.ts'
 import type { LaneTest } from './lane-loop.ts'
 import { DataPlaneError, type LaneMode } from './lane-mode.ts'
 import { LaneThread, type MainBorder, mainBorder } from './lane-thread.ts'
+import type { Restart } from './restart-plan.ts'
 import { adoptTunDescriptor, openTunDescriptor, type TunDescriptor } from './tun-descriptor.ts'
 import type { EndpointPath, PeerPlace, TunnelDrops } from './tunnel-engine.ts'
+import { closeSockets } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, type ToWorker, unpackStatus, type WorkerStart } from './worker-messages.ts'
 
 const MAX_PLACES = 8
@@ -29,8 +32,8 @@ export interface DataPlaneOptions {
   readonly log?: (level: 'error' | 'verbose', line: string) => void
   /** A handshake stays without answer, or is given up. */
   readonly onUnanswered?: (peer: NodePublicKey, tried: Endpoint | undefined) => void
-  /** The TUN device is gone, or (`isBroken`) the worker dies again and again: nothing more will come. */
-  readonly onGone?: (reason: string, isBroken: boolean) => void
+  /** The TUN device is gone: nothing more will come. */
+  readonly onGone?: (reason: string) => void
 }
 
 /** All that is known of a data plane at a moment. */
@@ -40,6 +43,8 @@ export interface DataPlaneStatus {
   readonly lane: LaneStatus
   /** How often a worker that died was started again. */
   readonly restarts: number
+  /** What a person should know of its deaths, with the remedy; `undefined` while there is nothing. */
+  readonly trouble: string | undefined
 }
 
 /**
@@ -78,6 +83,7 @@ export class DataPlane {
   #sockets: SocketPair | undefined
   #mtu: number
   #nextId = 1
+  #lastStatus: CountingStatus | undefined
   #closing = false
 
   /** Internal: see {@link startDataPlane}. */
@@ -87,18 +93,22 @@ export class DataPlane {
     this.#tun = tun
     this.name = tun.name
     this.#mtu = options.mtu
-    this.#thread = new LaneThread(main, { name: tun.name, workerUrl: options.workerUrl, hungMs: options.hungMs, onMessage: (message) => this.#handle(message), onDeath: (why, again) => this.#died(why, again), onExit: () => this.#unanswered() })
+    this.#thread = new LaneThread(main, {
+      name: tun.name, workerUrl: options.workerUrl, hungMs: options.hungMs, hasOffloads: Object.values(this.#offloads()).includes(true), onMessage: (message) => this.#handle(message),
+      onDeath: (line) => this.#died(line), onRestart: (restart) => this.#restart(restart), onExit: () => this.#unanswered(),
+    })
   }
 
   /** Internal: starts the first worker. */
   begin(): Promise<void> {
-    return this.#startWorker([])
+    return this.#startWorker(this.#offloads(), [])
   }
 
   /** Makes the changes of a UAPI `set`, in order; resolves with 0 or the negative errno of the one that failed, where it stopped. */
   async apply(changes: readonly UapiChange[]): Promise<number> {
     // Remembered first: a worker that dies over it is followed by one that knows. What failed is corrected by whoever asked.
     this.#config.apply(changes)
+    for (const peer of [...this.#places.keys()]) if (!this.#config.knows(peer)) this.#places.delete(peer)
     const answer = await this.#ask((id) => ({ type: 'set', id, text: formatUapiSet(changes) }))
     return answer?.errno ?? UAPI_EIO
   }
@@ -107,15 +117,17 @@ export class DataPlane {
   async shown(): Promise<ShownDevice> {
     const answer = await this.#ask((id) => ({ type: 'get', id }))
     const parsed = answer?.text === undefined ? undefined : parseUapiAnswer(answer.text, this.name)
-    if (parsed === undefined) throw new DataPlaneError('DATAPLANE_WORKER', 'the data plane does not answer')
-    return keptShown(this.#kept, parsed.device)
+    // Between two workers it is as it was configured to be, without sessions.
+    return keptShown(this.#kept, parsed?.device ?? this.#config.shown(this.name, this.#sockets?.port ?? 0))
   }
 
   /** Counters, states, offloads; no secrets. Counters go on when a worker died: from what was last asked for. */
   async status(): Promise<DataPlaneStatus> {
     const packed = (await this.#ask((id) => ({ type: 'status', id })))?.status
-    if (packed === undefined) throw new DataPlaneError('DATAPLANE_WORKER', 'the data plane does not answer')
-    return { ...keptStatus(this.#kept, { device: unpackStatus(packed), drops: packed.drops, lane: packed.lane }), restarts: this.#thread.restarts }
+    if (packed !== undefined) this.#lastStatus = keptStatus(this.#kept, { device: unpackStatus(packed), drops: packed.drops, lane: packed.lane })
+    // Between two workers it is what was last shown.
+    if (this.#lastStatus === undefined) throw new DataPlaneError('DATAPLANE_WORKER', 'the data plane does not answer')
+    return { ...this.#lastStatus, restarts: this.#thread.restarts, trouble: this.#thread.trouble }
   }
 
   /** Where a peer moved to lately, oldest first. */
@@ -142,22 +154,27 @@ export class DataPlane {
     if (this.#closing) return
     this.#closing = true
     this.#thread.expectEnd()
-    await this.#ask((id) => ({ type: 'close', id }))
+    const closed = await this.#ask((id) => ({ type: 'close', id }))
     await this.#thread.close()
+    // A worker that is there closes them.
+    if (closed === undefined) closeSockets(this.#main.border, this.#sockets)
     this.#config.wipe()
     this.#main.border.close(this.#tun.fd)
   }
 
-  #startWorker(reconnect: readonly Uint8Array[]): Promise<void> {
+  #offloads(): LaneOffloads {
     const { mode } = this.#options
-    const offloads: LaneOffloads = { tso: this.#tun.tso, uso: this.#tun.uso, udpJoin: mode.udpJoin && this.#tun.hasVnetHeader, gso: mode.gso, gro: mode.gro }
+    return { tso: this.#tun.tso, uso: this.#tun.uso, udpJoin: mode.udpJoin && this.#tun.hasVnetHeader, gso: mode.gso, gro: mode.gro }
+  }
+
+  #startWorker(offloads: LaneOffloads, reconnect: readonly Uint8Array[]): Promise<void> {
     const start: Omit<WorkerStart, 'port'> = {
       meshwrightDataPlane: 1,
       name: this.name,
       mtu: this.#mtu,
       tun: { fd: this.#tun.fd, hasVnetHeader: this.#tun.hasVnetHeader },
       offloads,
-      priority: mode.priority,
+      priority: this.#options.mode.priority,
       wake: this.#thread.wake,
       sockets: this.#sockets,
       config: formatUapiSet(this.#config.changes()),
@@ -186,13 +203,13 @@ export class DataPlane {
       case 'log':
         return this.#options.log?.(message.level, message.line)
       case 'gone':
-        return this.#options.onGone?.(`the TUN device is gone (errno ${message.errno})`, false)
+        return this.#options.onGone?.(`the TUN device is gone (errno ${message.errno})`)
       default:
     }
   }
 
   #moved(peer: NodePublicKey, endpoint: Endpoint): void {
-    this.#config.moved(peer, endpoint)
+    if (!this.#config.moved(peer, endpoint)) return
     const places = this.#places.get(peer.text) ?? []
     places.push({ endpoint, at: Date.now() })
     if (places.length > MAX_PLACES) places.shift()
@@ -203,16 +220,16 @@ export class DataPlane {
     for (const done of [...this.#waiting.values()]) done(undefined)
   }
 
-  #died(why: string, again: boolean): void {
-    if (!again) return this.#options.onGone?.(`the data plane dies again and again: ${why}`, true)
+  #died(line: string): void {
     this.#kept.restart()
-    this.#options.log?.('error', `the data plane died (${why}): it is started again, and sessions are made anew`)
+    this.#lastStatus = this.#lastStatus && withoutSessions(this.#lastStatus)
+    this.#options.log?.('error', line)
+  }
+
+  async #restart({ withoutOffloads }: Restart): Promise<void> {
+    if (withoutOffloads) giveUpOffloads(this.#main.border, this.#main, this.#tun, this.#sockets)
     const peers = this.#config.changes().flatMap((change) => (change.type === 'peer' && change.endpoint !== undefined ? [change.publicKey.bytes] : []))
-    this.#startWorker(peers).catch((error: unknown) => {
-      // A worker that dies at its start has died once more, and is told of as such.
-      if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
-      this.#options.onGone?.(error instanceof Error ? error.message : 'the data plane does not start again', true)
-    })
+    await this.#startWorker(withoutOffloads ? NO_OFFLOADS : this.#offloads(), peers)
   }
 
   #ask(make: (id: number) => ToWorker): Promise<Extract<FromWorker, { readonly type: 'answer' }> | undefined> {

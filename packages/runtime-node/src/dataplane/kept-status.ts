@@ -33,6 +33,11 @@ export function keptStatus(kept: KeptCounters, { device, drops, lane }: Counting
   }
 }
 
+/** The same status when nobody carries packets any more: what was counted, and no session. */
+export function withoutSessions({ device, drops, lane }: CountingStatus): CountingStatus {
+  return { drops, lane, device: { ...device, peers: device.peers.map((peer) => ({ ...peer, state: 'idle', sessionAgeMs: undefined, stagedPackets: 0 })) } }
+}
+
 /** The same for what `wg` shows. */
 export function keptShown(kept: KeptCounters, device: ShownDevice): ShownDevice {
   return { ...device, peers: device.peers.map(({ receivedBytes, sentBytes, ...peer }) => ({ ...peer, ...kept.showAll(PEER + peer.publicKey.text, { receivedBytes, sentBytes }) })) }

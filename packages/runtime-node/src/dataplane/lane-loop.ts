@@ -1,5 +1,6 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Lane } from './lane.ts'
+import { PULSE_TURNS } from './pulse.ts'
 import { ThreadPriority } from './thread-priority.ts'
 
 /** So long the lane has the thread before the thread's event loop has a turn. */
@@ -44,7 +45,7 @@ export class LaneLoop {
     const from = this.#lane.now
     while (!this.#ended && this.#lane.now - from < LOOP_MS) {
       const how = this.#lane.turn()
-      Atomics.add(this.#pulse, 0, 1)
+      Atomics.add(this.#pulse, PULSE_TURNS, 1)
       if (how === 'woken') this.#takeMessages()
       else if (how === 'gone') {
         this.#events.onGone(this.#lane.errno)
@@ -67,7 +68,7 @@ export class LaneLoop {
     border.read(this.#wake, map.scratch, 8)
     for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) {
       this.#events.onMessage(got.message)
-      Atomics.add(this.#pulse, 0, 1)
+      Atomics.add(this.#pulse, PULSE_TURNS, 1)
     }
   }
 }

@@ -5,6 +5,7 @@ import { EAGAIN, EINTR, EIO, POLLERR, POLLFD_BYTES, POLLIN, POLLNVAL } from './l
 import type { LaneDoors } from './lane-engine.ts'
 import { Outbound } from './outbound.ts'
 import { RowSender } from './row-sender.ts'
+import { closeSockets } from './udp-pair.ts'
 
 /** Even with nothing to wait for, a look at the world now and then. */
 const LONGEST_WAIT_MS = 1_000
@@ -141,7 +142,7 @@ export class Lane {
   /** Closes the sockets; the TUN device belongs to the host. */
   close(): void {
     this.#closeOld()
-    this.#closePair(this.context.sockets)
+    closeSockets(this.context.border, this.context.sockets)
     this.context.sockets = undefined
   }
 
@@ -177,12 +178,8 @@ export class Lane {
   }
 
   #closeOld(): void {
-    this.#closePair(this.#oldSockets?.pair)
+    closeSockets(this.context.border, this.#oldSockets?.pair)
     this.#oldSockets = undefined
-  }
-
-  #closePair(pair: SocketPair | undefined): void {
-    for (const fd of [pair?.ipv4 ?? -1, pair?.ipv6 ?? -1]) if (fd >= 0) this.context.border.close(fd)
   }
 }
 

@@ -59,6 +59,11 @@ export function openUdpPair(border: KernelBorder, scratch: Scratch, options: Udp
   }
 }
 
+/** Closes sockets that nobody reads any more. */
+export function closeSockets(border: KernelBorder, pair: SocketPair | undefined): void {
+  for (const fd of [pair?.ipv4 ?? -1, pair?.ipv6 ?? -1]) if (fd >= 0) border.close(fd)
+}
+
 /** Marks both sockets; `false` when the kernel refuses. */
 export function markSockets(border: KernelBorder, scratch: Scratch, pair: SocketPair, mark: number): boolean {
   return [pair.ipv4, pair.ipv6].every((fd) => fd < 0 || setNumber(border, scratch, fd, SOL_SOCKET, SO_MARK, mark))

@@ -3,9 +3,9 @@ import { isMainThread, MessagePort, workerData } from 'node:worker_threads'
 import type { Instant } from '@meshwright/core'
 import { NodePublicKey } from '@meshwright/crypto'
 import type { WasmProvider } from '@meshwright/crypto/wasm'
-import { formatEndpoint } from '@meshwright/ip'
 import { formatUapi, parseUapi, UAPI_EADDRINUSE, UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
 import { suspendAwareClock } from '../clock.ts'
+import { CountedPosts } from './counted-posts.ts'
 import { linuxBorder } from './kernel-border.ts'
 import { Lane } from './lane.ts'
 import { laneNeeds } from './lane-needs.ts'
@@ -15,7 +15,8 @@ import { type UdpPath, udpPathTo } from './socket-address.ts'
 import { optimizeSooner } from './tier-up.ts'
 import { gsoMaxBytes, setGsoMaxBytes } from './tun-descriptor.ts'
 import { TunnelEngine } from './tunnel-engine.ts'
-import { TunnelLane, type TunnelOutput } from './tunnel-lane.ts'
+import { TunnelLane } from './tunnel-lane.ts'
+import { TunnelNews } from './tunnel-news.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
 import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
 
@@ -46,6 +47,7 @@ export function runDataPlaneWorker(): void {
 class DataPlaneThread {
   readonly #start: Start
   readonly #post: (message: FromWorker) => void
+  readonly #news: TunnelNews
   readonly #clock: () => Instant = suspendAwareClock()
   readonly #provider: WasmProvider
   readonly #context: LaneContext
@@ -58,14 +60,16 @@ class DataPlaneThread {
 
   constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromWorker) => void) {
     this.#start = start
-    this.#post = post
+    const posts = new CountedPosts(start.pulse, post)
+    this.#post = (message) => posts.post(message)
+    this.#news = new TunnelNews(posts)
     this.#provider = provider
     const memory = arenaIn(provider)
-    this.#engine = new TunnelEngine<UdpPath>({ name: start.name, pathTo: udpPathTo, provider, mtu: start.mtu, log: (level, line) => this.#log(level, line) })
+    this.#engine = new TunnelEngine<UdpPath>({ name: start.name, pathTo: udpPathTo, provider, mtu: start.mtu, log: (level, line) => this.#news.log(level, line) })
     this.#context = {
       ...memory,
       border: linuxBorder(koffi, memory.bytes),
-      engine: new TunnelLane(this.#engine, (output) => this.#note(output)),
+      engine: new TunnelLane(this.#engine, (output) => this.#news.note(output, this.#engine.device.pathOf(output.peer)?.id)),
       offloads: { ...start.offloads },
       counters: noLaneCounters(),
       tun: start.tun,
@@ -76,6 +80,7 @@ class DataPlaneThread {
     this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, start.priority, {
       onMessage: (message) => void (isToWorker(message) && this.#handle(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
+      onTurn: () => this.#news.tellMoved(),
     })
     if (start.sockets !== undefined) this.#lane.useSockets(this.#clock(), start.sockets)
   }
@@ -168,7 +173,7 @@ class DataPlaneThread {
     }
     const pair = openUdpPair(border, this.#scratch(), { port, mark: this.#mark, gro: this.#start.offloads.gro })
     if (typeof pair === 'number') {
-      this.#log('error', `UDP port ${port} cannot be had (errno ${-pair})`)
+      this.#news.log('error', `UDP port ${port} cannot be had (errno ${-pair})`)
       return UAPI_EADDRINUSE
     }
     this.#isAnyPort = port === 0
@@ -177,7 +182,7 @@ class DataPlaneThread {
     const now = this.#clock()
     this.#lane.useSockets(now, { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port })
     this.#post({ type: 'sockets', pair: { ipv4: pair.ipv4, ipv6: pair.ipv6, port: pair.port } })
-    this.#log('verbose', `UDP port ${pair.port}`)
+    this.#news.log('verbose', `UDP port ${pair.port}`)
     if (sockets !== undefined) for (const { publicKey, state } of engine.status(now).peers) if (state === 'established') engine.device.sendKeepalive(now, publicKey)
     return 0
   }
@@ -186,7 +191,7 @@ class DataPlaneThread {
     const { border, tun, mtu } = this.#context
     if (!tun.hasVnetHeader || !this.#context.offloads.tso) return
     const bytes = gsoMaxBytes(mtu)
-    if (!setGsoMaxBytes(border, this.#scratch(), this.#start.name, bytes)) this.#log('verbose', `the kernel does not limit rows to ${bytes} bytes`)
+    if (!setGsoMaxBytes(border, this.#scratch(), this.#start.name, bytes)) this.#news.log('verbose', `the kernel does not limit rows to ${bytes} bytes`)
   }
 
   #laneStatus(): LaneStatus {
@@ -194,30 +199,8 @@ class DataPlaneThread {
     return { provider: this.#provider.name, offloads: { ...offloads }, counters: { ...counters }, joined: this.#lane.joined, port: sockets?.port ?? 0, heapBytes: getHeapStatistics().used_heap_size }
   }
 
-  #note(output: TunnelOutput): void {
-    const { device } = this.#engine
-    const peer = output.peer.bytes
-    switch (output.type) {
-      case 'roamed':
-        this.#post({ type: 'roamed', peer, endpoint: formatEndpoint(output.path.endpoint) })
-        return this.#log('verbose', `peer ${output.peer} is now at ${output.path.id}`)
-      case 'handshakeRetry':
-        this.#post({ type: 'unanswered', peer, endpoint: device.pathOf(output.peer)?.id })
-        return this.#log('verbose', `peer ${output.peer}: handshake not answered, attempt ${output.attempt}`)
-      case 'handshakeFailed':
-        this.#post({ type: 'unanswered', peer, endpoint: device.pathOf(output.peer)?.id })
-        return this.#log('verbose', `peer ${output.peer}: no answer, given up`)
-      default:
-        this.#log('verbose', `peer ${output.peer}: ${output.type}`)
-    }
-  }
-
   #scratch(): { readonly view: DataView; readonly at: number } {
     return { view: this.#context.view, at: this.#context.map.scratch }
-  }
-
-  #log(level: 'error' | 'verbose', line: string): void {
-    this.#post({ type: 'log', level, line })
   }
 }
 

@@ -11,6 +11,12 @@ const ECHO_REPLY_V4 = 0
 const ECHO_REQUEST_V6 = 128
 const ECHO_REPLY_V6 = 129
 const MAX_ECHOES = 256
+/** So many messages may wait for the node's thread before nothing more is posted that others can cause at will. */
+const MAX_UNTAKEN = 64
+/** And so many of those may be in one message. */
+const MAX_TOLD_AT_ONCE = 64
+/** What changes is shown while fewer messages than this wait, else when they are taken. */
+const MAX_UNTAKEN_VIEWS = 16
 
 /** What an engine has around it in its thread. */
 export interface EngineHostDoors {
@@ -20,6 +26,8 @@ export interface EngineHostDoors {
   readonly provider: CryptoProvider
   /** To the node's thread. */
   readonly post: (message: FromEngine) => void
+  /** How many messages the node's thread has not taken yet. Absent: it takes each at once. */
+  readonly untaken?: () => number
   /** By UDP. The bytes are not kept. */
   readonly send: (bytes: Uint8Array, to: Endpoint) => void
   /** To the programs of this computer. The bytes are not kept. */
@@ -39,6 +47,11 @@ export class EngineHost {
   #number = 0
   /** Something that a view shows has changed since the last one. */
   #stirred = false
+  /** And the node has not been told that there is something to see. */
+  #owesChanged = false
+  /** What was not told since the node's thread had too much to take. */
+  #untold = 0
+  #toldNow = 0
 
   constructor(doors: EngineHostDoors) {
     this.#doors = doors
@@ -79,6 +92,7 @@ export class EngineHost {
   /** Performs what the engine owes. */
   settle(now: Instant): void {
     const engine = this.#engine
+    this.#toldNow = 0
     if (engine === undefined) return
     // A lane has sealed and opened past the engine: handshakes begin and are answered now, not when a timer next has something to do.
     engine.settle(now)
@@ -86,13 +100,18 @@ export class EngineHost {
     for (let output = engine.pollOutput(); output !== undefined; output = engine.pollOutput()) {
       if (output.type === 'datagram') this.#doors.send(output.bytes, output.to)
       else if (output.type === 'deliver' && !this.isForNode(output.bytes, 0, output.bytes.length)) this.#doors.deliver(output.bytes)
-      else (owed ??= []).push(output)
+      else if (!isAtWill(output) || this.mayTell()) (owed ??= []).push(output)
     }
     if (owed === undefined) return
     this.#stirred ||= owed.some(({ type }) => type === 'changed' || type === 'relayConnected' || type === 'relayDisconnected')
-    // Before what makes the node look.
-    if (this.#stirred) this.#show(now, false)
-    this.#doors.post({ type: 'outputs', engine: this.#number, outputs: toPortable(owed) })
+    // Before what makes the node look: not while it does not come to it.
+    if (this.#stirred && this.#untaken < MAX_UNTAKEN_VIEWS) this.#show(now, false)
+    else if (this.#stirred) {
+      const told = owed.filter(({ type }) => type !== 'changed')
+      this.#owesChanged ||= told.length < owed.length
+      owed = told
+    }
+    if (owed.length > 0) this.#doors.post({ type: 'outputs', engine: this.#number, outputs: toPortable(owed) })
   }
 
   /** Whether an inner packet answers an echo request that the node itself has sent. */
@@ -100,14 +119,38 @@ export class EngineHost {
     return this.#echoes.size > 0 && this.#echoes.has(this.#echo(memory, at, length, ECHO_REPLY_V4, ECHO_REPLY_V6))
   }
 
-  /** Owes the node an output. */
+  /** Owes the node an output that others can cause at will. */
   tell(output: EngineOutput): void {
-    this.#told.push(output)
+    if (this.mayTell()) this.#told.push(output)
   }
 
-  /** Shows what has changed, if anything has: for a look now and then. */
+  /**
+   * Whether the node's thread may be told one more thing that others can cause at will: strangers by datagrams that look like STUN, peers by
+   * messages inside the tunnel, programs of this computer by questions for names. What it may not is counted as `node-busy`.
+   */
+  mayTell(): boolean {
+    const may = this.#toldNow < MAX_TOLD_AT_ONCE && this.#untaken < MAX_UNTAKEN
+    if (may) this.#toldNow += 1
+    else this.#untold += 1
+    return may
+  }
+
+  /** Shows what has changed: for a look now and then. */
   showChanges(now: Instant): void {
     if (this.#engine !== undefined) this.#show(now, false)
+  }
+
+  /** Shows what could not be shown when it changed, once the node's thread has taken what was before it. */
+  showLater(now: Instant): void {
+    // A view may have been shown for another reason since then: that there was a change is told all the same.
+    if (!(this.#stirred || this.#owesChanged) || this.#engine === undefined || this.#untaken >= MAX_UNTAKEN_VIEWS) return
+    this.#owesChanged = false
+    this.#show(now, false)
+    this.#doors.post({ type: 'outputs', engine: this.#number, outputs: toPortable<readonly EngineOutput[]>([{ type: 'changed' }]) })
+  }
+
+  get #untaken(): number {
+    return this.#doors.untaken?.() ?? 0
   }
 
   #make(now: Instant, number: number, seed: EngineSeed): void {
@@ -181,12 +224,17 @@ export class EngineHost {
     const engine = this.#engine
     if (engine === undefined) return
     this.#stirred = false
-    this.#doors.post({ type: 'view', engine: this.#number, asked, view: toPortable(viewOf(now, engine, asked)) })
+    this.#doors.post({ type: 'view', engine: this.#number, asked, view: toPortable(viewOf(now, engine, asked, this.#untold)) })
   }
 }
 
-/** What an engine shows now; `all`: also why the path of each peer is what it is, and what was denied, at a cost. */
-export function viewOf(now: Instant, engine: Engine, all: boolean): EngineView {
+/** Outputs that come as often as somebody else wants them to. */
+function isAtWill({ type }: EngineOutput): boolean {
+  return type === 'stun' || type === 'tsmp' || type === 'deliver'
+}
+
+/** What an engine shows now; `all`: also why the path of each peer is what it is, and what was denied, at a cost. @param untold what its node was not told */
+export function viewOf(now: Instant, engine: Engine, all: boolean, untold: number = 0): EngineView {
   const peers = new Map<string, EnginePeer>()
   const explanations = new Map<string, PathExplanation>()
   for (const key of engine.peerKeys()) {
@@ -199,7 +247,7 @@ export function viewOf(now: Instant, engine: Engine, all: boolean): EngineView {
   return {
     at: now,
     traffic: engine.traffic(),
-    drops: engine.drops(now),
+    drops: { ...engine.drops(now), ...(untold > 0 && { 'node-busy': untold }) },
     watch: engine.watch(now),
     denied: all ? engine.denied() : [],
     peers,

@@ -16,6 +16,8 @@ export interface MemoryMeshLaneOptions {
   /** Wall clock of the engine. */
   readonly wallClock: () => number
   readonly mtu?: number
+  /** See `EngineHostDoors`. */
+  readonly untaken?: () => number
 }
 
 /** The lane of a mesh node over a kernel made of arrays, in this thread and with a clock that stands still: for tests. */
@@ -28,10 +30,10 @@ export class MemoryMeshLane {
   readonly posted: FromEngine[] = []
   now: Instant = instant(1_000)
 
-  constructor({ provider, arena, random, wallClock, mtu = 1280 }: MemoryMeshLaneOptions) {
+  constructor({ provider, arena, random, wallClock, mtu = 1280, untaken }: MemoryMeshLaneOptions) {
     const memory = arena ?? arenaOf(provider)
     this.kernel = new MemoryKernel(memory.bytes)
-    this.mesh = new MeshLane({ random, wallClock, stopwatch: () => 0, provider, post: (message) => this.posted.push(structuredClone(message)) })
+    this.mesh = new MeshLane({ random, wallClock, stopwatch: () => 0, provider, post: (message) => this.posted.push(structuredClone(message)), ...(untaken !== undefined && { untaken }) })
     this.context = {
       ...memory,
       border: this.kernel,

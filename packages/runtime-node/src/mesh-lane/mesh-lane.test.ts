@@ -4,6 +4,8 @@ import { encodeUdpPacket, type Endpoint, type Ip, IpSet, parseEndpoint, parseIp,
 import { MAX_DENIED_PACKETS } from '@meshwright/mesh'
 import { SeededRandom } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
+import { arenaOf } from '../dataplane/memory-lane.ts'
+import { encodeSocketAddress } from '../dataplane/socket-address.ts'
 import { VNET_HEADER_BYTES } from '../dataplane/vnet-header.ts'
 import { nodeCryptoProvider } from '../node-crypto.ts'
 import { wasmCryptoProvider } from '../wasm-crypto.ts'
@@ -19,12 +21,14 @@ const ip = (text: string): Ip => must(parseIp(text))
 const prefix = (text: string): Prefix => must(parsePrefix(text))
 const endpoint = (text: string): Endpoint => must(parseEndpoint(text))
 const provider = must(wasmCryptoProvider(nodeCryptoProvider, 8 * 1024 * 1024))
+// The lanes of the tests take turns with it.
+const arena = arenaOf(provider)
 const now = instant(1_000)
 
 /** A node on the lane and its peers, each at an endpoint of its own, with no other way to it. */
-function start(count: number): { readonly lane: MemoryMeshLane; readonly remote: RemoteEngine; readonly peers: readonly NodePublicKey[] } {
+function start(count: number, untaken?: (posted: number) => number): { readonly lane: MemoryMeshLane; readonly remote: RemoteEngine; readonly peers: readonly NodePublicKey[] } {
   const random = new SeededRandom(5).bytes
-  const lane = new MemoryMeshLane({ provider, random, wallClock: () => 1_767_225_600_000 })
+  const lane: MemoryMeshLane = new MemoryMeshLane({ provider, arena, random, wallClock: () => 1_767_225_600_000, ...(untaken !== undefined && { untaken: () => untaken(lane.posted.length) }) })
   const privateKey = NodePrivateKey.generate(random)
   const options = { random, wallClock: () => 0, provider, privateKey, discoKey: DiscoPrivateKey.generate(random), mtu: 1280, allowLoopback: false, blockUdp: false, nextLink: () => 1 }
   const remote = new RemoteEngine(1, options, (message) => lane.take(message))
@@ -65,4 +69,77 @@ test('packets that go to nobody are told when somebody asks, the last ones alone
   expect(last).toMatchObject({ direction: 'out', reason: 'no-peer', length: 38 })
   const index = 3 * MAX_DENIED_PACKETS - 1
   expect([...last.bytes.subarray(16, 20)]).toEqual([100, 99, index >> 8, index & 255])
+})
+
+test('however much strangers and programs of this computer send for the node itself: what waits for its thread is bounded, the rest is counted, and packets go on', () => {
+  const { lane, remote, peers } = start(1, (posted) => posted)
+  const stun = Uint8Array.of(1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, ...new Uint8Array(12))
+  const from = encodeSocketAddress(endpoint('203.0.113.9:7'))
+  const flood = (count: number): void => {
+    for (let i = 0; i < count; i += 1) {
+      lane.kernel.udpIn.push({ from, bytes: stun, segmentBytes: 0, trafficClass: 0 })
+      lane.kernel.tunIn.push(packetTo('100.100.100.100'))
+    }
+    lane.run()
+  }
+  const told = (): number => lane.posted.reduce((sum, message) => sum + (message.type === 'service' ? 1 : message.type === 'outputs' ? fromPortable(message.outputs).filter(({ type }) => type === 'stun').length : 0), 0)
+  flood(20_000)
+  expect(lane.posted.length).toBeLessThan(400)
+  expect(told()).toBeGreaterThan(10)
+  expect(told()).toBeLessThan(1_000)
+  const first = told()
+  // Packets between nodes do not wait for anybody.
+  const sent: number[] = []
+  lane.kernel.onSend = (_to, { bytes }) => void sent.push(bytes.length)
+  lane.kernel.tunIn.push(packetTo('100.64.0.1'))
+  lane.run()
+  expect(sent).toEqual([148])
+  // What was asked for is answered, and tells what was left out.
+  remote.look()
+  for (const message of lane.posted.splice(0)) if (message.type !== 'service') remote.receive(message)
+  expect(remote.drops(now)['node-busy']).toBe(40_000 - first)
+  expect(remote.peer(now, must(peers[0]))).toBeDefined()
+  // Taken: it is told again.
+  flood(3)
+  expect(told()).toBe(6)
+})
+
+test('what changes while the node does not look is shown once it does, not each time', () => {
+  let waiting = 0
+  const { lane, peers } = start(3, () => waiting)
+  const views = (): number => lane.posted.splice(0).filter(({ type }) => type === 'view').length
+  lane.posted.length = 0
+  waiting = 30
+  for (const [i] of peers.entries()) {
+    lane.mesh.host.tell({ type: 'changed' })
+    lane.mesh.settle(instant(1_000 + i), { send: () => undefined, deliver: () => undefined })
+  }
+  expect(views()).toBe(0)
+  lane.mesh.host.showLater(now)
+  expect(views()).toBe(0)
+  waiting = 2
+  lane.mesh.host.showLater(now)
+  expect(lane.posted.map(({ type }) => type)).toEqual(['view', 'outputs'])
+  lane.posted.length = 0
+  lane.mesh.host.showLater(now)
+  expect(lane.posted).toEqual([])
+})
+
+test('that something changed is told also when what changed was shown for another reason meanwhile', () => {
+  let waiting = 30
+  const { lane, remote } = start(1, () => waiting)
+  const settle = (): void => lane.mesh.settle(now, { send: () => undefined, deliver: () => undefined })
+  const told = (): readonly string[] => lane.posted.splice(0).flatMap((message) => (message.type === 'outputs' ? fromPortable(message.outputs).map(({ type }) => type) : []))
+  for (const show of [() => remote.look(), () => lane.mesh.host.showChanges(now)]) {
+    waiting = 30
+    lane.mesh.host.tell({ type: 'changed' })
+    settle()
+    expect(told()).toEqual([])
+    show()
+    waiting = 0
+    lane.mesh.host.showLater(now)
+    expect(told()).toEqual(['changed'])
+    lane.mesh.host.showLater(now)
+    expect(lane.posted).toEqual([])
+  }
 })

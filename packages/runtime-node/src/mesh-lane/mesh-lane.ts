@@ -55,7 +55,7 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
     const view = this.#view
     if (engine === undefined || !view.at(memory, at, length)) return undefined
     if (isForService(view)) {
-      this.#post({ type: 'service', bytes: memory.slice(at, at + length) })
+      if (this.host.mayTell()) this.#post({ type: 'service', bytes: memory.slice(at, at + length) })
       return undefined
     }
     return engine.plane.ownerOf(now, memory, at, length)

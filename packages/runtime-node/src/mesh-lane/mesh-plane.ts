@@ -2,10 +2,13 @@ import type { Endpoint } from '@meshwright/ip'
 import type { EngineOptions } from '@meshwright/mesh'
 import type { LaneOffloads, SocketPair } from '../dataplane/lane-context.ts'
 import type { LaneTest } from '../dataplane/lane-loop.ts'
-import { DataPlaneError, type LaneMode } from '../dataplane/lane-mode.ts'
+import { giveUpOffloads, NO_OFFLOADS } from '../dataplane/give-up-offloads.ts'
 import { KeptCounters } from '../dataplane/kept-counters.ts'
+import type { LaneMode } from '../dataplane/lane-mode.ts'
 import { LaneThread, type MainBorder, mainBorder } from '../dataplane/lane-thread.ts'
+import type { Restart } from '../dataplane/restart-plan.ts'
 import { openTunDescriptor, type TunDescriptor } from '../dataplane/tun-descriptor.ts'
+import { closeSockets } from '../dataplane/udp-pair.ts'
 import type { FromMeshWorker, MeshLaneStatus, ToMeshWorker } from './mesh-messages.ts'
 import type { MeshWorkerStart } from './mesh-worker.ts'
 import { toPortable } from './portable-values.ts'
@@ -33,13 +36,14 @@ export interface MeshPlaneOptions {
   /** A packet of this computer for the node itself. */
   readonly onService: (bytes: Uint8Array) => void
   readonly log: (level: 'warn' | 'debug', line: string) => void
-  /** The TUN device is gone, or the worker dies again and again: nothing more will come. */
+  /** The TUN device is gone: nothing more will come. */
   readonly onGone: (reason: string) => void
 }
 
 /**
  * Starts the data plane of a mesh node: a TUN device, UDP sockets, and a worker that carries packets between them. The engines that it makes
- * work there. A worker that dies is started again over the same device and sockets; its engine is told everything again.
+ * work there. A worker that dies is started again over the same device and sockets; its engine is told everything again. If it dies again and
+ * again it is started without offloads, and then ever more rarely (`restart-plan.ts`): a node with a device is not left alone.
  * @throws DataPlaneError where it cannot run, TunError where the device cannot be had (the promise rejects)
  */
 export async function startMeshPlane(options: MeshPlaneOptions): Promise<MeshPlane> {
@@ -67,6 +71,7 @@ export class MeshPlane {
   #sockets: SocketPair | undefined
   #engine: RemoteEngine | undefined
   #engines = 0
+  #lastStatus: MeshLaneStatus | undefined
   #onView: (() => void)[] = []
   #onStatus: ((status: MeshLaneStatus | undefined) => void)[] = []
   #onStopped: (() => void) | undefined
@@ -83,15 +88,17 @@ export class MeshPlane {
       name: tun.name,
       workerUrl: options.workerUrl,
       hungMs: options.hungMs,
+      hasOffloads: Object.values(this.#offloads()).includes(true),
       onMessage: (message) => this.#take(message),
-      onDeath: (why, again) => this.#died(why, again),
+      onDeath: (line) => this.#died(line),
+      onRestart: (restart) => this.#restart(restart),
       onExit: () => this.#unanswered(),
     })
   }
 
   /** Internal: starts the first worker. */
   begin(): Promise<void> {
-    return this.#startWorker()
+    return this.#startWorker(this.#offloads())
   }
 
   /** UDP ports, `undefined` where a family is not there. */
@@ -105,9 +112,9 @@ export class MeshPlane {
     return this.#thread.restarts
   }
 
-  /** Why nothing will come any more; `undefined` while all is well. */
-  get gone(): string | undefined {
-    return this.#gone
+  /** What a person should know, with the remedy; `undefined` while all is well. */
+  get trouble(): string | undefined {
+    return this.#gone === undefined ? this.#thread.trouble : `${this.#gone}, so no packets pass: start the program anew`
   }
 
   /** Makes the engine of a node, in the worker, in the place of the one before. */
@@ -141,9 +148,9 @@ export class MeshPlane {
     })
   }
 
-  /** What went through, and which offloads are in use; `undefined` while there is no worker. */
+  /** What went through, and which offloads are in use; between two workers what was last told, `undefined` if nothing was. */
   status(): Promise<MeshLaneStatus | undefined> {
-    if (!this.#thread.isRunning) return Promise.resolve(undefined)
+    if (!this.#thread.isRunning) return Promise.resolve(this.#lastStatus)
     return new Promise((resolve) => {
       this.#onStatus.push(resolve)
       this.#thread.tell({ type: 'laneStatus' })
@@ -175,13 +182,18 @@ export class MeshPlane {
     }
     await this.#thread.close()
     this.#unanswered()
+    closeSockets(this.#main.border, this.#sockets)
     this.#main.border.close(this.#tun.fd)
   }
 
-  #startWorker(): Promise<void> {
+  #offloads(): LaneOffloads {
+    const { mode } = this.#options
+    return { tso: this.#tun.tso, uso: this.#tun.uso, udpJoin: mode.udpJoin && this.#tun.hasVnetHeader, gso: mode.gso, gro: mode.gro }
+  }
+
+  #startWorker(offloads: LaneOffloads): Promise<void> {
     const { mode, mtu, udpPort, mark } = this.#options
-    const { tso, uso, hasVnetHeader, fd, name } = this.#tun
-    const offloads: LaneOffloads = { tso, uso, udpJoin: mode.udpJoin && hasVnetHeader, gso: mode.gso, gro: mode.gro }
+    const { hasVnetHeader, fd, name } = this.#tun
     const start: MeshWorkerStart = { meshwrightMeshLane: 1, name, mtu, tun: { fd, hasVnetHeader }, offloads, priority: mode.priority, wake: this.#thread.wake, sockets: this.#sockets, udpPort, mark, timeOrigin: performance.timeOrigin }
     return this.#thread.start({ ...start })
   }
@@ -201,9 +213,11 @@ export class MeshPlane {
         this.#sockets = message.pair
         return
       case 'laneStatus':
-        for (const done of this.#onStatus.splice(0)) done({ ...message, counters: this.#kept.showAll('lane', { ...message.counters }), joined: this.#kept.showAll('joined', { ...message.joined }) })
+        this.#lastStatus = { ...message, counters: this.#kept.showAll('lane', { ...message.counters }), joined: this.#kept.showAll('joined', { ...message.joined }) }
+        for (const done of this.#onStatus.splice(0)) done(this.#lastStatus)
         return
       case 'stopped':
+        this.#sockets = undefined // it has closed them
         return this.#onStopped?.()
       case 'gone':
         return this.#end(`the TUN device ${this.name} is gone (errno ${message.errno})`)
@@ -211,28 +225,34 @@ export class MeshPlane {
     }
   }
 
-  #died(why: string, again: boolean): void {
-    if (!again) return this.#end(`the data plane dies again and again: ${why}`)
+  #died(line: string): void {
     this.#kept.restart()
-    this.#options.log('warn', `the data plane died (${why}): it is started again, and sessions are made anew`)
-    this.#startWorker().then(
-      () => this.#engine?.revive(),
-      (error: unknown) => {
-        // A worker that dies at its start has died once more, and is told of as such.
-        if (error instanceof DataPlaneError && error.code === 'DATAPLANE_WORKER') return
-        this.#end(error instanceof Error ? error.message : 'the data plane does not start again')
-      },
-    )
+    this.#options.log('warn', line)
+    this.#lost()
+  }
+
+  async #restart({ withoutOffloads }: Restart): Promise<void> {
+    if (withoutOffloads) giveUpOffloads(this.#main.border, this.#main, this.#tun, this.#sockets)
+    await this.#startWorker(withoutOffloads ? NO_OFFLOADS : this.#offloads())
+    this.#engine?.revive()
+    this.#options.onStirred()
+  }
+
+  // The engine's connections with relays end with it: the next worker makes its own.
+  #lost(): void {
+    this.#engine?.lost()
+    this.#options.onStirred()
   }
 
   #end(reason: string): void {
     this.#gone = reason
     this.#options.onGone(reason)
+    this.#lost()
   }
 
   #unanswered(): void {
     for (const done of this.#onView.splice(0)) done()
-    for (const done of this.#onStatus.splice(0)) done(undefined)
+    for (const done of this.#onStatus.splice(0)) done(this.#lastStatus)
     this.#onStopped?.()
   }
 }

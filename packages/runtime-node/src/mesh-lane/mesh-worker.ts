@@ -5,6 +5,7 @@ import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { suspendAwareClock } from '../clock.ts'
 import { Lane } from '../dataplane/lane.ts'
 import { arenaIn, type LaneContext, type LaneOffloads, noLaneCounters, type SocketPair } from '../dataplane/lane-context.ts'
+import { CountedPosts } from '../dataplane/counted-posts.ts'
 import { laneNeeds } from '../dataplane/lane-needs.ts'
 import { LaneLoop, obeyTest } from '../dataplane/lane-loop.ts'
 import { linuxBorder } from '../dataplane/kernel-border.ts'
@@ -72,13 +73,14 @@ class MeshLaneThread {
 
   constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromMeshWorker) => void) {
     this.#start = start
-    this.#post = post
+    const posts = new CountedPosts(start.pulse, post)
+    this.#post = (message) => posts.post(message)
     const own = suspendAwareClock()
     const behind = performance.timeOrigin - start.timeOrigin
     this.#clock = () => instant(own() + behind)
     this.#viewedAt = this.#clock()
     const memory = arenaIn(provider)
-    this.#engine = new MeshLane({ random: systemRandom, wallClock: () => Date.now(), stopwatch: () => performance.now(), provider, post })
+    this.#engine = new MeshLane({ random: systemRandom, wallClock: () => Date.now(), stopwatch: () => performance.now(), provider, post: this.#post, untaken: () => posts.untaken })
     this.#context = {
       ...memory,
       border: linuxBorder(koffi, memory.bytes),
@@ -93,7 +95,10 @@ class MeshLaneThread {
     this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, start.priority, {
       onMessage: (message) => void (isToWorker(message) && this.#take(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
-      onTurn: () => this.#showTraffic(),
+      onTurn: () => {
+        this.#engine.host.showLater(this.#clock())
+        this.#showTraffic()
+      },
     })
   }
 

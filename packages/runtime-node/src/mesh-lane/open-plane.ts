@@ -36,7 +36,8 @@ export async function openMeshPlane(options: MeshDaemonOptions, events: Pick<Mes
 export async function reportOf({ plane, reason }: OpenedPlane): Promise<DataPlaneReport> {
   if (plane === undefined) return { lane: 'portable', ...(reason !== undefined && { reason }) }
   const status = await plane.status()
-  return { lane: 'worker', restarts: plane.restarts, ...(plane.gone !== undefined && { reason: plane.gone }), ...(status && { offloads: { ...status.offloads }, counters: { ...status.counters } }) }
+  const { restarts, trouble } = plane
+  return { lane: 'worker', restarts, ...(trouble !== undefined && { reason: trouble }), ...(status && { offloads: { ...status.offloads }, counters: { ...status.counters } }) }
 }
 
 /** The device of a data plane, for who sets its addresses and routes. */

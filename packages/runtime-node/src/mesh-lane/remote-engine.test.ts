@@ -137,6 +137,45 @@ test('a thread that died is told everything again: peers, home relay and rules a
   expect(engine.explain(START, peerKey)?.candidates.map((candidate) => formatEndpoint(candidate.endpoint))).toEqual(['192.0.2.2:41641'])
 })
 
+test('with a thread its connections with relays end; those of the next one have other numbers, and what a dead one still says is not heard', () => {
+  let now = START
+  const posted: FromEngine[] = []
+  const host = (): EngineHost => new EngineHost({ random: new SeededRandom(7).bytes, wallClock: () => WALL, stopwatch: () => 0, provider: nobleProvider, post: (message) => posted.push(structuredClone(message)), send: () => undefined, deliver: () => undefined })
+  let [running, dead] = [host(), host()]
+  const engine: RemoteEngine = new RemoteEngine(1, options(new SeededRandom(0)), (message: ToEngine) => running.take(now, structuredClone(message)))
+  const links = (): readonly (readonly [string, number])[] => {
+    for (const message of posted.splice(0)) if (message.type !== 'service') engine.receive(message)
+    const found: [string, number][] = []
+    for (let output = engine.pollOutput(); output !== undefined; output = engine.pollOutput()) if ('link' in output) found.push([output.type, output.link])
+    return found
+  }
+  engine.setRelayMap(START, relays)
+  engine.setHome(START, 1)
+  const [[, first] = ['', 0]] = links()
+  const known = new Set([first])
+  for (let death = 0; death < 3; death += 1) {
+    engine.handleInput(now, { type: 'relay', input: { type: 'opened', link: [...known].at(-1) ?? 0 } })
+    engine.lost()
+    expect(links()).toEqual([['relayClose', [...known].at(-1)]])
+    expect(engine.isRelayConnected(1)).toBe(false)
+    // What was under way when it died.
+    ;[dead, running] = [running, host()]
+    now = instant(now + 10_000)
+    dead.engine?.handleTimeout(now)
+    dead.settle(now)
+    expect(links()).toEqual([])
+    engine.revive()
+    const [[type, link] = ['', 0], ...more] = links()
+    expect([type, more, known.has(link)]).toEqual(['relayDial', [], false])
+    known.add(link)
+  }
+  // One that has ended by itself is not ended once more.
+  engine.handleInput(now, { type: 'relay', input: { type: 'closed', link: [...known].at(-1) ?? 0 } })
+  links()
+  engine.lost()
+  expect(links()).toEqual([])
+})
+
 test('counters go on when a thread died: what was shown is never taken back', () => {
   const [, remote] = both()
   if (remote === undefined || !(remote.engine instanceof RemoteEngine)) throw new Error('an engine')

@@ -12,8 +12,9 @@ import { fromPortable, toPortable } from './portable-values.ts'
 const NO_TRAFFIC: EngineTraffic = { packetsIn: 0, packetsOut: 0, received: NO_WAY_COUNTS, sent: NO_WAY_COUNTS, relayIn: 0, relayOut: 0 }
 const NOTHING_SEEN: EngineWatch = { lies: [], flooded: false, held: {} }
 const PEER = 'peer '
-/** Room for the numbers of an engine's relay links. */
+/** Room for the numbers of an engine's relay links: of all threads that it may have, and of what one of them can have under way. */
 const LINKS_PER_ENGINE = 1_000_000
+const LINKS_AT_ONCE = 1_000
 
 /**
  * An engine that works in another thread, as its node sees it: commands are posted, what it owes comes by {@link RemoteEngine.receive}, and
@@ -39,6 +40,10 @@ export class RemoteEngine implements NodeEngine {
   #home = 0
   #selfEndpoints: readonly Endpoint[] = []
   #udpBlocked: boolean
+  /** Its connections with relays, which another thread has: by their numbers, none of which comes again. */
+  readonly #links: Set<number> = new Set()
+  #lastLink: number
+  #isLost = false
 
   constructor(number: number, options: EngineOptions, post: (message: ToEngine) => void) {
     this.number = number
@@ -46,15 +51,32 @@ export class RemoteEngine implements NodeEngine {
     this.#options = options
     this.#udpBlocked = options.blockUdp
     this.#post = post
+    this.#lastLink = number * LINKS_PER_ENGINE
     this.#make()
+  }
+
+  /** The thread is no more: its connections with relays end, and nothing is heard of it until {@link RemoteEngine.revive}. What was counted stays. */
+  lost(): void {
+    if (this.#isLost) return
+    this.#isLost = true
+    for (const link of this.#links) this.#outbox.push({ type: 'relayClose', link })
+    this.#links.clear()
+    this.#outbox.push({ type: 'changed' })
+    if (this.#view === undefined) return
+    const peers = new Map(Array.from(this.#view.peers, ([key, peer]) => [key, { ...peer, path: { type: 'none' } as const }]))
+    this.#view = { ...this.#view, peers, explanations: new Map(), connectedRelays: [], relayProblems: new Map() }
   }
 
   /** Makes the engine anew in a thread that knows nothing: sessions are begun again, everything else is as it was, and counters go on. */
   revive(): void {
+    this.lost()
+    this.#isLost = false
+    this.#lastLink += LINKS_AT_ONCE // whatever was under way
     this.#traffic = this.traffic()
     this.#kept.restart()
     this.#view = undefined
     this.#make()
+    this.#outbox.push({ type: 'changed' })
     this.#command({ do: 'setShieldsUp', up: this.#shieldsUp })
     if (this.#relayMap !== undefined) this.#command({ do: 'setRelayMap', map: this.#relayMap })
     if (this.#home !== 0) this.#command({ do: 'setHome', region: this.#home })
@@ -64,12 +86,12 @@ export class RemoteEngine implements NodeEngine {
 
   /** Takes what the thread posts; a message about another engine is passed over. Its node owes the outputs from then on. */
   receive(message: Extract<FromEngine, { readonly engine: number }>): void {
-    if (message.engine !== this.number) return
+    if (message.engine !== this.number || this.#isLost) return
     if (message.type === 'view') {
       const view = fromPortable(message.view)
       // A view that nobody asked for leaves out what is costly.
       this.#view = message.asked || this.#view === undefined ? view : { ...view, denied: this.#view.denied, explanations: new Map([...this.#view.explanations, ...view.explanations]) }
-    } else for (const output of fromPortable(message.outputs)) this.#outbox.push(output)
+    } else for (const output of fromPortable(message.outputs)) this.#note(output)
   }
 
   apply(_now: Instant, applied: AppliedMap): void {
@@ -177,6 +199,7 @@ export class RemoteEngine implements NodeEngine {
   }
 
   handleInput(_now: Instant, input: EngineInput): void {
+    if (input.type === 'relay' && input.input.type === 'closed') this.#links.delete(input.input.link)
     this.#command({ do: 'input', input })
   }
 
@@ -192,9 +215,17 @@ export class RemoteEngine implements NodeEngine {
     return undefined
   }
 
+  #note(output: EngineOutput): void {
+    if (output.type === 'relayDial') {
+      this.#links.add(output.link)
+      this.#lastLink = Math.max(this.#lastLink, output.link)
+    } else if (output.type === 'relayClose') this.#links.delete(output.link)
+    this.#outbox.push(output)
+  }
+
   #make(): void {
     const { privateKey, discoKey, mtu, allowLoopback } = this.#options
-    const seed = { privateKey, discoKey, mtu, allowLoopback, blockUdp: this.#udpBlocked, firstLink: this.number * LINKS_PER_ENGINE }
+    const seed = { privateKey, discoKey, mtu, allowLoopback, blockUdp: this.#udpBlocked, firstLink: this.#lastLink }
     this.#post({ type: 'make', engine: this.number, seed: toPortable(seed) })
   }
 

@@ -11,6 +11,12 @@ const ROUND_MS = 20
 const ENDED_IN_ROUND = 25
 const IPV6_SITE_BYTES = 8
 
+/**
+ * TLS handshakes that are not complete, of one address and of all: each may hold 0.2 MB, because a ClientHello may say that it has 128 KiB, and
+ * OpenSSL then makes room for it. An honest client is through after one round trip.
+ */
+export const HANDSHAKE_LIMITS: NewcomerLimits = { ofSource: 256, ofAll: 512 }
+
 interface Newcomer {
   readonly socket: Socket
   readonly key: string
@@ -28,8 +34,9 @@ export interface NewcomerLimits {
 
 /**
  * The connections that have proved nothing yet: no request head read, no TLS or Noise handshake done, or a machine key that holds no
- * node. Their number is bounded as a whole and for each address (for each /64 in IPv6), and the oldest gives way: an honest client is
- * through in a second, so what is old only holds a place. Half-open connections thus cost a bounded amount of memory and keep nobody out.
+ * node. Their number is bounded as a whole and for each address (for each /64 in IPv6), and the oldest gives way, of the whole that of
+ * the address with the most: an honest client is through in a second, so what is old only holds a place, and it has few connections.
+ * Half-open connections thus cost a bounded amount of memory and keep nobody out.
  *
  * | a connection | is here |
  * |---|---|
@@ -78,6 +85,13 @@ export class Newcomers {
     if (key !== undefined) this.#forget(this.#all.get(key))
   }
 
+  /** Who its connections count for together, as text; `undefined`: an address that stands for many, or one that is gone. */
+  sourceOf(socket: Socket): string | undefined {
+    const ip = parseIp(socket.remoteAddress ?? '')?.unmapped()
+    if (ip === undefined || this.#shared(ip)) return undefined
+    return Buffer.from(ip.family === 4 ? ip.bytes : ip.bytes.subarray(0, IPV6_SITE_BYTES)).toString('hex')
+  }
+
   stop(): void {
     clearInterval(this.#timer)
     this.#timer = undefined
@@ -87,7 +101,7 @@ export class Newcomers {
     const key = keyOf(socket)
     if (key === undefined) return void socket.destroy() // reset before it was looked at
     this.#forget(this.#all.get(key))
-    const source = this.#sourceOf(socket.remoteAddress)
+    const source = this.sourceOf(socket)
     const newcomer: Newcomer = { socket, key, source, due }
     this.#all.set(key, newcomer)
     if (due !== Number.POSITIVE_INFINITY) this.#owing.add(newcomer)
@@ -98,7 +112,7 @@ export class Newcomers {
     const siblings = source === undefined ? undefined : this.#siblings(source)
     siblings?.add(newcomer)
     if (siblings !== undefined && siblings.size > this.#limits.ofSource) this.#evict(siblings.values().next().value)
-    if (this.#all.size > this.#limits.ofAll) this.#evict(this.#all.values().next().value)
+    if (this.#all.size > this.#limits.ofAll) this.#evict((this.#largest() ?? this.#all.values()).next().value)
     this.#timer ??= setInterval(() => this.#endOverdue(), ROUND_MS).unref()
   }
 
@@ -131,18 +145,19 @@ export class Newcomers {
     if (this.#owing.size === 0) this.stop()
   }
 
+  /** Those of the address that has the most of all; `undefined`: none has more than one. */
+  #largest(): Iterator<Newcomer> | undefined {
+    let most: ReadonlySet<Newcomer> | undefined
+    for (const siblings of this.#bySource.values()) if (siblings.size > (most?.size ?? 1)) most = siblings
+    return most?.values()
+  }
+
   #siblings(source: string): Set<Newcomer> {
     const known = this.#bySource.get(source)
     if (known !== undefined) return known
     const siblings = new Set<Newcomer>()
     this.#bySource.set(source, siblings)
     return siblings
-  }
-
-  #sourceOf(address: string | undefined): string | undefined {
-    const ip = parseIp(address ?? '')?.unmapped()
-    if (ip === undefined || this.#shared(ip)) return undefined
-    return Buffer.from(ip.family === 4 ? ip.bytes : ip.bytes.subarray(0, IPV6_SITE_BYTES)).toString('hex')
   }
 }
 

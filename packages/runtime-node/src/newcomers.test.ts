@@ -62,6 +62,13 @@ test('all together are bounded too, and a proxy that stands for many has no limi
   expect(accepted.map((socket) => socket.destroyed)).toEqual([true, true, false, false, false, false])
 })
 
+test('of all together the oldest of the address with the most gives way, and who has one connection stays', async () => {
+  const { accepted, connect } = await door({ ofAll: 4 })
+  await connect('127.0.0.2')
+  for (const from of ['127.0.0.3', '127.0.0.4', '127.0.0.3', '127.0.0.4', '127.0.0.3', '127.0.0.3', '127.0.0.4']) await connect(from)
+  expect(accepted.map((socket) => socket.destroyed)).toEqual([false, true, true, true, false, true, false, false])
+})
+
 test('who proved itself is out of reach, and who owes something again is not', async () => {
   const { newcomers, accepted, connect } = await door({ ofSource: 1 })
   await connect()
