@@ -32,7 +32,7 @@ test('the proof holds, prints its JSON alone, and leaves nothing behind', async 
   const before = new Set(folders())
   const ended = await run(PROGRAMS.demo, ['--once', '--json'], { timeoutMs: 200_000 })
   const proof = JSON.parse(ended.out) as Proof
-  expect(proof.steps.filter((step) => !step.ok), ended.err).toEqual([])
+  expect(proof.steps.filter((step) => !step.ok).map((step) => `✗ ${step.name}: ${step.detail}`), ended.err).toEqual([])
   expect(proof.ok).toBe(true)
   expect(ended.status).toBe(0)
   expect(ended.out.trim().split('\n')).toHaveLength(1)

@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+export { freePort } from '../../examples/demo/src/free-port.ts'
 
 /** The root of the repository. */
 export const ROOT: string = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..')
@@ -117,18 +118,6 @@ export class Bench {
     await Promise.all(this.#running.splice(0).map((program) => program.stop('SIGKILL')))
     for (const folder of this.#folders.splice(0)) rmSync(folder, { recursive: true, force: true })
   }
-}
-
-/** A free TCP port of 127.0.0.1. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0))
-    })
-  })
 }
 
 /** Writes a configuration of a control server that stands alone: one relay that nobody runs, policy in the database. */

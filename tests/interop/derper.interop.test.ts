@@ -15,6 +15,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
   attachDerpServer, type DerpConnection, type DerpDialOptions, dialDerp, drive, type Driver, metacertPem, openUdp, selfSignedCertificate, suspendAwareClock, systemRandom,
 } from '@meshwright/runtime-node'
+import { freePort } from './lab-process.ts'
 
 // Our relay client against a real derper. MESHWRIGHT_INTEROP_BIN names the folder of the programs; without them the tests are skipped,
 // or fail where REQUIRE_INTEROP=1.
@@ -267,16 +268,5 @@ function answers(tcpPort: number): Promise<boolean> {
     const socket = net.connect(tcpPort, '127.0.0.1')
     socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
     socket.once('connect', () => socket.destroy())
-  })
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = net.createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const { port: free } = server.address() as AddressInfo
-      server.close(() => resolve(free))
-    })
   })
 }

@@ -1,7 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -13,6 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ControlTransport } from '../../packages/runtime-node/src/control-dial.ts'
 import { drive, type Driver } from '../../packages/runtime-node/src/drive.ts'
 import { systemRandom } from '../../packages/runtime-node/src/random.ts'
+import { freePort } from './lab-process.ts'
 
 const run = promisify(execFile)
 const folder = process.env.MESHWRIGHT_INTEROP_BIN
@@ -311,12 +311,3 @@ describe.skipIf(missing !== undefined)(`our control client and a real headscale$
     expect(h.seen.find((output) => output.type === 'problem')).toMatchObject({ code: 'CONTROL_UPDATE_FAILED', message: expect.stringContaining('404') })
   })
 })
-
-async function freePort(): Promise<number> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' && address !== null ? address.port : 0
-}
-

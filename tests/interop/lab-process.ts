@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { randomInt } from 'node:crypto'
-import dgram from 'node:dgram'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { noteKeys } from './outer-watch.ts'
+
+export { freePort } from '../../examples/demo/src/free-port.ts'
 
 const LOG_CHARACTERS = 60_000
 const TAIL_LINES = 25
@@ -225,46 +224,6 @@ export function cpuSeconds(pid: number | undefined): number {
 
 export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms))
-}
-
-const handedOut = new Set<number>()
-
-/**
- * A port, of TCP and of UDP, that is free now on all addresses. Not one of those that the system gives to outgoing connections: between
- * this look and the start of a program, or its end and its next start, one of them would take it now and then.
- */
-export async function freePort(): Promise<number> {
-  const [first, end] = quietPorts()
-  for (let tries = 0; tries < 1_000; tries += 1) {
-    const port = randomInt(first, end)
-    if (handedOut.has(port) || !(await isFree(port))) continue
-    handedOut.add(port)
-    return port
-  }
-  throw new Error('no free port')
-}
-
-function quietPorts(): readonly [number, number] {
-  const [low = 32_768, high = 60_999] = ephemeralPorts()
-  return low >= 20_000 ? [10_000, low] : [high + 1, 65_536]
-}
-
-// What Linux says, or what it says mostly.
-function ephemeralPorts(): readonly number[] {
-  try {
-    return readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'latin1').trim().split(/\s+/).map(Number)
-  } catch {
-    return [32_768, 60_999]
-  }
-}
-
-function isFree(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const [server, socket] = [net.createServer(), dgram.createSocket('udp4')]
-    const end = (free: boolean): void => void server.close(() => socket.close(() => resolve(free)))
-    server.once('error', () => socket.close(() => resolve(false)))
-    server.listen(port, () => socket.once('error', () => end(false)).bind(port, () => end(true)))
-  })
 }
 
 /** The IPv4 address of this computer that peers on it may use: real clients never use loopback for direct paths. */

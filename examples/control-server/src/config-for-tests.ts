@@ -1,6 +1,4 @@
-import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
-import net, { type AddressInfo } from 'node:net'
 import path from 'node:path'
 
 /**
@@ -22,14 +20,4 @@ dns: {base_domain: lab.test, override_local_dns: false}
 ${more.lines ?? ''}`,
   )
   return file
-}
-
-/** For tests: a TCP port of loopback that nobody listens on now. */
-export async function freePort(): Promise<number> {
-  const probe = net.createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
-  return port
 }

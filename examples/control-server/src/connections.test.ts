@@ -15,7 +15,8 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocket } from 'ws'
 import { NoiseStream } from '../../../packages/runtime-node/src/noise-stream.ts'
 import { ask } from './cli/client.ts'
-import { freePort, writeConfigForTests } from './config-for-tests.ts'
+import { freePort } from '../../demo/src/free-port.ts'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { type RunningServer, startServer } from './serve.ts'
 
 // The server through real sockets, as nodes reach it, with a client that does what no decent one does.

@@ -8,7 +8,8 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { freePort, writeConfigForTests } from './config-for-tests.ts'
+import { freePort } from '../../demo/src/free-port.ts'
+import { writeConfigForTests } from './config-for-tests.ts'
 import { ask } from './cli/client.ts'
 
 // The program as a black box, run from its sources, or as built where that is named.

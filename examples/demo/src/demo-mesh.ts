@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { ControlProcess } from './control-process.ts'
+import { freePort } from './free-port.ts'
 import type { Lab } from './lab.ts'
 import { NodeProcess } from './node-process.ts'
 import { RelayProcess } from './relay-process.ts'
-import { freePorts, type Service, startService } from './service.ts'
+import { type Service, startService } from './service.ts'
 
 /** The domain of the demo's names. */
 export const DOMAIN = 'demo.mesh'
@@ -34,17 +35,16 @@ export interface DemoMesh {
 export async function prepareMesh(lab: Lab): Promise<DemoMesh> {
   const application = lab.keep(await startService('application'))
   const database = lab.keep(await startService('database'))
-  const [controlPort = 0, ...socks] = await freePorts(5)
   const policy = (name: string): string =>
     readFileSync(fileURLToPath(new URL(`../${name}`, import.meta.url)), 'utf8')
       .replaceAll('tag:app:8080', `tag:app:${application.port}`)
       .replaceAll('tag:db:5432', `tag:db:${database.port}`)
-  const alice = new NodeProcess(lab, 'alice-laptop', socks[0] ?? 0)
-  const bob = new NodeProcess(lab, 'bob-laptop', socks[1] ?? 0, ['--block-udp'])
-  const app = new NodeProcess(lab, 'app', socks[2] ?? 0)
-  const db = new NodeProcess(lab, 'db', socks[3] ?? 0)
+  const alice = new NodeProcess(lab, 'alice-laptop', await freePort())
+  const bob = new NodeProcess(lab, 'bob-laptop', await freePort(), ['--block-udp'])
+  const app = new NodeProcess(lab, 'app', await freePort())
+  const db = new NodeProcess(lab, 'db', await freePort())
   return {
-    control: new ControlProcess(lab, controlPort, DOMAIN),
+    control: new ControlProcess(lab, await freePort(), DOMAIN),
     relay: new RelayProcess(lab),
     alice,
     bob,

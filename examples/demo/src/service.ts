@@ -31,10 +31,3 @@ export async function startService(name: string): Promise<Service> {
     },
   }
 }
-
-/** Free TCP ports of 127.0.0.1, all different. */
-export async function freePorts(count: number): Promise<readonly number[]> {
-  const services = await Promise.all(Array.from({ length: count }, () => startService('')))
-  for (const service of services) service.close()
-  return services.map((service) => service.port)
-}

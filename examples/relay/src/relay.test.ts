@@ -11,6 +11,7 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { DerpClient, type DerpClientInput, type DerpClientOutput } from '@meshwright/derp'
 import { dialDerp, drive, type Driver, suspendAwareClock, systemRandom } from '@meshwright/runtime-node/relay'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { freePort } from '../../demo/src/free-port.ts'
 import { parseOptions, UsageError } from './options.ts'
 import { type Relay, startRelay } from './relay.ts'
 
@@ -61,15 +62,6 @@ async function join(relay: Relay, plainHttp: boolean): Promise<{ key: NodePrivat
   })
   await connected
   return { key, packet, send: (to, text) => void driver.act((now) => client.send(now, to.publicKey(), Buffer.from(text))) }
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = net.createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' ? (address?.port ?? 0) : 0))
-    })
-  })
 }
 
 test.each([['--http'], ['--self-signed']])('two clients talk through a relay started with %s, and its metrics count it', async (flag) => {

@@ -4,6 +4,7 @@ import { type Ip, parseIp } from '@meshwright/ip'
 import { type FlowId, Netstack } from '@meshwright/netstack'
 import { systemRandom } from '@meshwright/runtime-node'
 import { expect, test } from 'vitest'
+import { freePort } from '../../demo/src/free-port.ts'
 import { UserspaceStack } from './userspace-stack.ts'
 
 const SIZE = 6_000_000
@@ -61,14 +62,6 @@ class Sender {
 
 function now(): Instant {
   return instant(performance.now())
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' && address !== null ? address.port : 0
 }
 
 test('who reads slowly behind the SOCKS5 proxy gets all that was sent before the end', async () => {
