@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createServer } from 'node:net'
@@ -48,7 +49,7 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
   ])('%s', async (_what, change, expected) => {
     const { admin, config } = await site(change)
     for (const words of [['serve'], ['configtest'], ['users', 'list']]) {
-      const ended = await run(PROGRAMS.control, ['-c', config, ...words], { timeoutMs: 15_000 })
+      const ended = await run(PROGRAMS.control, ['-c', config, ...words])
       expect(ended.status, ended.err).toBe(2)
       for (const text of expected) expect(ended.err).toContain(text)
       expect(ended.err).not.toContain('    at ') // no stack: a person can put it right
@@ -65,7 +66,8 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
   test('a port that is taken is named', async () => {
     const { port, config } = await site()
     const holder = createServer().listen(port, '127.0.0.1')
-    const ended = await run(PROGRAMS.control, ['serve', '-c', config], { timeoutMs: 15_000 })
+    await once(holder, 'listening')
+    const ended = await run(PROGRAMS.control, ['serve', '-c', config])
     holder.close()
     expect(ended.status).not.toBe(0)
     expect(ended.err).toContain(`127.0.0.1:${port} is in use by another program`)
@@ -77,13 +79,13 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
     await serve()
     const other = path.join(path.dirname(config), 'other.yaml')
     writeFileSync(other, readFileSync(config, 'utf8').replaceAll(String(port), String(await freePort())).replace('control.sqlite', 'other.sqlite'))
-    const ended = await run(PROGRAMS.control, ['serve', '-c', other], { timeoutMs: 15_000 })
+    const ended = await run(PROGRAMS.control, ['serve', '-c', other])
     expect(ended.status).not.toBe(0)
     expect(ended.err).toContain('control.sock')
     expect((await admin('health')).status).toBe(0)
     // Two servers of one database would each write over what the other has acknowledged.
     writeFileSync(other, readFileSync(config, 'utf8').replaceAll(String(port), String(await freePort())).replace('control.sock', 'other.sock'))
-    const twin = await run(PROGRAMS.control, ['serve', '-c', other], { timeoutMs: 15_000 })
+    const twin = await run(PROGRAMS.control, ['serve', '-c', other])
     expect(twin).toMatchObject({ status: 1, err: expect.stringContaining('another server uses the database') as unknown })
     writeFileSync(path.join(path.dirname(config), 'big.hujson'), ' '.repeat(4_200_000))
     expect(await admin('policy', 'set', '-f', path.join(path.dirname(config), 'big.hujson'))).toMatchObject({ status: 2, err: expect.stringContaining('is longer than 2 MiB') as unknown })
@@ -92,7 +94,7 @@ describe('a wrong configuration is refused with the place, a remedy and status 2
   test('a socket whose path the system would cut is refused by name', async () => {
     const { config } = await site()
     writeFileSync(config, readFileSync(config, 'utf8').replace('control.sock', `${'x'.repeat(110)}.sock`))
-    const ended = await run(PROGRAMS.control, ['serve', '-c', config], { timeoutMs: 15_000 })
+    const ended = await run(PROGRAMS.control, ['serve', '-c', config])
     expect(ended).toMatchObject({ status: 2, err: expect.stringMatching(/unix_socket: the path is \d+ bytes long/) as unknown })
   })
 })

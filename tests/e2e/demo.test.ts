@@ -1,5 +1,4 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import os from 'node:os'
 import { spawnSync } from 'node:child_process'
 import { afterEach, expect, test } from 'vitest'
 import { Bench, freePort, PROGRAMS, run } from './programs.ts'
@@ -7,7 +6,8 @@ import { Bench, freePort, PROGRAMS, run } from './programs.ts'
 const bench = new Bench()
 afterEach(() => bench.clean())
 
-const folders = (): readonly string[] => readdirSync(os.tmpdir()).filter((name) => name.startsWith('meshwright-demo-'))
+/** The folders of demos in a folder for such: one that only this test uses. */
+const folders = (where: string): readonly string[] => readdirSync(where).filter((name) => name.startsWith('meshwright-demo-'))
 
 /** Process ids of programs that hold one of these folders in their command line; none where there is no /proc. */
 function processesIn(names: readonly string[]): readonly string[] {
@@ -29,8 +29,8 @@ interface Proof {
 }
 
 test('the proof holds, prints its JSON alone, and leaves nothing behind', async () => {
-  const before = new Set(folders())
-  const ended = await run(PROGRAMS.demo, ['--once', '--json'], { timeoutMs: 200_000 })
+  const here = bench.folder('mw-')
+  const ended = await run(PROGRAMS.demo, ['--once', '--json'], { timeoutMs: 280_000, env: { TMPDIR: here } })
   const proof = JSON.parse(ended.out) as Proof
   expect(proof.steps.filter((step) => !step.ok).map((step) => `✗ ${step.name}: ${step.detail}`), ended.err).toEqual([])
   expect(proof.ok).toBe(true)
@@ -42,14 +42,14 @@ test('the proof holds, prints its JSON alone, and leaves nothing behind', async 
     expect(Object.keys(step)).toEqual(['name', 'ok', 'ms', 'detail'])
     expect(step.detail).not.toBe('')
   }
-  const left = folders().filter((name) => !before.has(name))
-  expect(left).toEqual([])
+  expect(folders(here)).toEqual([])
   expect(ended.err).not.toMatch(/\u001b\[/) // no colours where nobody looks
 })
 
 test('it stays up, the commands it prints work, and Ctrl-C removes everything', async () => {
-  const demo = bench.start(PROGRAMS.demo, [])
-  await demo.said(/Ctrl-C ends all of it/, 200_000)
+  const here = bench.folder('mw-')
+  const demo = bench.start(PROGRAMS.demo, [], { TMPDIR: here })
+  await demo.said(/Ctrl-C ends all of it/, 250_000)
   const lines = demo.text.slice(demo.text.indexOf('The mesh stays up')).split('\n').map((line) => line.trim())
   const commands = lines.filter((line) => line.startsWith('node '))
   expect(commands.length).toBeGreaterThanOrEqual(6)
@@ -61,7 +61,7 @@ test('it stays up, the commands it prints work, and Ctrl-C removes everything', 
   }
   const curl = lines.find((line) => line.startsWith('curl '))?.split(' ') ?? []
   expect(curl).not.toEqual([])
-  if (spawnSync('curl', ['--version']).status === 0) expect(spawnSync('curl', ['-sS', '--max-time', '10', ...curl.slice(1)], { encoding: 'utf8' }).stdout).toContain('"service":"application"')
+  if (spawnSync('curl', ['--version']).status === 0) expect(spawnSync('curl', ['-sS', '--max-time', '60', ...curl.slice(1)], { encoding: 'utf8' }).stdout).toContain('"service":"application"')
 
   // Another program joins: the embedded HTTP service, as a tagged node on the application's port.
   const config = /-c (\S+control\.yaml)/.exec(demo.text)?.[1] ?? ''
@@ -73,25 +73,26 @@ test('it stays up, the commands it prints work, and Ctrl-C removes everything', 
   const alice = /--socket (\S+alice-laptop\.sock)/.exec(demo.text)?.[1] ?? ''
   let hello = ''
   for (let i = 0; i < 20 && !hello.includes('Hello'); i += 1) {
-    hello = (await run(PROGRAMS.cli, ['--socket', alice, 'nc', 'hello', port], { input: 'GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n', timeoutMs: 20_000 })).out
+    hello = (await run(PROGRAMS.cli, ['--socket', alice, 'nc', 'hello', port], { input: 'GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n', timeoutMs: 60_000 })).out
   }
   expect(hello).toContain('Hello, alice on alice-laptop.demo.mesh!')
   expect(await service.stop('SIGINT')).toBe(0)
 
-  const mine = folders().filter((name) => demo.text.includes(name))
+  const mine = folders(here)
   expect(mine).toHaveLength(1)
   await demo.stop('SIGINT')
-  expect(folders().filter((name) => mine.includes(name))).toEqual([])
+  expect(folders(here)).toEqual([])
   expect(processesIn(mine)).toEqual([])
 })
 
 test.each(['SIGINT', 'SIGTERM'] as const)('%s in the middle of the proof leaves nothing behind', async (signal) => {
-  const before = new Set(folders())
-  const demo = bench.start(PROGRAMS.demo, ['--once'])
-  await demo.said(/✓ .*start, a process each/, 60_000)
-  const mine = folders().filter((name) => !before.has(name))
+  const here = bench.folder('mw-')
+  const demo = bench.start(PROGRAMS.demo, ['--once'], { TMPDIR: here })
+  await demo.said(/✓ .*start, a process each/, 120_000)
+  const mine = folders(here)
+  expect(mine).toHaveLength(1)
   expect(await demo.stop(signal)).toBe(signal === 'SIGINT' ? 130 : 143)
-  expect(folders().filter((name) => mine.includes(name))).toEqual([])
+  expect(folders(here)).toEqual([])
   expect(processesIn(mine)).toEqual([])
 })
 

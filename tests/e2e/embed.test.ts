@@ -26,7 +26,7 @@ afterAll(async () => {
 function ask(port: number, before: (socket: net.Socket) => Promise<void> = () => Promise.resolve()): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, '127.0.0.1')
-    socket.setTimeout(20_000, () => socket.destroy(new Error('no answer in 20 s')))
+    socket.setTimeout(90_000, () => socket.destroy(new Error('no answer in 90 s')))
     socket.once('error', reject)
     before(socket).then(() => {
       let text = ''
@@ -78,8 +78,8 @@ test('a chat by datagrams: everybody hears what is typed, and from whom', async 
   }
   const [ann, ben] = [chat('ann'), chat('ben')]
   const until = async (what: string, look: () => boolean, again: () => void = () => undefined): Promise<void> => {
-    for (const deadline = performance.now() + 30_000; !look(); ) {
-      if (performance.now() > deadline) throw new Error(`not in 30 s: ${what}\n${ann.said()}\n${ben.said()}`)
+    for (const deadline = performance.now() + 90_000; !look(); ) {
+      if (performance.now() > deadline) throw new Error(`not in 90 s: ${what}\n${ann.said()}\n${ben.said()}`)
       again()
       await new Promise((resolve) => setTimeout(resolve, 250))
     }

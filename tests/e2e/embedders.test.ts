@@ -43,7 +43,7 @@ describe('three tailnets in one process', () => {
 
   test('the same addresses and names are another node in each of them', async () => {
     for (const [server, client] of pairs) {
-      expect(client.status().peers.map((peer) => peer.hostName)).toEqual(['server'])
+      await expect.poll(() => client.status().peers.map((peer) => peer.hostName)).toEqual(['server']) // ready is who is in; others are heard of when they come
       expect(server.status().self?.addresses.map(String).sort()).toEqual(pairs[0]?.[0].status().self?.addresses.map(String).sort())
     }
     const answers = await Promise.all(pairs.map(([, client]) => ask(client, 'server')))

@@ -78,9 +78,14 @@ const scenarios = {
 }
 
 for (const stream of [process.stdout, process.stderr]) stream.write('') // these are opened when they are first wanted
-await pause(50)
-const before = process.getActiveResourcesInfo().sort()
+const alive = () => process.getActiveResourcesInfo().sort()
+let before
+do {
+  before = alive()
+  await pause(50)
+} while (JSON.stringify(alive()) !== JSON.stringify(before))
 const result = await scenarios[scenario]()
-await pause(50) // what is closed is gone some turns later
-const after = process.getActiveResourcesInfo().sort()
+// What is closed is gone some turns later: on a busy computer many of them. What is left stays.
+for (let looks = 0; looks < 200 && JSON.stringify(alive()) !== JSON.stringify(before); looks += 1) await pause(50)
+const after = alive()
 process.stdout.write(JSON.stringify({ result, before, after }))

@@ -33,11 +33,14 @@ export interface Ended {
   readonly err: string
 }
 
+/** So long a program may take for what it does in two seconds: a cold and busy computer takes ten times as long. No test asserts that it is fast. */
+const PATIENCE_MS = 90_000
+
 /** Runs a program to its end. */
 export function run(file: string, args: readonly string[], options: { readonly input?: string; readonly env?: Readonly<Record<string, string>>; readonly timeoutMs?: number; readonly cwd?: string } = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [file, ...args], { stdio: 'pipe', env: environment(options.env), cwd: options.cwd ?? os.tmpdir() })
-    const timer = setTimeout(() => child.kill('SIGKILL'), options.timeoutMs ?? 30_000)
+    const timer = setTimeout(() => child.kill('SIGKILL'), options.timeoutMs ?? PATIENCE_MS)
     let out = ''
     let err = ''
     child.stdout.on('data', (bytes: Buffer) => (out += bytes.toString('utf8')))
@@ -74,7 +77,7 @@ export class Background {
   }
 
   /** Resolves when it has said something that matches. */
-  async said(pattern: RegExp, timeoutMs: number = 30_000): Promise<RegExpExecArray> {
+  async said(pattern: RegExp, timeoutMs: number = PATIENCE_MS): Promise<RegExpExecArray> {
     const deadline = performance.now() + timeoutMs
     for (;;) {
       const match = pattern.exec(this.#text)
@@ -102,8 +105,9 @@ export class Bench {
   readonly #folders: string[] = []
   readonly #running: Background[] = []
 
-  folder(): string {
-    const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-e2e-'))
+  /** @param prefix short where sockets stand deep in it: their paths may have 103 bytes */
+  folder(prefix: string = 'meshwright-e2e-'): string {
+    const folder = mkdtempSync(path.join(os.tmpdir(), prefix))
     this.#folders.push(folder)
     return folder
   }

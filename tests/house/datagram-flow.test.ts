@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import dgram from 'node:dgram'
 import readline from 'node:readline'
 import { afterEach, expect, test } from 'vitest'
+import { freePort } from '../../examples/demo/src/free-port.ts'
 import { DATAGRAM_SCRIPT } from '../interop/dataplane-ends.ts'
 
 // The flows that count datagrams on every lane must neither miss what arrived late nor overlook what was lost.
@@ -25,9 +26,7 @@ async function bound(): Promise<dgram.Socket> {
 
 /** What the sender says of 1,000 datagrams over a way that takes some milliseconds each way. @param each what becomes of one, by the order of them */
 async function sent(each: (datagram: Buffer, i: number) => Buffer | undefined): Promise<unknown> {
-  const [free, way] = [await bound(), await bound()]
-  const port = free.address().port
-  free.close()
+  const [port, way] = [await freePort(), await bound()]
   const passing = new Set<NodeJS.Timeout>()
   ends.push(() => {
     for (const timer of passing) clearTimeout(timer)

@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import https from 'node:https'
-import net, { type AddressInfo } from 'node:net'
+import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import tls from 'node:tls'
 import { selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { afterEach, expect, test } from 'vitest'
+import { freePort } from '../../demo/src/free-port.ts'
 import { writeConfigForTests } from './config-for-tests.ts'
 import { startServer } from './serve.ts'
 
@@ -27,11 +28,7 @@ interface Site {
 async function site(kind: string): Promise<Site> {
   const folder = mkdtempSync(path.join(tmpdir(), 'meshwright-upgrades-'))
   cleanups.push(() => rmSync(folder, { recursive: true, force: true }))
-  const probe = net.createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
+  const port = await freePort()
   const { cert: ca, key } = selfSignedCertificate(['127.0.0.1'])
   writeFileSync(path.join(folder, 'cert.pem'), ca)
   writeFileSync(path.join(folder, 'key.pem'), key)

@@ -4,8 +4,8 @@ import { type CommandResult, Program } from './program.ts'
 import type { Lab } from './lab.ts'
 import { Disappointment } from './waiting.ts'
 
-const START_LIMIT_MS = 20_000
-const COMMAND_LIMIT_MS = 15_000
+const START_LIMIT_MS = 60_000
+const COMMAND_LIMIT_MS = 60_000
 
 /** A node in the words of `nodes list -o json`, as far as the demo reads it. */
 export interface ListedNode {

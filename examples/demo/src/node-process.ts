@@ -5,8 +5,10 @@ import { httpThroughSocks, type MeshAnswer } from './socks-http.ts'
 import type { CommandResult } from './program.ts'
 import { Disappointment } from './waiting.ts'
 
-const START_LIMIT_MS = 20_000
-const COMMAND_LIMIT_MS = 30_000
+const START_LIMIT_MS = 60_000
+/** For who answers in milliseconds on a computer that has time for it. */
+const ANSWER_LIMIT_MS = 20_000
+const COMMAND_LIMIT_MS = 75_000
 
 /** `status --json`, as far as the demo reads it. */
 export interface NodeStatus {
@@ -49,7 +51,7 @@ export class NodeProcess {
 
   /** Logs in; ends when the node runs. */
   up(controlUrl: string, more: readonly string[], onOut?: (soFar: string) => void): Promise<CommandResult> {
-    return this.command(['up', '--login-server', controlUrl, '--hostname', this.name, '--timeout', '20s', ...more], onOut)
+    return this.command(['up', '--login-server', controlUrl, '--hostname', this.name, '--timeout', '60s', ...more], onOut)
   }
 
   /** What `meshwright status --json` shows. */
@@ -69,12 +71,12 @@ export class NodeProcess {
 
   /** An HTTP request into the mesh, through this node's SOCKS5 port. */
   http(host: string, port: number, options: { readonly timeoutMs?: number; readonly body?: Uint8Array } = {}): Promise<MeshAnswer> {
-    return httpThroughSocks(this.socksPort, host, port, { timeoutMs: 5_000, ...options })
+    return httpThroughSocks(this.socksPort, host, port, { timeoutMs: ANSWER_LIMIT_MS, ...options })
   }
 
   #api(method: string, what: string): Promise<string> {
     return new Promise((resolve, reject) => {
-      const request = http.request({ socketPath: this.socketPath, method, path: `/localapi/v0/${what}`, headers: { Host: 'local-tailscaled.sock' }, agent: false, timeout: 5_000 }, (response) => {
+      const request = http.request({ socketPath: this.socketPath, method, path: `/localapi/v0/${what}`, headers: { Host: 'local-tailscaled.sock' }, agent: false, timeout: ANSWER_LIMIT_MS }, (response) => {
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (more: string) => (text += more))

@@ -5,7 +5,10 @@ import type { Step } from './report.ts'
 import { expect, sleep, until } from './waiting.ts'
 
 const PAYLOAD_BYTES = 1_000_000
-const SETTLE_MS = 15_000
+/** A busy computer may take so long; tries to reach a control server that was away become rarer, too. */
+const SETTLE_MS = 40_000
+/** Longer than WireGuard waits before it repeats a first message that was lost. */
+const ANSWER_MS = 20_000
 const SHORT_TIMEOUT_MS = 700
 const QUIET_MS = 250
 /** So many requests must agree that a change is felt. */
@@ -15,8 +18,8 @@ const AGREEING = 5
 export function proof(mesh: DemoMesh, complaint: () => string | undefined): readonly Step[] {
   const { control, relay, alice, bob, app, db, nodes } = mesh
   const wait = <T>(what: string, ask: () => Promise<T | undefined>): Promise<T> => until(what, SETTLE_MS, ask, complaint)
-  const toDatabase = (from: NodeProcess, timeoutMs = 5_000): Promise<string> => answerOf(from, `db.${DOMAIN}`, mesh.database.port, 'database', timeoutMs)
-  const toApplication = (from: NodeProcess, timeoutMs = 5_000): Promise<string> => answerOf(from, `app.${DOMAIN}`, mesh.application.port, 'application', timeoutMs)
+  const toDatabase = (from: NodeProcess, timeoutMs = ANSWER_MS): Promise<string> => answerOf(from, `db.${DOMAIN}`, mesh.database.port, 'database', timeoutMs)
+  const toApplication = (from: NodeProcess, timeoutMs = ANSWER_MS): Promise<string> => answerOf(from, `app.${DOMAIN}`, mesh.application.port, 'application', timeoutMs)
 
   return [
     {
@@ -148,8 +151,8 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
     {
       name: 'Invisible: what no rule connects does not even see each other',
       async run() {
-        expect((await bob.peer('db')) === undefined, "bob's laptop sees db")
-        expect((await db.peer('bob-laptop')) === undefined, "db sees bob's laptop")
+        // Each node hears of the policy by itself.
+        for (const [from, to] of [[bob, db], [db, bob]] as const) await wait(`${from.name} does not see ${to.name}`, async () => ((await from.peer(to.name)) === undefined ? true : undefined))
         expect((await alice.peer('db')) !== undefined, "alice's laptop, which may log in to db, does not see it")
         return "bob's laptop and db have never heard of each other"
       },
@@ -160,8 +163,8 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
         const wanted = (await db.status()).TailscaleIPs ?? []
         const { out } = await app.command(['ip', 'db'])
         expect(out.trim().split('\n').join() === wanted.join(), `"meshwright ip db" says ${out.trim()}, not ${wanted.join()}`)
-        await answerOf(app, 'db', mesh.database.port, 'database', 5_000)
-        await answerOf(app, `DB.${DOMAIN}.`, mesh.database.port, 'database', 5_000)
+        await answerOf(app, 'db', mesh.database.port, 'database', ANSWER_MS)
+        await answerOf(app, `DB.${DOMAIN}.`, mesh.database.port, 'database', ANSWER_MS)
         const who = await db.command(['whois', (await app.status()).TailscaleIPs?.[0] ?? ''])
         expect(who.out.includes(`app.${DOMAIN}`) && who.out.includes('tag:app'), `whois says: ${who.out}`)
         return `db and db.${DOMAIN} through SOCKS5, "meshwright ip db" = ${wanted.join(', ')}, "meshwright whois" knows app and its tag`
@@ -172,11 +175,15 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
       async run() {
         const before = await control.nodes()
         const traffic = [new Probe(() => toDatabase(app), 50), new Probe(() => toApplication(bob), 100)]
-        await sleep(300)
+        const answering = (what: string): Promise<unknown> => {
+          const begun = performance.now()
+          return wait(`requests are answered ${what}`, async () => (traffic.every((probe) => (probe.report.lastAnswer ?? 0) > begun) ? true : undefined))
+        }
+        await answering('before')
         const killed = performance.now()
         await control.killHard()
         await sleep(1_000)
-        const during = traffic.map((probe) => probe.report.answered)
+        await answering('while the control server is gone')
         await control.start()
         const started = performance.now()
         await wait('all four nodes are online again', async () => ((await control.nodes()).every((node) => node.online) ? true : undefined))
@@ -189,7 +196,6 @@ export function proof(mesh: DemoMesh, complaint: () => string | undefined): read
           lost.length === 0,
           `${lost.length} of ${answered + lost.length} requests were lost (app to db ${reports[0]?.failures.length ?? 0}, bob's laptop to app ${reports[1]?.failures.length ?? 0}; begun ${when[0] ?? 0} to ${when.at(-1) ?? 0} ms after the new start): ${lost[0]?.reason ?? ''}`,
         )
-        expect(during.every((count) => count > 0), 'no request was answered while the control server was gone')
         const after = await control.nodes()
         for (const node of before) expect(after.some((each) => each.id === node.id && each.ipAddresses.join() === node.ipAddresses.join()), `${node.givenName} was forgotten or has another address`)
         expect((await control.command('policy', 'get')).out.trim() === mesh.policy.trim(), 'the policy is not what it was')
@@ -230,7 +236,7 @@ async function answerOf(from: NodeProcess, host: string, port: number, service: 
 }
 
 async function upload(from: NodeProcess, host: string, port: number): Promise<void> {
-  const { status, body } = await from.http(host, port, { timeoutMs: 15_000, body: new Uint8Array(PAYLOAD_BYTES) })
+  const { status, body } = await from.http(host, port, { timeoutMs: SETTLE_MS, body: new Uint8Array(PAYLOAD_BYTES) })
   const { bytes: counted } = JSON.parse(body) as { readonly bytes?: number }
   expect(status === 200 && counted === PAYLOAD_BYTES, `${host} has received ${counted ?? 0} of ${PAYLOAD_BYTES} bytes`)
 }
@@ -267,7 +273,7 @@ async function feltAfter(change: () => Promise<{ readonly ms: number }>, ask: (t
 }
 
 // Tries again while nobody else speaks with the destination: all attempts must fail, and no inner packet may arrive.
-async function seesNothing(destination: NodeProcess, from: NodeProcess, ask: () => Promise<unknown>): Promise<{ readonly drops: number }> {
+async function seesNothing(destination: NodeProcess, from: NodeProcess, ask: () => Promise<unknown>, tries: number = 3): Promise<{ readonly drops: number }> {
   await until(`${destination.name} is quiet`, SETTLE_MS, async () => {
     const { PacketsIn } = (await destination.status()).Meshwright
     await sleep(QUIET_MS)
@@ -279,6 +285,8 @@ async function seesNothing(destination: NodeProcess, from: NodeProcess, ask: () 
   const after = (await destination.status()).Meshwright
   const answered = outcomes.filter((outcome) => outcome.status === 'fulfilled').length
   expect(answered === 0, `${answered} of 4 attempts from ${from.name} were answered`)
+  // On a busy computer the last packet of somebody else's connection may come late: what comes through the filter does so each time.
+  if (after.PacketsIn !== before.PacketsIn && tries > 1) return seesNothing(destination, from, ask, tries - 1)
   expect(after.PacketsIn === before.PacketsIn, `${destination.name} has received ${after.PacketsIn - before.PacketsIn} inner packets`)
   return { drops: (after.Drops['filter-in'] ?? 0) - (before.Drops['filter-in'] ?? 0) }
 }

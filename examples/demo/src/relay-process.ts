@@ -4,7 +4,7 @@ import path from 'node:path'
 import type { Lab } from './lab.ts'
 import { Disappointment } from './waiting.ts'
 
-const START_LIMIT_MS = 20_000
+const START_LIMIT_MS = 60_000
 const REGION = 900
 
 /** What went through the relay so far, in bytes of packets. */
@@ -48,7 +48,7 @@ export class RelayProcess {
   #metrics(): Promise<string> {
     const ca = readFileSync(path.join(this.#lab.folder, 'relay.crt.pem'))
     return new Promise((resolve, reject) => {
-      const request = https.get({ host: '127.0.0.1', port: this.port, path: '/metrics', ca, agent: false, timeout: 5_000 }, (response) => {
+      const request = https.get({ host: '127.0.0.1', port: this.port, path: '/metrics', ca, agent: false, timeout: 20_000 }, (response) => {
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (more: string) => (text += more))

@@ -25,6 +25,7 @@ export class Entrance {
   readonly #web: Server | https.Server
   readonly #newcomers = new Newcomers(() => false)
   readonly #handshakes = new Newcomers(() => false, HANDSHAKE_LIMITS)
+  readonly #sockets: Set<Socket> = new Set()
   /** Connections whose handshake has not begun, by where they come from; unread. */
   readonly #waiting: Map<string, Set<Socket>> = new Map()
   #isTurnDue = false
@@ -35,6 +36,8 @@ export class Entrance {
     // Sockets with TLS close both ways at once.
     this.server = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: !secure }, (socket) => {
       socket.on('error', endAtError)
+      this.#sockets.add(socket)
+      socket.once('close', () => this.#sockets.delete(socket))
       this.#newcomers.add(socket)
       if (secure) this.#wait(socket)
       else this.#enter(socket)
@@ -63,12 +66,13 @@ export class Entrance {
     this.#newcomers.remove(request.socket)
   }
 
-  /** Ends all that has not been upgraded, and listens no more. */
+  /** Ends all connections, and listens no more. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()))
-    for (const sockets of this.#waiting.values()) for (const socket of sockets) socket.destroy()
     this.#newcomers.stop()
     this.#handshakes.stop()
+    // Also those in the middle of a TLS handshake, of which the web server does not know.
+    for (const socket of this.#sockets) socket.destroy()
     this.#web.closeAllConnections()
     await new Promise<void>((resolve) => this.#web.close(() => resolve()))
     await closed

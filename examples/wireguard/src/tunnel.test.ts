@@ -44,8 +44,7 @@ function packet(number: number, length: number, to: number = 2): Uint8Array {
 }
 
 async function until(holds: () => boolean): Promise<void> {
-  for (let i = 0; i < 1000 && !holds(); i += 1) await new Promise((resolve) => setTimeout(resolve, 5))
-  expect(holds()).toBe(true)
+  await expect.poll(holds, { interval: 5 }).toBe(true)
 }
 
 test('packets of all lengths, more than a batch at once, arrive whole and in order', async () => {

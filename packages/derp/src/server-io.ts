@@ -29,7 +29,7 @@ export interface DerpServerOptions {
   readonly pingSilentClients?: boolean
   /** The most connections at once (default 100000); more are closed at once. */
   readonly maxConnections?: number
-  /** The most connections that have not been let in (default 2048), half as many of one address (a /64 of IPv6); the oldest gives way. */
+  /** The most connections that have not been let in (default 2048), half as many of one address (a /64 of IPv6); the oldest of whoever has most gives way. */
   readonly maxNewcomers?: number
 }
 

@@ -6,8 +6,8 @@ const IPV6_SITE_BITS = 64
 
 /**
  * The connections that have not been let in: each holds memory, and nobody has proved anything on it. Their number is bounded as a whole,
- * and to half of that for each source address (each /64 of IPv6); the oldest gives way to the newest, because an honest client is let in
- * within a second.
+ * and to half of that for each source address (each /64 of IPv6); the oldest gives way to the newest, of the whole that of the address with
+ * the most, because an honest client is let in within a second and has few connections.
  */
 export class ServerNewcomers {
   readonly #most: number
@@ -34,7 +34,7 @@ export class ServerNewcomers {
       this.#bySource.set(source, siblings.add(conn))
       if (siblings.size > Math.ceil(this.#most / 2)) return oldest(siblings)
     }
-    return this.#all.size > this.#most ? oldest(this.#all) : undefined
+    return this.#all.size > this.#most ? oldest(this.#largest() ?? this.#all) : undefined
   }
 
   /** It has been let in, or is gone. */
@@ -44,6 +44,13 @@ export class ServerNewcomers {
     const siblings = source === undefined ? undefined : this.#bySource.get(source)
     siblings?.delete(conn)
     if (source !== undefined && siblings?.size === 0) this.#bySource.delete(source)
+  }
+
+  /** Those of the source that has the most of all; `undefined`: none has more than one. */
+  #largest(): ReadonlySet<ServerConnection> | undefined {
+    let most: ReadonlySet<ServerConnection> | undefined
+    for (const siblings of this.#bySource.values()) if (siblings.size > (most?.size ?? 1)) most = siblings
+    return most
   }
 }
 

@@ -382,6 +382,14 @@ test.each(['2001:db8:0:1::', '203.0.113.'])('all together are bounded too, whoev
   expect(gaveWay(relay)).toEqual(prefix.includes(':') ? [1, 2, 3, 4, 5, 6] : [1, 2])
 })
 
+test('of all together the oldest of the address with the most gives way, and who has one connection stays', () => {
+  const relay = new Relay({ maxNewcomers: 4 }).accept(1, false, parseEndpoint('198.51.100.1:9'))
+  for (const [conn, host] of [[2, 2], [3, 3], [4, 2], [5, 3], [6, 2], [7, 3]] as const) relay.accept(conn, false, parseEndpoint(`203.0.113.${host}:${conn}`))
+  expect(gaveWay(relay)).toEqual([2, 4, 3])
+  relay.send(1, introduction(keys[1]))
+  expect(relay.server.peers().length).toBe(1)
+})
+
 test('unless it is told otherwise, a relay has 1,024 connections of one address that it has not let in', () => {
   const relay = new Relay()
   for (let conn = 1; conn <= 1_026; conn += 1) relay.accept(conn)

@@ -161,7 +161,8 @@ export class Newcomers {
   }
 }
 
+// Of both ends: from one port of theirs somebody may connect with each address of ours.
 function keyOf(socket: Socket): string | undefined {
-  const { remoteAddress, remotePort } = socket
-  return remoteAddress === undefined || remotePort === undefined ? undefined : `${remoteAddress} ${remotePort}`
+  const { remoteAddress, remotePort, localAddress, localPort } = socket
+  return remoteAddress === undefined || remotePort === undefined ? undefined : `${remoteAddress} ${remotePort} ${localAddress ?? ''} ${localPort ?? ''}`
 }

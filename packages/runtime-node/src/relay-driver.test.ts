@@ -15,12 +15,8 @@ async function listening(): Promise<{ readonly server: Server; readonly port: nu
 /** A signal that never aborts. */
 const never = new AbortController().signal
 
-/** A port where nobody listens. */
-async function deadPort(): Promise<number> {
-  const { server, port } = await listening()
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
+/** A port where nobody listens, and that the system gives to nobody. */
+const DEAD_PORT = 1
 
 const relay = (port: number): RelayNode => ({ name: '1a', regionId: 1, hostName: '127.0.0.1', ipv4: '127.0.0.1', derpPort: port, insecureForTests: true })
 const region = (...nodes: readonly RelayNode[]): RelayRegion => ({ id: 1, code: 'one', name: 'One', nodes })
@@ -29,7 +25,7 @@ test('a relay that takes connections has a latency, one that refuses them or is 
   const { server, port } = await listening()
   expect(await measureRelay(region(relay(port)), systemOutside, never)).toBeGreaterThan(0)
   await new Promise((resolve) => server.close(resolve))
-  expect(await measureRelay(region(relay(port)), systemOutside, never)).toBeUndefined()
+  expect(await measureRelay(region(relay(DEAD_PORT)), systemOutside, never)).toBeUndefined()
   expect(await measureRelay(region({ ...relay(port), stunOnly: true }), systemOutside, never)).toBeUndefined()
 })
 
@@ -41,13 +37,12 @@ test('a measure that is given up ends at once, and leaves no connection', async 
 
 test('a dial that fails is told as closed, with its reason, once', async () => {
   const inputs: RelayLinksInput[] = []
-  const port = await deadPort()
   await new Promise<void>((resolve) => {
     const driver = new RelayDriver((input) => {
       inputs.push(input)
       resolve()
     }, true, systemOutside)
-    driver.perform({ type: 'relayDial', link: 7, region: region(relay(port)), node: relay(port) })
+    driver.perform({ type: 'relayDial', link: 7, region: region(relay(DEAD_PORT)), node: relay(DEAD_PORT) })
   })
   expect(inputs).toMatchObject([{ type: 'closed', link: 7, reason: expect.stringMatching(/./) }])
 })
@@ -55,8 +50,7 @@ test('a dial that fails is told as closed, with its reason, once', async () => {
 test('after close nothing is told any more', async () => {
   const inputs: RelayLinksInput[] = []
   const driver = new RelayDriver((input) => inputs.push(input), true, systemOutside)
-  const port = await deadPort()
-  driver.perform({ type: 'relayDial', link: 1, region: region(relay(port)), node: relay(port) })
+  driver.perform({ type: 'relayDial', link: 1, region: region(relay(DEAD_PORT)), node: relay(DEAD_PORT) })
   driver.close()
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(inputs).toEqual([])

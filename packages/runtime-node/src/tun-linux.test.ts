@@ -139,7 +139,7 @@ describe.runIf(ready)('a TUN device (needs root, /dev/net/tun and koffi)', () =>
         for (let j = 0; j < 20; j += 1) new Uint8Array(j).fill(j)
         await new Promise((resolve) => setImmediate(resolve))
       }
-      for (let i = 0; i < 200 && replies.length < 40; i += 1) await new Promise((resolve) => setTimeout(resolve, 10))
+      await expect.poll(() => replies.length).toBe(40)
       expect(replies).toEqual(Array.from({ length: 40 }, (_, i) => `payload ${i} `.repeat(i + 1)))
     } finally {
       await tun.close()

@@ -63,13 +63,13 @@ const DIED_AGAIN = 'it is started again, and sessions are made anew'
 
 describe.skipIf(process.platform !== 'linux' || findKoffi() === undefined)('a worker', () => {
   test('that hangs is ended and counted as dead; the one after it lives', async () => {
-    const { thread, deaths, next } = watched(worker('if (generation === 1) setTimeout(() => { for (;;); }, 20)'))
+    const { thread, deaths, heard, next } = watched(worker("if (generation === 1) setTimeout(() => { for (;;); }, 20)\nelse setTimeout(() => port.postMessage({ type: 'lives' }), 2_500)"))
     const death = next('death')
     await thread.start({ generation: 1 })
     await death
     expect([deaths, thread.restarts, thread.isRunning]).toEqual([[`the data plane died (no sign of life for 2 s): ${DIED_AGAIN}`], 1, true])
     expect(thread.trouble).toBe(undefined)
-    await new Promise((resolve) => setTimeout(resolve, 1_200))
+    await expect.poll(() => heard).toContain('lives') // longer than one that hangs
     expect([deaths.length, thread.isRunning]).toEqual([1, true])
     await thread.close()
   })
@@ -145,6 +145,15 @@ describe.skipIf(process.platform !== 'linux' || findKoffi() === undefined)('a wo
     await thread.close()
   })
 
+  test('that cannot run any more, and does not end by itself either, is ended, and is no further death beside the one that runs now', async () => {
+    const first = "if (generation !== 2) port.postMessage({ type: 'ready' })\nelse port.postMessage({ type: 'unavailable', reason: 'no koffi' })\nif (generation === 3) setTimeout(() => port.postMessage({ type: 'lives' }), 5_000)"
+    const { thread, deaths, heard } = watched(worker("if (generation === 1) setTimeout(() => { throw new Error('oh') }, 20)", first), { hungMs: 700 })
+    await thread.start({ generation: 1 })
+    await expect.poll(() => heard).toContain('lives') // longer than a worker may take to get ready
+    expect([deaths.length, thread.restarts, thread.isRunning]).toEqual([2, 2, true])
+    await thread.close()
+  })
+
   test('that died is heard to the end before the next one is started, and not after', async () => {
     for (const how of ["throw new Error('oh')", 'process.exit(0)', 'for (;;);']) {
       // More than Node takes at a time, while this thread has something else to do: then the end is at hand before the rest of them.
@@ -177,10 +186,10 @@ describe.skipIf(process.platform !== 'linux' || findKoffi() === undefined)('a wo
     await expect(never.thread.start({ generation: 1 })).rejects.toMatchObject({ code: 'DATAPLANE_WORKER', message: 'the data plane is not ready within 0.3 s' })
     expect([never.deaths, never.thread.isRunning]).toEqual([[], false])
     await never.thread.close()
-    const later = watched(worker("if (generation === 1) setTimeout(() => { throw new Error('oh') }, 20)", "if (generation !== 2) port.postMessage({ type: 'ready' })"), { hungMs: 400 })
+    const later = watched(worker("if (generation === 1) setTimeout(() => { throw new Error('oh') }, 20)", "if (generation !== 2) port.postMessage({ type: 'ready' })"), { hungMs: 1_000 })
     await later.thread.start({ generation: 1 })
     while (later.deaths.length < 2) await later.next('death')
-    expect(later.deaths[1]).toContain('not ready within 2.4 s')
+    expect(later.deaths[1]).toContain('not ready within 6 s')
     await later.thread.close()
   })
 

@@ -146,7 +146,7 @@ export class LaneThread<To, From extends { readonly type: string }> {
         const why = `not ready within ${startMs / 1000} s`
         reject(new DataPlaneError('DATAPLANE_WORKER', `the data plane is ${why}`))
         void endOf(worker)
-        this.#over(running, why)
+        this.#over(running, running.mayEnd ? undefined : why)
       }, startMs)
       running.watch.unref()
       worker.once('error', (error) => {
