@@ -265,6 +265,18 @@ describe.skipIf(reason !== undefined)(`our node with a TUN device${reason === un
     expect(await sent()).toBeGreaterThanOrEqual(before)
   })
 
+  test('while it lives, a second node with a device and --cleanup are refused, and change nothing [tailscaled@1.102.5]', async () => {
+    const inForce = async (): Promise<readonly string[]> => [await mesh('-4'), await mesh('-6'), await there('ip', 'rule'), await there('ip', '-6', 'rule')]
+    const before = await inForce()
+    for (const words of [['--cleanup', '--tun=mw0'], ['--cleanup', '--tun=mw1'], ['--state', lab.at('second.json'), '--socket', lab.at('second.sock'), '--tun=mw1']]) {
+      const refused = await runProgram('ip', inside(THERE, process.execPath, programs.daemon, ...words))
+      expect(refused).toMatchObject({ status: 2, err: expect.stringMatching(/another node has its routes here already, by the device mw0\.\nOne node with a device/) as string })
+    }
+    expect(await inForce()).toEqual(before)
+    expect(await there('ip', 'link')).not.toContain('mw1')
+    expect(await helper('get', `http://${peer}:8000/`)).toBe('hello from peer to 127.0.0.1')
+  })
+
   test.each(['SIGTERM', 'SIGKILL'] as const)('after %s nothing is left on the system [tailscaled@1.102.5]', async (signal) => {
     await daemon.stop(signal)
     await lab.until('the device is gone', async () => !(await there('ip', 'link')).includes('mw0'))

@@ -28,13 +28,25 @@ if [ -n "${MESHWRIGHT_SOCKS5:-}" ]; then set -- "$@" "--socks5-server=$MESHWRIGH
 # shellcheck disable=SC2086
 $daemon "$@" ${MESHWRIGHTD_FLAGS:-} &
 pid=$!
-trap 'kill -TERM $pid 2>/dev/null || true' TERM INT
+stopping=
+up=
+trap 'stopping=yes; kill -TERM $pid $up 2>/dev/null || true' TERM INT
+
+# Waits for a child of ours to its end: a signal interrupts the wait.
+ended() {
+  status=0
+  wait "$1" || status=$?
+  while kill -0 "$1" 2>/dev/null; do
+    status=0
+    wait "$1" || status=$?
+  done
+}
 
 tries=0
 until $cli "--socket=$socket" version --daemon >/dev/null 2>&1; do
   if ! kill -0 $pid 2>/dev/null; then
-    status=0
-    wait $pid || status=$?
+    ended $pid
+    if [ -n "$stopping" ]; then exit "$status"; fi
     echo "meshwright-entrypoint: meshwrightd ended with status $status before it was ready" >&2
     exit "$status"
   fi
@@ -60,22 +72,20 @@ elif [ -n "${MESHWRIGHT_AUTH_KEY:-}" ]; then
   printf '%s\n' "$MESHWRIGHT_AUTH_KEY" >"$key"
   set -- "$@" "--auth-key=file:$key"
 fi
-status=0
+# Beside this shell: it may wait for a person, and a shell hears no signal while it waits for a command.
 # shellcheck disable=SC2086
-$cli "--socket=$socket" "$@" ${MESHWRIGHT_UP_ARGS:-} || status=$?
+$cli "--socket=$socket" "$@" ${MESHWRIGHT_UP_ARGS:-} &
+up=$!
+ended $up
+up=
 if [ -n "${key:-}" ]; then rm -f "$key"; fi
-if [ $status -ne 0 ]; then
-  echo "meshwright-entrypoint: \"meshwright up\" ended with status $status" >&2
+if [ -z "$stopping" ] && [ "$status" -ne 0 ]; then
+  failed=$status
+  echo "meshwright-entrypoint: \"meshwright up\" ended with status $failed" >&2
   kill -TERM $pid 2>/dev/null || true
-  wait $pid || true
-  exit "$status"
+  ended $pid
+  exit "$failed"
 fi
 
-# A signal interrupts the wait: wait again for the daemon's own end.
-status=0
-wait $pid || status=$?
-while kill -0 $pid 2>/dev/null; do
-  status=0
-  wait $pid || status=$?
-done
+ended $pid
 exit "$status"

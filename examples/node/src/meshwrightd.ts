@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
 import os from 'node:os'
@@ -85,13 +86,19 @@ async function main(words: readonly string[]): Promise<number> {
   }
   await claimSocket(socketPath) // before anything is written: a second daemon must leave no trace
   const releaseState = stateFile === undefined ? () => undefined : await claimState(stateFile)
-  const node = await startMeshNode(options)
-  let stop: () => void = () => undefined
-  const stopped = new Promise<void>((resolve) => {
-    stop = resolve
+  // Before anything is set in the system: a signal in the middle of the start takes it back.
+  const stopping = new AbortController()
+  const stop = (): void => stopping.abort()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
+  const node = await startMeshNode({ ...options, signal: stopping.signal }).catch((error: unknown) => {
+    if (stopping.signal.aborted) return undefined
+    throw error
   })
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop())
-  const api = await serveLocalApi(socketPath, { node, shutdown: () => stop() }).catch(async (error: unknown) => {
+  if (node === undefined) {
+    releaseState()
+    return 0
+  }
+  const api = await serveLocalApi(socketPath, { node, shutdown: stop }).catch(async (error: unknown) => {
     await node.close()
     throw error
   })
@@ -101,7 +108,7 @@ async function main(words: readonly string[]): Promise<number> {
     throw error
   })
   process.stderr.write(`${new Date().toISOString()} info meshwrightd ${VERSION} is ready: socket ${socketPath}${node.tunName === undefined ? '' : `, device ${node.tunName}`}${stateFile === undefined ? '' : `, state ${stateFile}`}\n`)
-  await stopped
+  if (!stopping.signal.aborted) await once(stopping.signal, 'abort')
   socks?.close()
   api.close()
   api.closeAllConnections()

@@ -1,4 +1,4 @@
-import { parseEndpoint } from '@meshwright/ip'
+import { parseEndpoint, parseIp } from '@meshwright/ip'
 import { DEFAULT_PREFS, type MeshStatus, NO_WAY_COUNTS, type PeerPath, type PeerStatus } from '@meshwright/mesh'
 import { expect, test } from 'vitest'
 import { renderMetrics } from './metrics.ts'
@@ -29,6 +29,15 @@ test('each peer has its bytes, the path and family that it is reached by, and ho
   for (const row of ['meshwright_peer_path{peer="a",path="direct_ipv4"}', 'meshwright_peer_path{peer="b",path="direct_ipv6"}', 'meshwright_peer_path{peer="c",path="derp"}', 'meshwright_peer_path{peer="d\\"",path="none"}']) expect(valueOf(text, row), row).toBe('1')
   expect(valueOf(text, 'meshwright_peer_latency_seconds{peer="a"}')).toBe('0.012')
   expect(valueOf(text, 'meshwright_peer_latency_seconds{peer="c"}')).toBeUndefined()
+})
+
+test('peers of one name are told apart by whole names, and those without one by address: no series comes twice', () => {
+  const named = (name: string, address: string): PeerStatus => ({ ...peer('', { type: 'relay', region: 9, regionCode: 'x' }), name, addresses: [parseIp(address) ?? expect.fail(address)] })
+  const peers = [named('db.mesh.test', '100.64.0.1'), named('db.other.test', '100.64.0.2'), named('app.mesh.test', '100.64.0.3'), named('', '100.64.0.4'), named('', '100.64.0.5'), named('twin.test', '100.64.0.6'), named('twin.test', '100.64.0.7')]
+  const text = renderMetrics(status({ peers }), DEFAULT_PREFS, { lane: 'userspace' })
+  const series = text.split('\n').filter((line) => /^\w/.test(line)).map((line) => line.slice(0, line.lastIndexOf(' ')))
+  expect(series.filter((each, i) => series.indexOf(each) !== i)).toEqual([])
+  for (const name of ['db.mesh.test', 'db.other.test', 'app', '100.64.0.4', '100.64.0.5', '100.64.0.6', '100.64.0.7']) expect(valueOf(text, `meshwright_peer_path{peer="${name}",path="derp"}`), name).toBe('1')
 })
 
 test('drops have the reasons of tailscaled where they mean the same', () => {

@@ -1,5 +1,5 @@
 import { formatPrefix } from '@meshwright/ip'
-import type { MeshStatus, PeerPath, Prefs, WayCounts } from '@meshwright/mesh'
+import type { MeshStatus, PeerPath, PeerStatus, Prefs, WayCounts } from '@meshwright/mesh'
 import type { DataPlaneReport } from '@meshwright/runtime-node'
 
 /**
@@ -29,11 +29,12 @@ export function renderMetrics(status: MeshStatus, prefs: Prefs, plane: DataPlane
   metric('meshwright_outbound_packets_total', 'counter', 'Inner packets sent by this node', [['', status.packetsOut]])
   metric('meshwright_dropped_packets_total', 'counter', 'Packets dropped, by reason', Object.entries(status.drops).map(([reason, count]) => [`{reason="${escape(reason)}"}`, count] as const))
   metric('meshwright_peers', 'gauge', 'Peers in the network map', [['', status.peers.length]])
-  const ofPeers = (count: (peer: MeshStatus['peers'][number]) => number): readonly (readonly [string, number])[] => status.peers.map((peer) => [`{peer="${escape(peer.name.split('.')[0] ?? '')}"}`, count(peer)])
+  const labels = peerLabels(status.peers)
+  const ofPeers = (count: (peer: PeerStatus) => number): readonly (readonly [string, number])[] => status.peers.map((peer, i) => [`{${labels[i] ?? ''}}`, count(peer)])
   metric('meshwright_peer_received_bytes_total', 'counter', 'Bytes received from a peer inside its sessions', ofPeers((peer) => peer.rxBytes))
   metric('meshwright_peer_sent_bytes_total', 'counter', 'Bytes sent to a peer inside its sessions', ofPeers((peer) => peer.txBytes))
-  metric('meshwright_peer_path', 'gauge', 'How a peer is reached now', status.peers.map((peer) => [`{peer="${escape(peer.name.split('.')[0] ?? '')}",path="${pathName(peer.path)}"}`, 1] as const))
-  metric('meshwright_peer_latency_seconds', 'gauge', 'How long an answer of a peer takes on its direct path', status.peers.flatMap((peer) => (peer.path.type === 'direct' ? [[`{peer="${escape(peer.name.split('.')[0] ?? '')}"}`, peer.path.latencyMs / 1000] as const] : [])))
+  metric('meshwright_peer_path', 'gauge', 'How a peer is reached now', status.peers.map((peer, i) => [`{${labels[i] ?? ''},path="${pathName(peer.path)}"}`, 1] as const))
+  metric('meshwright_peer_latency_seconds', 'gauge', 'How long an answer of a peer takes on its direct path', status.peers.flatMap((peer, i) => (peer.path.type === 'direct' ? [[`{${labels[i] ?? ''}}`, peer.path.latencyMs / 1000] as const] : [])))
   metric('meshwright_dataplane_lane', 'gauge', 'Who carries packets: a thread of its own (worker), the event loop (portable), the TCP/IP stack of the node (userspace)', [[`{lane="${plane.lane}"}`, 1]])
   metric('meshwright_dataplane_restarts_total', 'counter', 'How often the thread of the data plane died and was started again', [['', plane.restarts ?? 0]])
   metric('meshwright_dataplane_offload', 'gauge', 'Offloads of the data plane that are in use', Object.entries(plane.offloads ?? {}).map(([name, on]) => [`{offload="${escape(name)}"}`, on ? 1 : 0] as const))
@@ -53,6 +54,20 @@ function byReason(counts: Readonly<Record<string, number | undefined>>): readonl
 function pathName(path: PeerPath): string {
   if (path.type !== 'direct') return path.type === 'relay' ? 'derp' : 'none'
   return path.endpoint.ip.family === 4 ? 'direct_ipv4' : 'direct_ipv6'
+}
+
+// A name twice would be one series twice, and Prometheus takes nothing of such a text. Short names are told apart by whole ones, and those by addresses.
+function peerLabels(peers: readonly PeerStatus[]): readonly string[] {
+  const ways: readonly ((peer: PeerStatus) => string)[] = [(peer) => peer.name.split('.')[0] ?? '', (peer) => peer.name, (peer) => peer.addresses[0]?.key ?? '', (peer) => peer.nodeKey.text]
+  const names = new Map<PeerStatus, string>()
+  let unnamed = peers
+  for (const way of ways) {
+    const counts = new Map<string, number>()
+    for (const peer of unnamed) counts.set(way(peer), (counts.get(way(peer)) ?? 0) + 1)
+    for (const peer of unnamed) if (way(peer) !== '' && counts.get(way(peer)) === 1) names.set(peer, way(peer))
+    unnamed = unnamed.filter((peer) => !names.has(peer))
+  }
+  return peers.map((peer) => `peer="${escape(names.get(peer) ?? '')}"`)
 }
 
 // Names come from other nodes, by way of the control server.

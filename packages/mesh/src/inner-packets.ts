@@ -67,6 +67,8 @@ export class InnerPackets {
   fromHere(now: Instant, bytes: Uint8Array): void {
     const { names, rows } = this.#doors
     if (names.takes(this.#view, bytes)) return names.packet(now, this.#view, bytes)
+    // To this node's own services: what its stack sends comes back into it. A copy, since the stack uses the memory again.
+    if (isToItself(bytes)) return this.#doors.up(now, bytes.slice())
     const engine = this.#doors.engine()
     if (rows && engine instanceof Engine) engine.offer(now, bytes)
     else engine?.handleInput(now, { type: 'packet', bytes })
@@ -89,4 +91,11 @@ export class InnerPackets {
     else if (message.type === 'discoKey') engine?.setPeerDiscoKey(now, peer, message.key)
     else if (message.type === 'pong') this.#doors.pings.pong(now, peer, message.data, message.peerApiPort)
   }
+}
+
+/** Whether source and destination are the same, which is one of this node's own addresses then. */
+function isToItself(packet: Uint8Array): boolean {
+  const [source, length] = (packet[0] ?? 0) >> 4 === 4 ? [12, 4] : [8, 16]
+  for (let i = source; i < source + length; i += 1) if (packet[i] !== packet[i + length]) return false
+  return packet.length >= source + 2 * length
 }

@@ -307,10 +307,19 @@ export class ControlTransport {
 
 const NOT_A_CONTROL_SERVER = { remedy: 'Check that the login server is the address of a control server.' }
 
-function parseBase(url: string): URL {
+/** What makes a text the address of a control server. */
+export const CONTROL_URL_FORM = 'Give http://HOST:PORT or https://HOST, without a path.'
+
+/** The address of a control server; `undefined` for what is none. */
+export function parseControlUrl(url: string): URL | undefined {
   const base = URL.canParse(url) ? new URL(url) : undefined
-  if (base !== undefined && (base.protocol === 'http:' || base.protocol === 'https:') && base.pathname === '/' && base.username === '' && base.search === '') return base
-  throw new ControlConnectionError('RUNTIME_CONTROL_URL', `'${url}' is not the address of a control server`, { remedy: 'Give http://HOST:PORT or https://HOST, without a path.' })
+  return base !== undefined && (base.protocol === 'http:' || base.protocol === 'https:') && base.pathname === '/' && base.username === '' && base.search === '' ? base : undefined
+}
+
+function parseBase(url: string): URL {
+  const base = parseControlUrl(url)
+  if (base !== undefined) return base
+  throw new ControlConnectionError('RUNTIME_CONTROL_URL', `'${url}' is not the address of a control server`, { remedy: CONTROL_URL_FORM })
 }
 
 function unreachable(base: URL, cause: Error): ControlConnectionError {

@@ -8,6 +8,7 @@ const server = http.createServer((request, response) => {
   if (request.url === '/moved') return void response.writeHead(302, { Location: 'http://elsewhere.example/', 'Set-Cookie': ['a=1', 'b=2'] }).end()
   if (request.url === '/nothing') return void response.writeHead(204).end()
   if (request.url === '/never') return
+  if (request.url === '/half') return void response.write('half')
   request.pipe(response.writeHead(200, { 'X-Method': request.method ?? '', 'X-Given': String(request.headers['x-given'] ?? '') }))
 })
 let port = 0
@@ -59,6 +60,18 @@ test('an abort ends a request with its reason', async () => {
   setImmediate(() => aborted.abort(reason))
   await expect(waiting).rejects.toBe(reason)
   await expect(meshFetch(agent, 'http://db/', { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
+})
+
+test('an abort in the middle of a body ends it with its reason, and leaves the connection to nobody', async () => {
+  const reason = new Error('enough')
+  const aborted = new AbortController()
+  const response = await meshFetch(agent, 'http://db/half', { signal: aborted.signal })
+  const body = response.text()
+  setImmediate(() => aborted.abort(reason))
+  await expect(body).rejects.toBe(reason)
+  const late = await meshFetch(agent, 'http://db/half', { signal: AbortSignal.timeout(200) })
+  await expect(late.text()).rejects.toMatchObject({ name: 'TimeoutError' })
+  expect(await (await meshFetch(agent, 'http://db/x', { method: 'POST', body: 'next' })).text()).toBe('next')
 })
 
 test("Node's own HTTP client takes the agent, and keeps a connection for the next request", async () => {

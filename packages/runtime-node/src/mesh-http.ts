@@ -50,5 +50,15 @@ export async function meshFetch(agent: http.Agent, input: string | URL | Request
   const status = answer.statusCode ?? 0
   const empty = WITHOUT_BODY.includes(status)
   if (empty) answer.resume()
-  return new Response(empty ? null : (Readable.toWeb(answer) as unknown as globalThis.ReadableStream<Uint8Array>), { status, statusText: answer.statusMessage ?? '', headers })
+  return new Response(empty ? null : (Readable.toWeb(untilAborted(answer, request)) as unknown as globalThis.ReadableStream<Uint8Array>), { status, statusText: answer.statusMessage ?? '', headers })
+}
+
+// An abort while the body comes ends it with the signal's reason, as `fetch` does it; Node would say that the connection was reset. The
+// request is held as long as its answer: its signal follows the caller's only while it lives.
+function untilAborted(answer: http.IncomingMessage, request: Request): Readable {
+  const onAbort = (): void => void answer.destroy(request.signal.reason instanceof Error ? request.signal.reason : new Error(String(request.signal.reason)))
+  request.signal.addEventListener('abort', onAbort, { once: true })
+  answer.once('close', () => request.signal.removeEventListener('abort', onAbort))
+  if (request.signal.aborted) onAbort()
+  return answer
 }

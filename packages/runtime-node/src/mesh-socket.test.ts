@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import type { Instant } from '@meshwright/core'
@@ -119,9 +120,41 @@ describe('a connection', () => {
     expect(await textOf(near)).toBe('thanks')
   })
 
-  test('that is destroyed breaks at the other end', async () => {
+  test('that is destroyed as soon as all is written loses nothing, as with node:net: not even what the other end has yet to read', async () => {
+    const { near, far } = await pair.connected()
+    const size = 3_000_000
+    near.end(Buffer.alloc(size, 7))
+    near.once('finish', () => near.destroy())
+    let bytes = 0
+    for await (const piece of far) bytes += (piece as Buffer).length
+    expect(bytes).toBe(size)
+    far.destroy()
+  })
+
+  test('that is destroyed without a word ends in good order at the other end, which is told once it writes', async () => {
     const { near, far } = await pair.connected()
     near.destroy()
+    expect(await textOf(far)).toBe('')
+    const broken = finished(far).then(() => 'clean', (error: NodeJS.ErrnoException) => error.code)
+    far.write('is anybody there?')
+    expect(await broken).toBe('ECONNRESET')
+  })
+
+  test.each([
+    ['with bytes that nobody has read', async ({ near, far }: { near: MeshSocket; far: MeshSocket }) => {
+      far.write('unread')
+      await once(near, 'readable')
+      near.destroy()
+    }],
+    ['with bytes that were not taken yet', ({ near }: { near: MeshSocket }) => {
+      near.write(Buffer.alloc(30_000_000))
+      near.destroy()
+    }],
+    ['by an error', ({ near }: { near: MeshSocket }) => near.on('error', () => undefined).destroy(new Error('it broke'))],
+    ['on purpose', ({ near }: { near: MeshSocket }) => near.resetAndDestroy()],
+  ] as const)('that is broken %s breaks at the other end', async (_how, breakIt) => {
+    const { near, far } = await pair.connected()
+    await breakIt({ near, far })
     await expect(textOf(far)).rejects.toMatchObject({ code: 'ECONNRESET' })
     await expect(new Promise((_resolve, reject) => far.write('x', (error) => reject(error ?? new Error('written'))))).rejects.toThrow()
   })
@@ -154,6 +187,10 @@ describe('a dial', () => {
     const dial = code(pair.a.connect(to(80), abort.signal))
     abort.abort()
     expect(await dial).toBe('ABORT_ERR')
+    const [stop, reason] = [new AbortController(), new Error('enough')]
+    const told = pair.a.connect(to(80), stop.signal).catch((error: unknown) => error)
+    stop.abort(reason)
+    expect(await told).toMatchObject({ name: 'AbortError', code: 'ABORT_ERR', cause: reason, message: expect.stringContaining('100.64.0.2:80') as string })
     pair.deaf = false
     const later = new AbortController()
     pair.b.listen(80, (socket) => socket.end('still here'))

@@ -1,7 +1,8 @@
 import { Duplex } from 'node:stream'
-import type { Instant } from '@meshwright/core'
+import { type Instant, isMeshwrightError } from '@meshwright/core'
 import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import type { CloseReason, FlowId, ListenerId, Netstack, NetstackOutput, UdpId } from '@meshwright/netstack'
+import { abortError } from './dial-abort.ts'
 import type { DatagramWay, FlowCarrier } from './flow-carrier.ts'
 import type { MeshListener, MeshSocket, MeshUdpSocket } from './running-node.ts'
 
@@ -72,19 +73,19 @@ export class MeshFlows {
           return made
         })
       } catch (error) {
-        reject(failure('EHOSTUNREACH', error instanceof Error ? error.message : String(error), to))
+        reject(isMeshwrightError(error, 'NETSTACK_PORT_INVALID') ? error : failure('EHOSTUNREACH', error instanceof Error ? error.message : String(error), to))
         return
       }
       if (flow.opened || flow.destroyed) return
-      const giveUp = (code: string, message: string): void => {
+      const giveUp = (error: Error): void => {
         if (flow.opened) return
         this.#flows.delete(flow.id)
         this.#door((stack, now) => stack.abort(now, flow.id))
         settle()
-        reject(failure(code, message, to))
+        reject(error)
       }
-      onAbort = () => giveUp('ABORT_ERR', 'the dial was aborted')
-      if (timeoutMs !== undefined) timer = setTimeout(() => giveUp('ETIMEDOUT', `no answer within ${timeoutMs} ms (is the port allowed by the policy?)`), timeoutMs)
+      onAbort = () => giveUp(abortError(`${formatIp(to.ip)}:${to.port}: the dial was aborted`, signal))
+      if (timeoutMs !== undefined) timer = setTimeout(() => giveUp(failure('ETIMEDOUT', `no answer within ${timeoutMs} ms (is the port allowed by the policy?)`, to)), timeoutMs)
       signal?.addEventListener('abort', onAbort, { once: true })
       if (signal?.aborted === true) onAbort()
     })
@@ -113,7 +114,14 @@ export class MeshFlows {
       send: (bytes, toPort, address) => {
         const ip = parseIp(address)
         if (ip === undefined) throw new TypeError(`not an IP address: ${address}`)
-        this.#door((stack, now) => stack.sendUdp(now, bound.id, { ip, port: toPort }, bytes))
+        if (this.#udp.get(bound.id) !== bound) return false
+        try {
+          this.#door((stack, now) => stack.sendUdp(now, bound.id, { ip, port: toPort }, bytes))
+        } catch (error) {
+          if (isMeshwrightError(error, 'NETSTACK_NO_SOURCE')) return false // down, logged out, expired, or without that family
+          throw error
+        }
+        return true
       },
       close: () => {
         if (this.#udp.get(bound.id) !== bound) return
@@ -171,7 +179,7 @@ export class MeshFlows {
 
   /** Resets every connection; listeners and UDP sockets stay. For the old stack, before it is replaced. */
   resetConnections(): void {
-    for (const flow of [...this.#flows.values()]) flow.destroy()
+    for (const flow of [...this.#flows.values()]) flow.resetAndDestroy()
     for (const stream of this.#forwarding.values()) stream.destroy()
     this.#forwarding.clear()
     for (const way of this.#datagrams.values()) way.close()
@@ -261,6 +269,7 @@ class Flow extends Duplex implements MeshSocket {
   readonly #arrived: Uint8Array[] = []
   #handOverSoon: NodeJS.Immediate | undefined
   #over = false
+  #broken = false
   #idleMs = 0
   #idle: NodeJS.Timeout | undefined
 
@@ -385,12 +394,19 @@ class Flow extends Duplex implements MeshSocket {
     done()
   }
 
+  /** Breaks the connection: the other end is told by a reset that this is no orderly end. */
+  resetAndDestroy(): this {
+    this.#broken = true
+    return this.destroy()
+  }
+
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     clearTimeout(this.#idle)
     if (!this.#over) {
       this.#over = true
-      // As the kernel does it: nothing is lost by an orderly end when all was read and nothing waits to be written.
-      const clean = error === null && this.readableEnded && this.writableLength === 0
+      // As the kernel closes a socket: what was written arrives, and the other end sees an orderly one. Where bytes are lost, unread here or
+      // not yet taken from the writer, it is told.
+      const clean = error === null && !this.#broken && this.writableLength === 0 && this.readableLength === 0 && this.#arrived.length === 0
       this.#door((stack, now) => (clean ? stack.close(now, this.#id) : stack.abort(now, this.#id)))
     }
     done(error)
@@ -407,14 +423,13 @@ class Flow extends Duplex implements MeshSocket {
 
 /** Joins two streams for good: what one ends, the other ends; what breaks one, breaks both. */
 export function join(a: Duplex, b: Duplex): void {
-  a.on('error', () => b.destroy())
-  b.on('error', () => a.destroy())
-  a.on('close', () => {
-    if (!a.readableEnded || !a.writableFinished) b.destroy()
-  })
-  b.on('close', () => {
-    if (!b.readableEnded || !b.writableFinished) a.destroy()
-  })
+  const breakIt = (stream: Duplex): void => void (stream instanceof Flow ? stream.resetAndDestroy() : stream.destroy())
+  for (const [from, to] of [[a, b], [b, a]] as const) {
+    from.on('error', () => breakIt(to))
+    from.on('close', () => {
+      if (!from.readableEnded || !from.writableFinished) breakIt(to)
+    })
+  }
   a.pipe(b)
   b.pipe(a)
 }

@@ -5,7 +5,7 @@ import type { Instant } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
 import { parsePrefix, type Prefix } from '@meshwright/ip'
 import { DEFAULT_PREFS, Engine, type EngineOptions, type MeshInput, MeshNode, type MeshOutput, type Prefs } from '@meshwright/mesh'
-import { ControlTransport } from './control-dial.ts'
+import { CONTROL_URL_FORM, ControlTransport, parseControlUrl } from './control-dial.ts'
 import { type Driver, drive } from './drive.ts'
 import type { MeshPlane } from './mesh-lane/mesh-plane.ts'
 import { type MeshDaemonOptions, MeshRuntimeError } from './mesh-runtime.ts'
@@ -13,6 +13,8 @@ import type { Outside } from './outside.ts'
 import { systemRandom } from './random.ts'
 import { RelayDriver } from './relay-driver.ts'
 import type { RowUdpSocket } from './udp-rows.ts'
+
+const MAX_PORT = 65_535
 
 /** A machine and what carries it: made anew when the node turns to another control server. */
 export interface NodeParts {
@@ -80,6 +82,18 @@ function sendRows(now: Instant, node: MeshNode, rows: RowDoor): void {
   const door = rows()
   if (door === undefined) return // not yet: what waits is sent once it is open
   for (let to = node.packets.nextRow(now, door.row); to !== undefined; to = node.packets.nextRow(now, door.row)) door.sendRow(to, door.row)
+}
+
+/** Refuses what can never work, before anything is opened. @throws MeshRuntimeError */
+export function checkOptions({ controlUrl, port = 0 }: MeshDaemonOptions): void {
+  if (controlUrl !== '' && parseControlUrl(controlUrl) === undefined) throw new MeshRuntimeError('RUNTIME_OPTION', `controlUrl: '${controlUrl}' is not the address of a control server`, { remedy: CONTROL_URL_FORM })
+  if (!Number.isInteger(port) || port < 0 || port > MAX_PORT) throw new MeshRuntimeError('RUNTIME_OPTION', `port: ${String(port)} is no UDP port`, { remedy: 'Give 1 to 65535, or 0 for any.' })
+}
+
+/** A daemon may have no control server before its first login; a node in a program never hears of another. @throws MeshRuntimeError */
+export function checkControlKnown(options: MeshDaemonOptions, stored: string | undefined): void {
+  if (options.controlUrl !== '' || stored !== undefined || options.respectStoredPrefs === true) return
+  throw new MeshRuntimeError('RUNTIME_OPTION', 'controlUrl: it is empty, and the state knows of none', { remedy: CONTROL_URL_FORM })
 }
 
 /** The routes that the options offer. @throws MeshRuntimeError for what is no address range */

@@ -8,6 +8,7 @@ import { type Endpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@m
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
+import { refuseAborted } from './dial-abort.ts'
 import { dialSystem } from './dial-system.ts'
 import { DnsUpstreams } from './dns-upstream.ts'
 import type { Driver } from './drive.ts'
@@ -185,6 +186,7 @@ export class NodeRunner implements RunningNode {
   }
 
   setPrefs(wish: Partial<Prefs>): void {
+    this.#mustBeOpen()
     const change = wish.hostname === '' ? { ...wish, hostname: this.#systemName } : wish
     this.#savePrefs({ ...this.#node.prefs, ...change })
     this.#driver.act((now) => this.#node.setPrefs(now, change))
@@ -192,6 +194,7 @@ export class NodeRunner implements RunningNode {
   }
 
   up(login: LoginOptions = {}): void {
+    this.#mustBeOpen()
     if (login.controlUrl !== undefined && login.controlUrl !== this.#controlUrl) this.#moveTo(login.controlUrl)
     this.#savePrefs({ ...this.#node.prefs, wantRunning: true })
     this.#driver.act((now) =>
@@ -208,7 +211,8 @@ export class NodeRunner implements RunningNode {
     this.#driver.act((now) => this.#node.down(now))
   }
 
-  logout(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+  async logout(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    this.#mustBeOpen()
     return this.#logouts.begin(() => {
       this.#savePrefs({ ...this.#node.prefs, wantRunning: false })
       this.#driver.act((now) => this.#node.logout(now))
@@ -216,11 +220,12 @@ export class NodeRunner implements RunningNode {
   }
 
   async dialTcp(host: string, port: number, options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {}): Promise<MeshSocket> {
+    this.#mustBeOpen()
+    refuseAborted(options.signal, `${host}:${port}: the dial was aborted`)
     const own = parseIp(host)
     const addresses = own === undefined ? this.#node.resolve(host) : [own]
     const ip = addresses.find((each) => each.family === 4) ?? addresses[0]
     if (ip === undefined) throw Object.assign(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${host}'`), { code: 'ENOTFOUND' })
-    options.signal?.throwIfAborted()
     if (this.#tun !== undefined) return dialSystem(formatIp(ip), port, options.signal, options.timeoutMs ?? DIAL_TIMEOUT_MS)
     return this.#flows.connect({ ip, port }, options.signal, options.timeoutMs ?? DIAL_TIMEOUT_MS)
   }
@@ -236,17 +241,18 @@ export class NodeRunner implements RunningNode {
   }
 
   async resolve(name: string, options: { readonly signal?: AbortSignal } = {}): Promise<readonly string[]> {
-    options.signal?.throwIfAborted()
+    refuseAborted(options.signal, `the look-up of '${name}' was aborted`)
     const known = this.#node.resolve(name)
     if (known.length > 0) return known.map(formatIp)
     const answers = await lookup(name, { all: true })
-    options.signal?.throwIfAborted() // the system's look-up cannot be broken off, but nobody is told of what was given up
+    refuseAborted(options.signal, `the look-up of '${name}' was aborted`) // the system's look-up cannot be broken off, but nobody is told of what was given up
     return answers.map((answer) => answer.address)
   }
 
-  ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
+  async ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
+    this.#mustBeOpen()
     const ip = parseIp(address) ?? this.#node.resolve(address)[0]
-    if (ip === undefined) return Promise.reject(new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`))
+    if (ip === undefined) throw new MeshRuntimeError('RUNTIME_NAME_UNKNOWN', `no node of the mesh is called '${address}'`)
     if (kind === 'peerapi') return pingPeerApi(this, ip, options)
     return this.#pings.begin((id) => this.#driver.act((now) => this.#node.ping(now, id, ip, kind, options.timeoutMs, options.sizeBytes)), options.signal)
   }
@@ -296,7 +302,8 @@ export class NodeRunner implements RunningNode {
   }
 
   async #close(): Promise<void> {
-    if (this.#options.ephemeral === true && this.#node.state === 'running') await this.logout()
+    // Also one that has not come as far as to take part: the control server knows it since its login.
+    if (this.#options.ephemeral === true && this.status().nodeKey !== undefined) await this.logout().catch((error: unknown) => this.log('warn', `it could not log out: ${error instanceof Error ? error.message : String(error)}`))
     this.#closed = true
     this.#end.abort()
     this.#network.stop()
@@ -306,9 +313,11 @@ export class NodeRunner implements RunningNode {
     this.#flows.closeAll()
     this.#stopNode()
     this.#pings.giveUp()
+    this.#logouts.giveUp()
     this.#dns.close()
     await this.#tun?.close()
     await this.#udp?.close()
+    this.#store.release()
     this.#changed()
   }
 
@@ -475,7 +484,12 @@ export class NodeRunner implements RunningNode {
     this.#store.savePrefs(prefs.hostname === this.#systemName ? { ...prefs, hostname: '' } : prefs, this.#controlUrl)
   }
 
+  #mustBeOpen(): void {
+    if (this.#closed) throw new MeshRuntimeError('RUNTIME_CLOSED', 'the node is closed')
+  }
+
   #needStack(): void {
+    this.#mustBeOpen()
     if (this.#tun !== undefined) throw new MeshRuntimeError('RUNTIME_TUN', 'with a TUN device programs listen on the sockets of the system', { remedy: 'Listen with node:net on an address of the node, or leave the TUN device out.' })
   }
 

@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream'
 import type { MapNode, NetworkMap } from '@meshwright/control-client'
 import { formatIp, type Ip } from '@meshwright/ip'
 import type { PingResult } from '@meshwright/mesh'
+import { MeshRuntimeError } from './mesh-runtime.ts'
 
 /** tailscale/tailscale:ipn/ipnlocal/local.go, pingPeerAPI. */
 const TIMEOUT_MS = 10_000
@@ -27,7 +28,7 @@ export interface PeerApiDoors {
 
 /** Asks for the head of a peer's PeerAPI over the mesh; what fails is told in the result. Rejects when `signal` aborts. */
 export async function pingPeerApi(node: PeerApiDoors, ip: Ip, options: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<PingResult> {
-  options.signal?.throwIfAborted()
+  refuseAborted(options.signal)
   const map = node.networkMap()
   const peer = [...(map?.peers.values() ?? [])].find((each) => each.addresses.some((own) => own.ip.equals(ip)))
   const door = map && peer && peerApiAddress(map, peer)
@@ -46,9 +47,13 @@ export async function pingPeerApi(node: PeerApiDoors, ip: Ip, options: { readonl
       socket.destroy()
     }
   } catch (error) {
-    options.signal?.throwIfAborted()
+    refuseAborted(options.signal)
     return { ...result, error: limit.aborted ? 'no answer in time' : error instanceof Error ? error.message : String(error) }
   }
+}
+
+function refuseAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw new MeshRuntimeError('RUNTIME_ABORTED', 'the ping was given up', { cause: signal.reason })
 }
 
 function head(socket: Duplex, door: { readonly ip: Ip; readonly port: number }, signal: AbortSignal): Promise<number> {

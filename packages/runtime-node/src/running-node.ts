@@ -62,6 +62,8 @@ export interface MeshSocket extends Duplex {
   /** Here for programs that were written for `net.Socket`: nothing is held back anyway. */
   setNoDelay(on?: boolean): this
   setKeepAlive(on?: boolean, delayMs?: number): this
+  /** Breaks it: the other end sees a reset, and no orderly end. */
+  resetAndDestroy(): this
   /** A connection over the mesh never keeps the process alive; its node does. */
   ref(): this
   unref(): this
@@ -86,7 +88,8 @@ export interface MeshListener {
 /** A UDP socket on the mesh. */
 export interface MeshUdpSocket {
   readonly port: number
-  send(bytes: Uint8Array, port: number, address: string): void
+  /** `false` when it was dropped: the socket or its node is closed, or the node has no address now that reaches that one. Throws for what is no address, port or datagram. */
+  send(bytes: Uint8Array, port: number, address: string): boolean
   close(): void
 }
 

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
-import { type AddressInfo, connect, createServer, type Server } from 'node:net'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { Duplex } from 'node:stream'
 import { afterEach, expect, test } from 'vitest'
 import { createSocks5Server } from './socks5.ts'
 
@@ -61,6 +62,29 @@ test('other commands, other versions, missing methods and endless requests are r
   expect((await talk(port, [Buffer.of(5, 1, 0), Buffer.from([5, 1, 0, 9, 1, 2])], 12))[3]).toBe(8)
   expect([...(await talk(port, [Buffer.of(5, 1, 2)], 2))]).toEqual([5, 0xff])
   expect((await talk(port, [Buffer.from('GET / HTTP/1.1\r\n\r\n')], 1)).length).toBe(0)
+})
+
+test('a client that has said all and reads slowly gets everything, though the far side has ended in order long before', async () => {
+  // The far side speaks until the kernel takes no more, so that its last words wait in this process, and ends then.
+  const far = new Duplex({ allowHalfOpen: true, read: () => undefined, write: (_bytes, _encoding, done) => done() })
+  const server = createSocks5Server(() => Promise.resolve(far))
+  const accepted = once(server, 'connection')
+  const port = await listen(server)
+  const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true }).pause()
+  client.end(Buffer.concat([Buffer.of(5, 1, 0), name('db.mesh')]))
+  const [near] = (await accepted) as [Socket] // the only connection
+  await once(far, 'resume')
+  let said = 0
+  for (; near.writableLength < 4_096; said += 1_024) {
+    far.push(Buffer.alloc(1_024))
+    await new Promise(setImmediate)
+  }
+  far.push(null)
+  await once(far, 'close')
+  expect(near.writableLength).toBeGreaterThan(0)
+  let bytes = 0
+  for await (const piece of client) bytes += (piece as Buffer).length
+  expect(bytes).toBe(2 + 10 + said)
 })
 
 test('a client that goes before it is answered ends the dial', async () => {

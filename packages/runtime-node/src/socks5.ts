@@ -84,7 +84,8 @@ async function serve(socket: Socket, dial: Socks5Dial): Promise<void> {
   }
   socket.write(reply(REPLY_OK))
   upstream.on('error', () => socket.destroy())
-  upstream.on('close', () => socket.destroy())
+  // After an orderly end, what has come is still on its way to a client that reads slowly.
+  upstream.on('close', () => (upstream.readableEnded && !socket.writableFinished ? void socket.once('finish', () => socket.destroy()) : socket.destroy()))
   socket.on('close', () => upstream.destroy())
   socket.pipe(upstream)
   upstream.pipe(socket)

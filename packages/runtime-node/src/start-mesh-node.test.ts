@@ -44,8 +44,50 @@ describe('a node whose control server is away', () => {
   })
 })
 
-test('options that make no sense are refused by name, before anything is opened', async () => {
-  await expect(startMeshNode({ controlUrl: NOWHERE, advertiseRoutes: ['10.0.0.0/33'] })).rejects.toMatchObject({ code: 'RUNTIME_OPTION', message: expect.stringContaining('10.0.0.0/33') })
+describe('options that make no sense are refused by name, before anything is opened', () => {
+  test.each([
+    [{ advertiseRoutes: ['10.0.0.0/33'] }, "advertiseRoutes: '10.0.0.0/33'"],
+    [{ controlUrl: 'control.example' }, "controlUrl: 'control.example'"],
+    [{ controlUrl: 'https://control.example/path' }, "controlUrl: 'https://control.example/path'"],
+    [{ controlUrl: 'ftp://control.example' }, "controlUrl: 'ftp://control.example'"],
+    [{ controlUrl: '' }, 'controlUrl: it is empty'],
+    [{ port: 65_536 }, 'port: 65536'],
+    [{ port: -1 }, 'port: -1'],
+    [{ port: 1.5 }, 'port: 1.5'],
+  ])('%j', async (options, told) => {
+    await expect(startMeshNode({ controlUrl: NOWHERE, ...options })).rejects.toMatchObject({ code: 'RUNTIME_OPTION', message: expect.stringContaining(told) as string, remedy: expect.any(String) as string })
+  })
+})
+
+test('a closed node does nothing more, and says so at once', async () => {
+  const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here' })
+  const udp = node.listenUdp(53, () => undefined)
+  expect(udp.send(Uint8Array.of(1), 53, '100.64.0.2')).toBe(false) // it has no address yet
+  await node.close()
+  const closed = { code: 'RUNTIME_CLOSED' }
+  await expect(node.dialTcp('100.64.0.2', 80)).rejects.toMatchObject(closed)
+  await expect(node.fetch('http://100.64.0.2/')).rejects.toMatchObject(closed)
+  await expect(node.ping('100.64.0.2', 'ICMP')).rejects.toMatchObject(closed)
+  await expect(node.logout()).rejects.toMatchObject(closed)
+  await expect(node.ready()).rejects.toMatchObject(closed)
+  for (const use of [() => node.listenTcp(80, () => undefined), () => node.listenUdp(54, () => undefined), () => node.up(), () => node.setPrefs({ shieldsUp: true })]) expect(use).toThrow(expect.objectContaining(closed))
+  expect(udp.send(Uint8Array.of(1), 53, '100.64.0.2')).toBe(false)
+  udp.close()
+  node.down()
+})
+
+test('a state file is that of one node: a second one is refused until the first is closed', async () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'meshwright-node-'))
+  const start = (name: string): ReturnType<typeof startMeshNode> => startMeshNode({ controlUrl: NOWHERE, hostname: 'here', stateFile: path.join(folder, name) })
+  const first = await start('state')
+  await expect(start('state')).rejects.toMatchObject({ code: 'RUNTIME_OPTION', message: expect.stringContaining('another node in this process') as string })
+  await expect(start(path.join('..', path.basename(folder), 'state'))).rejects.toMatchObject({ code: 'RUNTIME_OPTION' })
+  const other = await start('other')
+  await Promise.all([first.close(), other.close()])
+  await (await start('state')).close()
+  await expect(startMeshNode({ controlUrl: NOWHERE, stateFile: path.join(folder, 'state'), port: 99_999 })).rejects.toMatchObject({ code: 'RUNTIME_OPTION' })
+  await (await start('state')).close()
+  rmSync(folder, { recursive: true })
 })
 
 test('a state file that cannot be read is refused', async () => {

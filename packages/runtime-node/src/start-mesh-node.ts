@@ -1,9 +1,11 @@
+import type { Prefix } from '@meshwright/ip'
 import { openMeshPlane } from './mesh-lane/open-plane.ts'
 import type { MeshDaemonOptions } from './mesh-runtime.ts'
-import { routesOf } from './node-parts.ts'
+import { checkControlKnown, checkOptions, routesOf } from './node-parts.ts'
 import { NodeRunner } from './node-runner.ts'
 import { markedOutside, systemOutside } from './outside.ts'
 import type { RunningNode } from './running-node.ts'
+import { holdState } from './state-hold.ts'
 import { NodeStore } from './stored-node.ts'
 import { OUTSIDE_MARK } from './system-routes.ts'
 
@@ -13,9 +15,21 @@ import { OUTSIDE_MARK } from './system-routes.ts'
  * @throws StateFileError, UdpError, MeshRuntimeError (the promise rejects)
  */
 export async function startMeshNode(options: MeshDaemonOptions): Promise<RunningNode> {
+  checkOptions(options)
   const routes = routesOf(options)
   options.signal?.throwIfAborted()
-  const store = new NodeStore(options.stateFile)
+  const release = holdState(options.stateFile)
+  try {
+    const store = new NodeStore(options.stateFile, release)
+    checkControlKnown(options, store.stored.controlUrl)
+    return await startHeld(options, routes, store)
+  } catch (error) {
+    release()
+    throw error
+  }
+}
+
+async function startHeld(options: MeshDaemonOptions, routes: readonly Prefix[], store: NodeStore): Promise<RunningNode> {
   const outside = options.tun === undefined ? systemOutside : await markedOutside(OUTSIDE_MARK)
   let runner: NodeRunner | undefined
   const opened = await openMeshPlane(options, {

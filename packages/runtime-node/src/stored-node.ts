@@ -54,11 +54,15 @@ export class NodeStore {
   /** What is known is not all on the disk. */
   #isBehind = false
 
+  /** Lets others have the file. */
+  readonly release: () => void
+
   /**
    * @param path absent: in memory
    * @throws StateFileError when there is a file that cannot be read: it is left as it is
    */
-  constructor(path: string | undefined) {
+  constructor(path: string | undefined, release: () => void = () => undefined) {
+    this.release = release
     this.#file = path === undefined ? undefined : StateFile.open(path)
     this.#profileId = Buffer.from(systemRandom(2)).toString('hex')
     this.#memory = this.#read()

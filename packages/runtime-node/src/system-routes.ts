@@ -1,5 +1,7 @@
 import { existsSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import { runSystem } from './system-command.ts'
+import { TunError } from './tun-linux.ts'
 
 /** The mark of packets that a node itself sends, in the bits of {@link MARK_MASK}: for them the mesh's routes do not exist. */
 export const OUTSIDE_MARK = 0x90000
@@ -15,6 +17,10 @@ const RULES: readonly { readonly preference: string; readonly words: readonly st
 ]
 /** More copies of a rule than any crash leaves behind. */
 const MAX_COPIES = 16
+
+/** How often a device that is in the way is looked at again. */
+const LOOKS = 10
+const LOOK_AGAIN_MS = 200
 
 /** Where packets to a prefix go: into the device, nowhere, or to where the system's other tables say. */
 export type RouteKind = 'device' | 'blackhole' | 'throw'
@@ -62,6 +68,29 @@ export class SystemRoutes {
   async #run(words: readonly string[]): Promise<void> {
     await runSystem('ip', words).catch((error: unknown) => this.#onProblem(error instanceof Error ? error.message : String(error)))
   }
+}
+
+/**
+ * Refuses to touch the rules while a node that lives has its routes there: they are one set for all of a network, and it would be cut off
+ * without a word. The kernel takes routes back with their device, and that with its process, so that nothing killed is ever taken for alive.
+ * @throws TunError (the promise rejects)
+ */
+export async function refuseWhileInForce(): Promise<void> {
+  let device: string | undefined
+  for (let looks = 0; looks < LOOKS; looks += 1) {
+    device = await deviceInForce()
+    if (device === undefined) return
+    await pause(LOOK_AGAIN_MS) // it may be ending just now
+  }
+  throw new TunError('TUN_ROUTES_TAKEN', `another node has its routes here already, by the device ${device ?? ''}`, { remedy: 'One node with a device in a network: stop that one first, run this one in a network namespace of its own, or without a device.' })
+}
+
+async function deviceInForce(): Promise<string | undefined> {
+  for (const family of families()) {
+    const shown = await runSystem('ip', [family, 'route', 'show', 'table', TABLE]).catch(() => '') // no such table yet
+    for (const [, device] of shown.matchAll(/ dev (\S+)/g)) if (device !== 'lo') return device // what leads nowhere stands at lo
+  }
+  return undefined
 }
 
 /** Takes away all rules and routes of this module, whoever set them. */

@@ -1,7 +1,7 @@
 import { removeDns, SystemDns, type SystemDnsManager } from './system-dns.ts'
 import { runSystem } from './system-command.ts'
 import { removeMasquerade, setMasquerade } from './system-nat.ts'
-import { removeRoutes, SystemRoutes } from './system-routes.ts'
+import { refuseWhileInForce, removeRoutes, SystemRoutes } from './system-routes.ts'
 import { openTun, type TunDevice } from './tun-linux.ts'
 import { NO_PLAN, type TunPlan } from './tun-plan.ts'
 
@@ -60,6 +60,7 @@ export class TunLink {
     })
     link = new TunLink(device, options)
     try {
+      await refuseWhileInForce()
       await runSystem('ip', ['link', 'set', 'dev', device.name, 'mtu', String(MTU), 'up'])
       await link.#routes.open()
     } catch (error) {
@@ -119,9 +120,11 @@ export class TunLink {
 
 /**
  * Takes back all that a device's link has set in the system, also when its process was killed.
- * @throws Error (the promise rejects) when the name servers could not be taken back; all else has been then
+ * @throws TunError (the promise rejects) while a node lives that needs it, and nothing is done then; Error when the name servers could not be
+ * taken back, and all else has been then
  */
 export async function cleanUpSystem(device: string, dns: SystemDnsManager): Promise<void> {
+  await refuseWhileInForce()
   await removeMasquerade()
   await removeRoutes()
   if (dns !== 'off') await removeDns(dns, device)

@@ -37,6 +37,7 @@ export type TunErrorCode =
   | 'TUN_DEVICE_MISSING'
   | 'TUN_BUSY'
   | 'TUN_NAME_INVALID'
+  | 'TUN_ROUTES_TAKEN'
   | 'TUN_FAILED'
 
 /** The TUN device cannot be opened or used; `remedy` says what to do. */
