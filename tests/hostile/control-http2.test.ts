@@ -63,6 +63,30 @@ describe.runIf(linux)('the control server among liars that have shaken hands', (
     raw.close()
   })
 
+  // Each is a record that was right once, or nearly: of this very channel, or of another one that stands beside it.
+  test.each<readonly [string, (last: Uint8Array, first: Uint8Array, ofAnother: Uint8Array) => Uint8Array]>([
+    ['the last one again', (last) => last],
+    ['the first one again', (_last, first) => first],
+    ['the last one again, with a flipped bit', (last) => Uint8Array.from(last, (byte, i) => (i === last.length - 1 ? byte ^ 1 : byte))],
+    ['one of another channel', (_last, _first, ofAnother) => ofAnother],
+  ])('a record that somebody puts into a channel that works ends it, and asks nothing: %s', async (_name, made) => {
+    const [raw, other] = [await rawHttp2(server.url, key), await rawHttp2(server.url, key)]
+    for (const each of [raw, other]) {
+      await each.write(whoami(1))
+      expect(await until(() => each.ended.has(1), 10_000)).toBeDefined()
+    }
+    const [first, last, ofAnother] = [raw.records[0], raw.records.at(-1), other.records.at(-1)]
+    if (first === undefined || last === undefined || ofAnother === undefined) throw new Error('no records')
+    const received = raw.receivedBytes
+    raw.inject(made(last, first, ofAnother))
+    expect(await until(() => raw.closed, 10_000)).toBeDefined()
+    expect(raw.receivedBytes).toBe(received)
+    await other.write(whoami(3))
+    expect(await until(() => other.ended.has(3), 10_000)).toBeDefined()
+    other.close()
+    await unharmed()
+  })
+
   test('strangers beyond 1,024 of one address make place for each other, heads that drip are not waited for, and no node loses its connection', async () => {
     const slow = new Crowd()
     await slow.open(port(), 100, 'GET /key?v=142 HTTP/1.1\r\nHost: liar\r\n')

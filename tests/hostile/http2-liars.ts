@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream'
 import { CAPABILITY_VERSION, formatHandshakeHeader, NOISE_HANDSHAKE_HEADER, NOISE_UPGRADE, NoiseInitiator } from '@meshwright/control-protocol'
 import { MachinePrivateKey, type MachinePublicKey } from '@meshwright/crypto'
 import { fastCryptoProvider, systemRandom } from '@meshwright/runtime-node/control'
-import { NoiseStream } from '../../packages/runtime-node/src/noise-stream.ts'
+import { type NoiseChannel, NoiseStream } from '../../packages/runtime-node/src/noise-stream.ts'
 import { LIAR_ADDRESS } from './wire.ts'
 
 // Liars that shake hands well and then speak HTTP/2 (RFC 9113) as no client does: frame by frame, written by hand.
@@ -54,13 +54,18 @@ export class RawHttp2 {
   /** Streams that the other side has ended (END_STREAM), and the codes of those that it has reset. */
   readonly ended: Set<number> = new Set()
   readonly resets: Map<number, number> = new Map()
+  /** What it has sealed so far, a record each. */
+  readonly records: readonly Uint8Array[]
   readonly #stream: NoiseStream
+  readonly #raw: Duplex
   #unread = Buffer.alloc(0)
   #closed = false
   #received = 0
 
-  constructor(stream: NoiseStream) {
+  constructor(stream: NoiseStream, raw: Duplex, records: readonly Uint8Array[]) {
     this.#stream = stream
+    this.#raw = raw
+    this.records = records
     stream.on('error', () => stream.destroy())
     stream.once('close', () => (this.#closed = true))
     stream.on('data', (bytes: Buffer) => this.#read(bytes))
@@ -87,6 +92,11 @@ export class RawHttp2 {
       if (type === RST_STREAM) this.resets.set(stream, this.#unread.readUInt32BE(HEAD_BYTES))
       this.#unread = this.#unread.subarray(length)
     }
+  }
+
+  /** Writes bytes below the channel: records as somebody between could put them there. */
+  inject(bytes: Uint8Array): void {
+    if (!this.#raw.destroyed) this.#raw.write(bytes)
   }
 
   /** Reads nothing more that comes. */
@@ -126,11 +136,23 @@ export async function rawHttp2(url: string, serverKey: MachinePublicKey, machine
     })
     request.end()
   })
-  const stream = new NoiseStream(raw, channel)
+  const records: Uint8Array[] = []
+  const told: NoiseChannel = {
+    handleInput: (at, input) => channel.handleInput(at, input),
+    handleTimeout: (at) => channel.handleTimeout(at),
+    pollTimeout: () => channel.pollTimeout(),
+    send: (at, plaintext) => channel.send(at, plaintext),
+    pollOutput: () => {
+      const output = channel.pollOutput()
+      if (output?.type === 'transmit') records.push(output.bytes.slice())
+      return output
+    },
+  }
+  const stream = new NoiseStream(raw, told)
   const established = new Promise((resolve, reject) => stream.once('established', resolve).once('error', reject).once('close', () => reject(new Error('closed'))))
   stream.begin(new Uint8Array(0))
   await established
-  return new RawHttp2(stream)
+  return new RawHttp2(stream, raw, records)
 }
 
 type Flood = (raw: RawHttp2, frames: number) => Promise<void>

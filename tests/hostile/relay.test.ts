@@ -1,19 +1,20 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import dgram from 'node:dgram'
 import os from 'node:os'
 import path from 'node:path'
 import { randomBytes } from 'node:crypto'
-import { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
-import { encodeFrame, encodePacketFrame, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader, sealClientInfo } from '@meshwright/derp'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { encodePacketFrame, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
 import { encodeBindingRequest } from '@meshwright/nat-traversal'
-import { nodeCryptoProvider, systemRandom } from '@meshwright/runtime-node/relay'
+import { systemRandom } from '@meshwright/runtime-node/relay'
 import type net from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { freePort } from '../interop/lab-process.ts'
 import { joinRelay } from '../load/flood.ts'
 import { Measured, pause, until } from '../load/process.ts'
 import { bundleProgram } from '../load/servers.ts'
-import { Crowd, DERP_HEAD, LIAR_ADDRESS, relayKeyIn, talk } from './wire.ts'
+import { BAD_FRAMES, BAD_HEADS, BAD_INTRODUCTIONS, badDatagrams, header, introduction, introductionOf, ODD_INTRODUCTIONS, pingsAndPackets, RECORDED_SESSIONS, unknownFrames, WEB_SOCKET_CLAIMS, WEB_SOCKET_HEAD } from './relay-liars.ts'
+import { Crowd, DERP_HEAD, LIAR_ADDRESS, talk } from './wire.ts'
 
 // The relay program with STUN under scripted liars; two honest clients go on talking through it.
 const linux = process.platform === 'linux'
@@ -67,71 +68,40 @@ async function unharmed(): Promise<void> {
   expect(relay.rssBytes - rss).toBeLessThan(GROWTH_BYTES)
 }
 
-const header = (type: number, length: number): Buffer => Buffer.from([type, length >>> 24, (length >>> 16) & 255, (length >>> 8) & 255, length & 255])
-
-/** An introduction of a liar, right in all but what is wrong with it. */
-function introduction(received: Buffer, more: Buffer, json?: string): Buffer {
-  const key = NodePrivateKey.generate(systemRandom)
-  const server = NodePublicKey.fromBytes(relayKeyIn(received))
-  if (server === undefined) throw new Error('no key')
-  const box = sealClientInfo(key, server, { version: 2, canAckPings: false, isProber: false, ...(json !== undefined && { appName: json }) }, systemRandom, nodeCryptoProvider)
-  if (box === undefined) throw new Error('no box')
-  return Buffer.concat([encodeFrame({ type: 'clientInfo', key: key.publicKey(), box }), more])
-}
-
-/** Introductions that were recorded with real clients and another server: sealed to a key that this relay has not. */
-const RECORDED = (
-  JSON.parse(readFileSync(path.resolve(import.meta.dirname, '../vectors/derp/client-vs-derper.json'), 'utf8')) as readonly { readonly name: string; readonly transcript: readonly { readonly dir: string; readonly hex?: string }[] }[]
-).flatMap(({ name, transcript }) => {
-  const sent = transcript.filter((each) => each.dir === 'c2s' && each.hex !== undefined).map((each) => Buffer.from(each.hex ?? '', 'hex'))
-  return sent.length > 1 && sent[0]?.toString('latin1').startsWith('GET /derp') === true ? [[name, Buffer.concat(sent.slice(1))] as const] : []
-})
-
 describe.runIf(linux)('the relay among liars', () => {
-  test.each(RECORDED)('a replayed session of another relay is not let in: %s', async (_name, bytes) => {
+  test.each(RECORDED_SESSIONS)('a replayed session of another relay is not let in: %s', async (_name, bytes) => {
     const { closed } = await talk(port, [DERP_HEAD, () => bytes], 5_000)
     expect(closed).toBe(true)
   })
 
-  test.each<readonly [string, Buffer]>([
-    ['no introduction but a packet', Buffer.concat([header(4, 64), randomBytes(64)])],
-    ['an introduction of 4 GiB', header(2, 0xffff_ffff)],
-    ['an introduction that is too short', Buffer.concat([header(2, 31), randomBytes(31)])],
-    ['an introduction with a key of zeros', Buffer.concat([header(2, 120), Buffer.alloc(120)])],
-    ['an introduction with a box of random bytes', Buffer.concat([header(2, 200), randomBytes(200)])],
-    ['an introduction of 256 KiB of random bytes', Buffer.concat([header(2, 262_144), randomBytes(262_144)])],
-  ])('is not let in: %s', async (_name, bytes) => {
+  test.each(BAD_INTRODUCTIONS)('is not let in: %s', async (_name, bytes) => {
     const { closed } = await talk(port, [DERP_HEAD, () => bytes], 15_000)
     expect(closed).toBe(true)
     await unharmed()
   })
 
-  test.each<readonly [string, Buffer]>([
-    ['a packet of more than 64 KiB', header(4, 65_536 + 33)],
-    ['a packet of 4 GiB', header(4, 0xffff_ffff)],
-    ['a packet without a whole key', Buffer.concat([header(4, 31), Buffer.alloc(31)])],
-    ['watching without the key of the mesh', header(0x10, 0)],
-    ['forwarding without it', Buffer.concat([header(0x0a, 65), Buffer.alloc(65)])],
-    ['closing another without it', Buffer.concat([header(0x11, 32), Buffer.alloc(32)])],
-    ['a home note of two bytes', Buffer.concat([header(7, 2), Buffer.alloc(2)])],
-    ['a ping of 7 bytes', Buffer.concat([header(0x12, 7), Buffer.alloc(7)])],
-    ['a ping of 1,001 bytes', Buffer.concat([header(0x12, 1_001), Buffer.alloc(1_001)])],
-  ])('who has come in is thrown out for: %s', async (_name, bytes) => {
+  test.each(ODD_INTRODUCTIONS)('an introduction that is sealed well holds %s', async (_name, text, letIn) => {
+    const ping = Buffer.concat([header(0x12, 8), Buffer.from('12345678')])
+    const { received, closed } = await talk(port, [DERP_HEAD, (first) => Buffer.concat([introductionOf(first, text), ping])], letIn ? 1_000 : 5_000)
+    // Only who has been let in is answered: its pong.
+    expect([received.includes(Buffer.from('12345678')), closed]).toEqual([letIn, !letIn])
+    await unharmed()
+  })
+
+  test.each(BAD_FRAMES)('who has come in is thrown out for: %s', async (_name, bytes) => {
     const { closed } = await talk(port, [DERP_HEAD, (received) => introduction(received, bytes)], 5_000)
     expect(closed).toBe(true)
     await unharmed()
   })
 
   test('frames of unknown types are passed over, a gigabyte long or not, and hold no memory', async () => {
-    const { closed } = await talk(port, [DERP_HEAD, (received) => introduction(received, Buffer.concat([header(0x77, 3), Buffer.alloc(3), header(0x78, 1 << 30), Buffer.alloc(8 << 20)]))], 1_000)
+    const { closed } = await talk(port, [DERP_HEAD, (received) => introduction(received, unknownFrames(8 << 20))], 1_000)
     expect(closed).toBe(false)
     await unharmed()
   })
 
   test('floods of pings, of packets to nobody and of packets to oneself are answered within bounds', async () => {
-    const ping = Buffer.concat([header(0x12, 8), Buffer.alloc(8)])
-    const nowhere = Buffer.concat([header(4, 132), randomBytes(132)])
-    await talk(port, [DERP_HEAD, (received) => introduction(received, Buffer.concat(Array.from({ length: 50_000 }, (_, i) => (i % 2 === 0 ? ping : nowhere))))], 1_500)
+    await talk(port, [DERP_HEAD, (received) => introduction(received, pingsAndPackets(50_000))], 1_500)
     await unharmed()
   })
 
@@ -155,13 +125,7 @@ describe.runIf(linux)('the relay among liars', () => {
     flooder.destroy()
   })
 
-  test.each<readonly [string, string | Buffer]>([
-    ['no HTTP', Buffer.alloc(4_096, 0xfe)],
-    ['a header without end', `GET /derp HTTP/1.1\r\nX: ${'a'.repeat(100_000)}`],
-    ['a WebSocket without a key', 'GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: derp\r\n\r\n'],
-    ['a WebSocket of another version', 'GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 7\r\nSec-WebSocket-Protocol: derp\r\n\r\n'],
-    ['an upgrade of another path', 'GET /other HTTP/1.1\r\nHost: x\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n'],
-  ])('its HTTP side refuses: %s', async (_name, bytes) => {
+  test.each(BAD_HEADS)('its HTTP side refuses: %s', async (_name, bytes) => {
     const { received, closed } = await talk(port, [bytes], 10_000)
     expect(closed).toBe(true)
     expect(received.toString('latin1')).toMatch(/^HTTP\/1\.1 4\d\d|^$/)
@@ -169,11 +133,7 @@ describe.runIf(linux)('the relay among liars', () => {
   })
 
   test('a WebSocket message of 2 MiB, or one that claims 2^62 bytes, ends its connection', async () => {
-    const upgrade = 'GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: derp\r\n\r\n'
-    for (const length of ['0000000000200000', '4000000000000000']) {
-      const claim = Buffer.concat([Buffer.from('82ff', 'hex'), Buffer.from(length, 'hex'), Buffer.alloc(4 + 65_536)])
-      expect((await talk(port, [upgrade, () => claim], 5_000)).closed).toBe(true)
-    }
+    for (const claim of WEB_SOCKET_CLAIMS) expect((await talk(port, [WEB_SOCKET_HEAD, () => claim], 5_000)).closed).toBe(true)
     await unharmed()
   })
 
@@ -196,15 +156,7 @@ describe.runIf(linux)('STUN among liars', () => {
     await new Promise<void>((resolve) => liar.bind(0, LIAR_ADDRESS, resolve))
     let answers = 0
     liar.on('message', () => (answers += 1))
-    const recorded = JSON.parse(readFileSync(path.resolve(import.meta.dirname, '../vectors/stun/server-behaviour.json'), 'utf8')) as readonly { readonly request: string; readonly response: string | null }[]
-    const good = encodeBindingRequest(systemRandom(12))
-    const bad = [
-      ...recorded.filter((each) => each.response === null).map((each) => Buffer.from(each.request, 'hex')),
-      ...Array.from({ length: good.length }, (_, length) => good.subarray(0, length)),
-      ...Array.from({ length: good.length }, (_, at) => Uint8Array.from(good, (byte, i) => (i === at ? byte ^ 0x40 : byte))),
-      Buffer.concat([good, Buffer.alloc(60_000)]),
-      randomBytes(1_400),
-    ]
+    const [bad, good] = [badDatagrams(), encodeBindingRequest(systemRandom(12))]
     for (let i = 0; i < 20_000; i += 1) {
       const bytes = bad[i % bad.length] ?? good
       liar.send(bytes, stunPort, '127.0.0.1')

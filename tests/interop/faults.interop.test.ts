@@ -13,9 +13,13 @@ import type { Tailscaled } from './lab-tailscaled.ts'
 import { webThroughSocks } from './lab-web.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
 
-// What goes wrong around a control server: thirty clients of three kinds (four real nodes, two of ours, the rest light clients that only
+// What goes wrong around a control server: thirty clients of three kinds (some real nodes, two of ours, the rest light clients that only
 // talk with the server) must hardly notice.
 const CLIENTS = 30
+/** Few, so that a run of all flows stays short: MESHWRIGHT_REAL_CLIENTS=26 for as many as there can be, since flows need two light ones. */
+const REAL = Number(process.env['MESHWRIGHT_REAL_CLIENTS'] ?? 4)
+/** Real nodes that join at once. */
+const JOINING = 6
 const BACK_MS = 10_000
 /** For all that is not what a flow is about: a busy computer takes its time. */
 const SOME_TIME_MS = 40_000
@@ -82,6 +86,7 @@ async function startCrowd(world: World): Promise<Crowd> {
     return node
   }
   const real = await Promise.all([join('laptop', 'alice'), join('server', 'alice'), join('phone', 'bob', true), join('tablet', 'bob')])
+  while (real.length < REAL) real.push(...(await Promise.all(Array.from({ length: Math.min(JOINING, REAL - real.length) }, (_, i) => join(`desk-${real.length + i}`, i % 2 === 0 ? 'alice' : 'bob')))))
   const ours = await Promise.all([world.ours('ours'), world.ours('ours-by-relay', 'bob', ['--block-udp'])])
   const url = world.control.url
   const key = await fetchControlKey({ url })
@@ -144,10 +149,11 @@ async function allHear(crowd: Crowd, world: World, limitMs: number, begun: numbe
     return true
   }, limitMs)
   const light = crowd.light.slice(1)
+  // Each question is a program of its own: who has heard is not asked again.
+  const unheard = new Set([...crowd.real, ...crowd.ours])
   await world.lab.until(`every client hears of ${name}`, async () => {
-    const nodes = [...crowd.real, ...crowd.ours]
-    const peers = await Promise.all(nodes.map((node) => node.peer(name)))
-    const deaf = [...light.filter((client) => crowd.heard.get(client)?.has(name) !== true), ...nodes.filter((_, i) => peers[i] === undefined)]
+    await Promise.all([...unheard].map(async (node) => (await node.peer(name)) !== undefined && unheard.delete(node)))
+    const deaf = [...light.filter((client) => crowd.heard.get(client)?.has(name) !== true), ...unheard]
     if (deaf.length > 0) throw new Error(`not heard by ${deaf.map((client) => client.name).join()}`)
     return true
   }, limitMs)
@@ -225,7 +231,7 @@ flow('the clock of the control server jumps a day ahead, and back: nobody drops 
   const tablet = await world.listed('tablet')
   await world.control.cli('nodes', 'expire', '-i', tablet.id, '-e', '1h')
   const finish = await talk(crowd, world, 200)
-  const others = { ...crowd, real: crowd.real.slice(0, 3) }
+  const others = { ...crowd, real: crowd.real.filter((node) => node !== crowd.real[3]) } // all but the tablet
   for (const days of [1, -1]) {
     await setClock(world, days * 86_400_000)
     // The server's clock counts, and it looks every ten seconds.
@@ -286,9 +292,12 @@ flow('two polls of one node: the newer one is served, the older one ends', async
   const [, client] = crowd.light
   if (client === undefined) throw new Error('the crowd is not complete')
   const node = await world.listed(client.name)
+  const ended = client.replacedEnded
   await client.reconnect(world.control.url, await fetchControlKey({ url: world.control.url }))
+  await world.lab.until('the older one has ended', () => client.replacedEnded === ended + 1)
   expect((await world.control.node(client.name))?.online).toBe(true)
   await allHear(crowd, world, SOME_TIME_MS)
+  expect(client.replacedEnded).toBe(ended + 1)
   expect((await world.control.node(client.name))?.id).toBe(node.id)
 })
 

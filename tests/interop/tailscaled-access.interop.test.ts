@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import type { OurNode } from './lab-ours.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
-import { openDrip, opensThroughSocks, startWeb, webThroughSocks } from './lab-web.ts'
+import { type Drip, openDrip, opensThroughSocks, startWeb, webThroughSocks } from './lab-web.ts'
 import { OPEN_POLICY } from './lab-fleet.ts'
 import { type World, worldFlows, Worlds } from './lab-world.ts'
 
@@ -115,14 +115,43 @@ flow('access that is taken away stops the packets of running connections', async
   const { real, ours, other, ip } = await openThree(world)
   const ways = [[real, ip.ours], [ours, ip.real], [real, ip.other], [other, ip.ours]] as const
   const drips = await Promise.all(ways.map(([from, to]) => openDrip(from.socksPort, to, world.web, 100_000)))
+  const [own, withBob] = [drips.slice(0, 2), drips.slice(2)]
   await pause(500)
+  /** After what was done just now these have stopped in time, and nothing more comes. */
+  const stopped = async (which: readonly Drip[], taken: number): Promise<void> => {
+    await pause(FELT_MS)
+    const lines = which.map((drip) => drip.lines)
+    await pause(1_000)
+    expect(which.map((drip) => drip.lines)).toEqual(lines)
+    for (const drip of which) expect(drip.lastAt - taken).toBeLessThan(FELT_MS)
+  }
+  // Of bob alone: alice's own go on all the time.
+  const [bob, before] = [performance.now(), own.map((drip) => drip.lines)]
+  await world.control.setPolicy({ acls: [{ action: 'accept', src: ['alice@'], dst: ['alice@:*'] }] })
+  await stopped(withBob, bob)
+  for (const [i, drip] of own.entries()) expect(drip.lines - (before[i] ?? 0)).toBeGreaterThan(30) // a line each 50 ms, for 3 s
+  const all = performance.now()
+  await world.control.setPolicy({ acls: [] })
+  await stopped(own, all)
+  for (const drip of drips) drip.close()
+})
+
+// Filters of real clients look at the first packet of a connection alone (tailscale/tailscale:wgengine/filter/filter.go), and ours agrees with them.
+flow('a port that is taken away while another stays: no new connection within 2 s, one that runs goes on; without any port it stops', async (world) => {
+  const { real, ours, ip } = await openThree(world)
+  const secret = await startWeb(world.lab, 'secret')
+  const ways = [[real, ip.ours], [ours, ip.real]] as const
+  const drips = await Promise.all(ways.map(([from, to]) => openDrip(from.socksPort, to, secret, 100_000)))
+  const before = drips.map((drip) => drip.lines)
   const taken = performance.now()
+  await world.control.setPolicy({ acls: [{ action: 'accept', src: ['alice@'], dst: [`alice@:${world.web}`] }] })
+  for (const ms of await Promise.all(ways.map(([from, to]) => felt(world, taken, from, to, secret, false)))) expect(ms).toBeLessThan(FELT_MS)
+  await pause(FELT_MS)
+  for (const [i, drip] of drips.entries()) expect([drip.ended, drip.lines - (before[i] ?? 0) > 20]).toEqual([undefined, true])
+  const all = performance.now()
   await world.control.setPolicy({ acls: [] })
   await pause(FELT_MS)
-  const lines = drips.map((drip) => drip.lines)
-  await pause(1_000)
-  expect(drips.map((drip) => drip.lines)).toEqual(lines)
-  for (const drip of drips) expect(drip.lastAt - taken).toBeLessThan(FELT_MS)
+  for (const drip of drips) expect(drip.lastAt - all).toBeLessThan(FELT_MS)
   for (const drip of drips) drip.close()
 })
 

@@ -171,8 +171,8 @@ function message(child: ChildProcess): Promise<FromReceivers> {
 }
 
 /** A client that has been let in, and then is bytes alone: the machine's own limits are not what is measured. */
-export async function joinRelay(port: number, key: NodePrivateKey): Promise<net.Socket> {
-  const socket = net.connect({ port, host: '127.0.0.1', noDelay: true })
+export async function joinRelay(port: number, key: NodePrivateKey, dial: () => net.Socket = () => net.connect({ port, host: '127.0.0.1', noDelay: true })): Promise<net.Socket> {
+  const socket = dial()
   socket.on('error', () => undefined)
   const client = new DerpClient({ privateKey: key, random: systemRandom, provider: nodeCryptoProvider })
   await new Promise<void>((resolve, reject) => {
@@ -239,7 +239,7 @@ class Sender {
     return Math.max(0, frames) * PACKET_BYTES
   }
 
-  /** Whether its TCP has made it wait. */
+  /** Whether its TCP has made it wait: the kernel did not take all that was written, in the turn in which it was. */
   get waited(): boolean {
     return this.#waited
   }
@@ -252,7 +252,8 @@ class Sender {
         while (!finished()) {
           this.#written += this.#frames.length
           if (this.#socket.write(this.#frames)) continue
-          this.#waited = true
+          // A write of so many bytes says "wait" also when the kernel has taken them all: that is known in the next turn.
+          setImmediate(() => (this.#waited ||= this.#socket.writableLength > 0))
           return
         }
         if (this.#socket.writableLength === 0) resolve()

@@ -34,6 +34,7 @@ export class LightClient {
   #id = ''
   #frames = 0
   #bytes = 0
+  #replacedEnded = 0
 
   /**
    * @param keys of whom it is, where somebody must be able to speak with them; else of nobody
@@ -63,6 +64,11 @@ export class LightClient {
     return this.#bytes
   }
 
+  /** How many polls have ended of which this client had opened another one since, or that it had dropped. */
+  get replacedEnded(): number {
+    return this.#replacedEnded
+  }
+
   get name(): string {
     return `load-${this.index}`
   }
@@ -90,9 +96,10 @@ export class LightClient {
     let isOver = false
     const lost = (): void => {
       // A refused poll ends too, and is one loss.
-      if (isOver || this.#connection !== connection) return
+      if (isOver) return
       isOver = true
-      this.#events.lost(this)
+      if (this.#connection === connection) this.#events.lost(this)
+      else this.#replacedEnded += 1
     }
     connection.request(post('/machine/map', body), {
       response: (status) => {

@@ -3,14 +3,15 @@ import { parseArgs } from 'node:util'
 import { type ControlFigures, measureControl } from './control.ts'
 import { type FloodFigures, measureFlood, missingRelay, type RelayKind } from './flood.ts'
 import { measureLiars } from './liars.ts'
-import { LIES, TLS_LIES } from './lies.ts'
+import { type LieKind, LIES, RELAY_LIES, type RelayLieKind, TLS_LIES } from './lies.ts'
 import type { PolicyKind } from './policies.ts'
+import { measureRelayLiars } from './relay-liars.ts'
 import { formatFlood, formatLiars, formatTables, GROWN_MUST_MEGABYTES, liarsHeld, misses, SHARE_MUST } from './report.ts'
 import { missing, type ServerKind } from './servers.ts'
 
 const USAGE = `usage: npm run load [-- --clients N] [--policy allow-all|groups|both] [--server ours|headscale|both] [--json]
        npm run load -- --flood [--pairs N] [--json]
-       npm run load -- --liars [--half-open N] [--lies KIND,KIND] [--rounds N] [--offer N] [--elsewhere] [--on-disk] [--tls] [--json]
+       npm run load -- --liars [--half-open N] [--lies KIND,KIND] [--rounds N] [--offer N] [--elsewhere] [--on-disk] [--tls] [--relay] [--json]
 
 Light clients through real sockets against our control server and a real headscale, one after the other: what joining costs,
 how fast changes are seen, what a mass reconnection takes. Linux only.
@@ -27,6 +28,7 @@ how fast changes are seen, what a mass reconnection takes. Linux only.
   --elsewhere   measure beside the same lies told to another server too: what sharing the machine with liars costs by itself
   --on-disk     with the server's database on a disk, not in memory: a disk that stalls now and then decides p99 alone and among liars
   --tls         with TLS of the server's own, spoken by honest clients; liars begin handshakes and break off, or say what is no ClientHello
+  --relay       what honest clients of our relay and its STUN feel of liars; with --tls of such that lie before HTTP
   --json        print {machine, figures} alone on standard output
 
 Exit status: 0 ours reached all that it must, 1 it did not, 2 wrong usage or a server that does not start.
@@ -37,14 +39,14 @@ const LIAR_ROUNDS = 5
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, lies: { type: 'string' }, rounds: { type: 'string' }, offer: { type: 'string' }, elsewhere: { type: 'boolean' }, 'on-disk': { type: 'boolean' }, tls: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { clients: { type: 'string' }, policy: { type: 'string' }, server: { type: 'string' }, flood: { type: 'boolean' }, pairs: { type: 'string' }, liars: { type: 'boolean' }, 'half-open': { type: 'string' }, lies: { type: 'string' }, rounds: { type: 'string' }, offer: { type: 'string' }, elsewhere: { type: 'boolean' }, 'on-disk': { type: 'boolean' }, tls: { type: 'boolean' }, relay: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
   })
   if (values.help === true) {
     process.stdout.write(USAGE)
     return 0
   }
   if (values.flood === true) return flood(Number(values.pairs ?? 50), values.json === true)
-  if (values.liars === true) return liars({ halfOpen: Number(values['half-open'] ?? 10_000), named: values.lies?.split(','), perSecond: values.offer === undefined ? undefined : Number(values.offer), elsewhere: values.elsewhere === true, onDisk: values['on-disk'] === true, tls: values.tls === true, rounds: Number(values.rounds ?? LIAR_ROUNDS), json: values.json === true })
+  if (values.liars === true) return liars({ halfOpen: Number(values['half-open'] ?? 10_000), named: values.lies?.split(','), perSecond: values.offer === undefined ? undefined : Number(values.offer), elsewhere: values.elsewhere === true, onDisk: values['on-disk'] === true, tls: values.tls === true, relay: values.relay === true, rounds: Number(values.rounds ?? LIAR_ROUNDS), json: values.json === true })
   const clients = Number(values.clients ?? 300)
   const servers = choice<ServerKind>(values.server, ['ours', 'headscale'])
   const policies = choice<PolicyKind>(values.policy, ['allow-all', 'groups'])
@@ -93,18 +95,22 @@ interface LiarWishes {
   readonly elsewhere: boolean
   readonly onDisk: boolean
   readonly tls: boolean
+  readonly relay: boolean
   readonly rounds: number
   readonly json: boolean
 }
 
-async function liars({ halfOpen, named, perSecond, elsewhere, onDisk, tls, rounds, json }: LiarWishes): Promise<number> {
-  const kinds = (tls ? TLS_LIES : LIES).filter((kind) => named?.includes(kind) !== false)
+async function liars({ halfOpen, named, perSecond, elsewhere, onDisk, tls, relay, rounds, json }: LiarWishes): Promise<number> {
+  const known: readonly (LieKind | RelayLieKind)[] = tls ? TLS_LIES : relay ? RELAY_LIES : LIES
   const paceIsWrong = perSecond !== undefined && !(Number.isSafeInteger(perSecond) && perSecond > 0 && perSecond <= 10_000)
-  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || !Number.isSafeInteger(rounds) || rounds < 1 || rounds > 50 || paceIsWrong || (named !== undefined && kinds.length !== named.length)) {
+  const namesAreWrong = named?.some((name) => !known.some((kind) => kind === name)) === true
+  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || !Number.isSafeInteger(rounds) || rounds < 1 || rounds > 50 || paceIsWrong || namesAreWrong || (relay && (elsewhere || onDisk))) {
     process.stderr.write(USAGE)
     return 2
   }
-  const figures = await measureLiars({ halfOpen, kinds, perSecond, elsewhere, onDisk, tls, rounds, tell: (line) => process.stderr.write(`  ${line}\n`) })
+  const wanted = <Kind extends string>(kinds: readonly Kind[]): readonly Kind[] => kinds.filter((kind) => named?.includes(kind) !== false)
+  const same = { halfOpen, perSecond, tls, rounds, tell: (line: string) => void process.stderr.write(`  ${line}\n`) }
+  const figures = relay ? await measureRelayLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(RELAY_LIES) }) : await measureLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(LIES), elsewhere, onDisk })
   process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatLiars(figures)}`)
   return liarsHeld(figures) ? 0 : 1
 }

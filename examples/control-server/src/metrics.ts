@@ -16,7 +16,7 @@ export interface HeldFigures {
 
 /** What the server counts, in the text form of Prometheus. */
 export function formatMetrics(service: ControlService, held: HeldFigures, relay: DerpServerStats | undefined): string {
-  const { nodes, online, polls, pendingLogins, sshChecks, waiting, peersCompared, filterSourcesWritten } = service.machine.figures
+  const { nodes, online, polls, pendingLogins, sshChecks, waiting, peersCompared, peersWritten, filterSourcesWritten } = service.machine.figures
   const memory = process.memoryUsage()
   const gauges: readonly (readonly [name: string, help: string, value: number])[] = [
     ['meshwright_nodes', 'Nodes that are registered', nodes],
@@ -41,6 +41,7 @@ export function formatMetrics(service: ControlService, held: HeldFigures, relay:
   const lines = gauges.map(([name, help, value]) => `# HELP ${name} ${help}\n# TYPE ${name} gauge\n${name} ${value}\n`)
   const counters: readonly (readonly [name: string, help: string, value: number])[] = [
     ['meshwright_peers_compared_total', 'Peers that were compared with what their receivers had been told', peersCompared],
+    ['meshwright_peers_written_total', 'Peers that were written as JSON, each once for all receivers', peersWritten],
     ['meshwright_filter_sources_written_total', 'Sources of packet filters that were written as JSON', filterSourcesWritten],
     ['meshwright_newcomers_evicted_total', 'Connections that had proved nothing and gave way to newer ones', held.newcomers.evicted],
     ['meshwright_newcomers_overdue_total', 'Connections that proved nothing in their time', held.newcomers.overdue],

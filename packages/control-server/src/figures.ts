@@ -15,6 +15,11 @@ export interface ControlServerFigures {
    */
   readonly peersCompared: number
   /**
+   * Since the start: how many peers were written as JSON. A peer that changed is written once for all receivers that see it alike, whose frames
+   * share the bytes.
+   */
+  readonly peersWritten: number
+  /**
    * Since the start: how many sources of packet filters were written as JSON. A list of sources is written once, however many receivers'
    * filters it stands in.
    */

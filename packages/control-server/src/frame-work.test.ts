@@ -143,6 +143,23 @@ test('nodes that go cost one comparison for each receiver and gone node, though 
   expect(crowd.cost(() => crowd.admin({ command: 'setPolicy', policy: OPEN })).compared).toBeGreaterThan(NODES * others)
 })
 
+// With patches and whole peers alike: who sees a peer as others do gets the same bytes.
+test.each([['everybody with everybody', OPEN], ['in groups', IN_GROUPS]])('a peer is written once for all who see it, and again only when it has changed: %s', (_name, policy) => {
+  const crowd = new Crowd(policy)
+  expect(crowd.server.figures.peersWritten).toBe(NODES)
+  const written = (change: () => void): number => {
+    const before = crowd.server.figures.peersWritten
+    crowd.cost(change)
+    return crowd.server.figures.peersWritten - before
+  }
+  expect(written(() => crowd.report(1, '10.0.0.2:41641'))).toBe(1)
+  expect(written(() => crowd.report(1, '10.0.0.2:41641')), 'unchanged').toBe(0)
+  // A name is nothing that a patch can change: the whole peer goes to all.
+  expect(written(() => crowd.admin({ command: 'renameNode', id: 1, newName: 'renamed' }))).toBe(1)
+  expect(written(() => crowd.admin({ command: 'deleteNode', id: 41 }))).toBe(0)
+  expect(written(() => [2, 3, 4].forEach((id) => crowd.report(id, '10.0.0.3:41641')))).toBe(3)
+})
+
 // Five rules from one group, and each receiver's filter has five: written for each receiver it would be hundreds of lists.
 test('what a change costs in packet filters is the lists of sources that changed, each written once for all receivers', () => {
   const crowd = new Crowd(IN_GROUPS)

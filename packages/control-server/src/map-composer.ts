@@ -115,6 +115,11 @@ export class MapComposer {
     return this.#peersCompared
   }
 
+  /** How many peers have been written as JSON: each once for all receivers that see it alike. */
+  get peersWritten(): number {
+    return this.#images.written
+  }
+
   /** How many sources of packet filters have been written as JSON. */
   get sourcesWritten(): number {
     return this.#filters.sourcesWritten

@@ -69,6 +69,11 @@ export class MapSessions {
     return this.#composer.peersCompared
   }
 
+  /** See {@link MapComposer.peersWritten}. */
+  get peersWritten(): number {
+    return this.#composer.peersWritten
+  }
+
   /** See {@link MapComposer.sourcesWritten}. */
   get sourcesWritten(): number {
     return this.#composer.sourcesWritten

@@ -31,6 +31,12 @@ const PLAIN = ''
 export class PeerImages {
   readonly #images = new Map<number, Map<string, PeerImage>>()
   readonly #stale = new Map<number, Map<string, PeerImage>>()
+  #written = 0
+
+  /** How many peers have been written as JSON. */
+  get written(): number {
+    return this.#written
+  }
 
   /** The node changed: its images are made anew when next asked for. What comes out equal keeps its identity. */
   invalidate(nodeId: number): void {
@@ -56,6 +62,7 @@ export class PeerImages {
     const known = this.#images.get(record.id)?.get(key)
     if (known !== undefined) return known
     const fresh = encodePeer(record, variant, facts())
+    this.#written += 1
     const before = this.#stale.get(record.id)?.get(key)
     const image = before?.json.text === fresh.json.text ? before : fresh
     const images = this.#images.get(record.id)

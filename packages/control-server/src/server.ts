@@ -193,6 +193,7 @@ export class ControlServer implements Machine<ControlServerInput, ControlServerO
       sshChecks: this.#sshChecks.size,
       waiting: this.#waiting.length,
       peersCompared: this.#sessions.peersCompared,
+      peersWritten: this.#sessions.peersWritten,
       filterSourcesWritten: this.#sessions.sourcesWritten,
     }
   }

@@ -1,0 +1,189 @@
+import dgram from 'node:dgram'
+import { mkdtempSync, rmSync } from 'node:fs'
+import net from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import tls from 'node:tls'
+import { NodePrivateKey } from '@meshwright/crypto'
+import { encodePacketFrame, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
+import { encodeBindingRequest } from '@meshwright/nat-traversal'
+import { systemRandom } from '@meshwright/runtime-node/relay'
+import { freePort } from '../interop/lab-process.ts'
+import { joinRelay } from './flood.ts'
+import { atPace, Attacker, type LiarReport, measureRounds, NEWCOMER_ADDRESS, PHASE_MS, type Sample } from './liar-rounds.ts'
+import type { RelayLieKind } from './lies.ts'
+import { cpuSecondsOf, Measured, until } from './process.ts'
+import type { RelayLiarOrder } from './relay-liar-process.ts'
+import { bundleProgram } from './servers.ts'
+
+const PAIRS = 10
+const PACKETS_PER_SECOND = 100
+const QUESTIONS_PER_SECOND = 50
+const PACKET_BYTES = 200
+/** What has not come by then is lost. */
+const LOST_MS = 2_000
+const AGAIN_MS = 100
+const KEY_BYTES = 32
+/** Where the transaction of a STUN message stands (RFC 8489, section 5). */
+const TRANSACTION = { from: 8, to: 20 } as const
+
+/** What is measured. */
+export interface RelayLiarOptions {
+  readonly halfOpen: number
+  readonly kinds: readonly RelayLieKind[]
+  readonly perSecond: number | undefined
+  /** The relay has TLS of its own, as honest clients speak it. */
+  readonly tls: boolean
+  readonly rounds: number
+  tell(line: string): void
+}
+
+/** Packets of honest clients through our relay, and their questions to its STUN, beside a process that lies. */
+export async function measureRelayLiars({ halfOpen, kinds, perSecond, tls: secure, rounds, tell }: RelayLiarOptions): Promise<LiarReport> {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-relay-liars-'))
+  const bundled = await bundleProgram('examples/relay/src/main.ts', 'lied-to-relay')
+  const [port, stunPort] = [await freePort(), await freePort()]
+  const relay = new Measured('our relay', process.execPath, [bundled.file, '--key-file', path.join(folder, 'relay.json'), secure ? '--self-signed' : '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', String(stunPort)])
+  const attacker = new Attacker<RelayLiarOrder>('relay-liar-process.ts', [String(halfOpen)])
+  const dial = (localAddress: string): net.Socket => {
+    const socket = net.connect({ port, host: '127.0.0.1', localAddress, noDelay: true })
+    return secure ? tls.connect({ socket, host: '127.0.0.1', rejectUnauthorized: false }) : socket
+  }
+  const pairs: Pair[] = []
+  const stun = new StunAsker(stunPort)
+  try {
+    if ((await until(() => relay.log.includes('relay listening'), 20_000)) === undefined) throw new Error(`our relay does not start: ${relay.log}`)
+    for (let i = 0; i < PAIRS; i += 1) pairs.push(await Pair.join(port, dial))
+    const newcomer = async (): Promise<number> => {
+      const begun = performance.now()
+      try {
+        const socket = await joinRelay(port, NodePrivateKey.generate(systemRandom), () => dial(NEWCOMER_ADDRESS))
+        socket.destroy()
+        return (performance.now() - begun) / 1000
+      } catch (error) {
+        tell(error instanceof Error ? error.message : String(error))
+        return Number.POSITIVE_INFINITY
+      }
+    }
+    const requests = async (ms: number): Promise<Readonly<Record<string, Sample>>> => {
+      const [packets, questions] = await Promise.all([atPace(ms, PACKETS_PER_SECOND, async (i) => pairs[i % pairs.length]?.pass()), atPace(ms, QUESTIONS_PER_SECOND, () => stun.ask())])
+      return { packets, STUN: questions }
+    }
+    const spent = (): readonly number[] => {
+      const own = process.cpuUsage()
+      return [relay.cpuSeconds, cpuSecondsOf(attacker.pid), (own.user + own.system) / 1_000_000]
+    }
+    const measured = await measureRounds<RelayLieKind>({
+      kinds,
+      rounds,
+      requests,
+      newcomer,
+      beside: (kind, work) => attacker.beside({ kind, ms: PHASE_MS, port, stunPort, perSecond }, work),
+      spent,
+      rssBytes: () => relay.rssBytes,
+      tell,
+    })
+    return { at: `our relay${secure ? ' with TLS' : ''} and its STUN`, halfOpen, perSecond, ...measured }
+  } finally {
+    attacker.stop()
+    stun.close()
+    for (const pair of pairs) pair.close()
+    await relay.stop()
+    bundled.remove()
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** What is waited for, by a number or a name of its own. */
+class Waiting<K> {
+  readonly #waiting = new Map<K, () => void>()
+
+  /** @throws Error (the promise rejects with it) when it does not come */
+  until(key: K): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiting.delete(key)
+        reject(new Error('lost'))
+      }, LOST_MS)
+      this.#waiting.set(key, () => {
+        clearTimeout(timer)
+        resolve()
+      })
+    })
+  }
+
+  came(key: K): void {
+    this.#waiting.get(key)?.()
+    this.#waiting.delete(key)
+  }
+}
+
+/** Two honest clients: one sends, the other gets. */
+class Pair {
+  readonly #from: net.Socket
+  readonly #to: net.Socket
+  readonly #key: Uint8Array
+  readonly #waiting = new Waiting<bigint>()
+  #sent = 0n
+
+  private constructor(from: net.Socket, to: net.Socket, key: Uint8Array) {
+    this.#from = from
+    this.#to = to
+    this.#key = key
+    const reader = new FrameReader(() => 1 << 20)
+    to.on('data', (bytes: Buffer) => {
+      reader.push(bytes)
+      for (let frame = reader.next(); frame !== undefined; frame = reader.next()) {
+        if (frame.code === FRAME_RECV_PACKET) this.#waiting.came(Buffer.from(frame.payload).readBigUInt64BE(KEY_BYTES))
+      }
+    })
+    from.resume()
+  }
+
+  static async join(port: number, dial: (localAddress: string) => net.Socket): Promise<Pair> {
+    const key = NodePrivateKey.generate(systemRandom)
+    const to = await joinRelay(port, key, () => dial('127.0.0.1'))
+    return new Pair(await joinRelay(port, NodePrivateKey.generate(systemRandom), () => dial('127.0.0.1')), to, key.publicKey().bytes)
+  }
+
+  /** Sends a packet; ends when it has arrived. */
+  pass(): Promise<void> {
+    this.#sent += 1n
+    const packet = Buffer.alloc(PACKET_BYTES)
+    packet.writeBigUInt64BE(this.#sent, 0)
+    const arrived = this.#waiting.until(this.#sent)
+    this.#from.write(encodePacketFrame(FRAME_SEND_PACKET, this.#key, packet))
+    return arrived
+  }
+
+  close(): void {
+    this.#from.destroy()
+    this.#to.destroy()
+  }
+}
+
+/** Asks a STUN service for its address, again and again until it is told, as every client of it does: UDP promises nothing (RFC 8489, section 6.2.1). */
+class StunAsker {
+  readonly #port: number
+  readonly #socket = dgram.createSocket('udp4')
+  readonly #waiting = new Waiting<string>()
+
+  constructor(port: number) {
+    this.#port = port
+    this.#socket.on('message', (bytes) => this.#waiting.came(bytes.toString('hex', TRANSACTION.from, TRANSACTION.to)))
+  }
+
+  /** Asks; ends when the answer is there. */
+  ask(): Promise<void> {
+    const transaction = systemRandom(TRANSACTION.to - TRANSACTION.from)
+    const answered = this.#waiting.until(Buffer.from(transaction).toString('hex'))
+    const send = (): void => this.#socket.send(encodeBindingRequest(transaction), this.#port, '127.0.0.1')
+    const again = setInterval(send, AGAIN_MS)
+    send()
+    return answered.finally(() => clearInterval(again))
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+}
