@@ -50,7 +50,7 @@ export interface MeshPlaneOptions {
  */
 export async function startMeshPlane(options: MeshPlaneOptions): Promise<MeshPlane> {
   const main = mainBorder()
-  const tun = openTunDescriptor(main.border, main, { name: options.name, tso: options.mode.tso, uso: options.mode.uso })
+  const tun = openTunDescriptor(main.border, main, { name: options.name, tso: options.mode.tso, uso: options.mode.uso, udpJoin: options.mode.udpJoin })
   const plane = new MeshPlane(options, main, tun)
   try {
     await plane.begin()
