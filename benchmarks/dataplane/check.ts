@@ -1,9 +1,7 @@
-import { buildOurs, Lab, type Opponent } from './lab.ts'
+import { checkRatio } from './check-rule.ts'
+import { buildOurs, type End, Lab, type Opponent } from './lab.ts'
 import { tcpCost } from './sample.ts'
 
-/** A recorded ratio divided by a measured one must not fall under this. */
-const TOLERANCE = 0.75
-const ATTEMPTS = 3
 /** Until functions are compiled, above all where others take the processor. */
 const WARM_SECONDS = 4
 const SECONDS = 2
@@ -13,8 +11,7 @@ const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 
 /**
  * The short form for CI: CPU seconds per Gbit of one TCP flow, ours and wireguard-go's in turns, against the recorded ratio of the two.
- * Processor time hardly knows what else runs on the computer. What has fallen is measured again twice before it counts. Gives the
- * status to exit with.
+ * Processor time hardly knows what else runs on the computer. Gives the status to exit with: see `checkRatio`.
  */
 export async function checkCpu(go: string, recorded: number, say: (line: string) => void): Promise<number> {
   const ours = buildOurs()
@@ -30,7 +27,7 @@ export async function checkCpu(go: string, recorded: number, say: (line: string)
     { name: 'meshwright-wg', file: process.execPath, args: [ours.file, '-f'], env: { LOG_LEVEL: 'silent' } },
   ]
   try {
-    const pairs = []
+    const pairs: { readonly lab: Lab; readonly ends: readonly End[] }[] = []
     for (const opponent of opponents) {
       const lab = new Lab()
       labs.push(lab)
@@ -38,7 +35,7 @@ export async function checkCpu(go: string, recorded: number, say: (line: string)
       await tcpCost(pair.lab, pair.ends, WARM_SECONDS)
       pairs.push(pair)
     }
-    for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+    return await checkRatio(recorded, async () => {
       // All rounds of one together: a short round of a slow moment counts for little.
       const totals = pairs.map(() => ({ cpuSeconds: 0, gbits: 0 }))
       for (let round = 0; round < ROUNDS; round += 1) {
@@ -52,12 +49,8 @@ export async function checkCpu(go: string, recorded: number, say: (line: string)
         }
       }
       const [theirs = Number.NaN, own = Number.NaN] = totals.map(({ cpuSeconds, gbits }) => cpuSeconds / gbits)
-      const ratio = own / theirs
-      const isFine = recorded / ratio >= TOLERANCE
-      say(`cpu-tun ${ratio.toFixed(3)} (${own.toFixed(3)} and ${theirs.toFixed(3)} CPU s per Gbit), recorded ${recorded}: ${(recorded / ratio).toFixed(2)} of it, must be ${TOLERANCE}: ${isFine ? 'fine' : attempt < ATTEMPTS ? 'measured again' : 'FALLEN'}`)
-      if (isFine) return 0
-    }
-    return 1
+      return { own, theirs }
+    }, say)
   } finally {
     for (const signal of SIGNALS) process.off(signal, abandon)
     for (const lab of labs) await lab.close()

@@ -74,3 +74,9 @@ export function report(machine: string, figures: readonly Figure[], leftOut: rea
   })
   return `${machine}\n\n${lines.join('\n')}\n${leftOut.map((line) => `left out: ${line}\n`).join('')}`
 }
+
+/** Of figures that were wanted, those of which no round gave a number, and for which no other reason is known: they are not passed over in silence. */
+export function withoutRounds(wanted: readonly string[], figures: readonly Figure[], leftOut: readonly string[]): readonly string[] {
+  const missing = wanted.filter((name) => !figures.some((each) => each.name === name) && !leftOut.some((line) => line.includes(name)))
+  return missing.map((name) => `${name}: no round gave a number`)
+}

@@ -367,12 +367,11 @@ async function withChild(lab: Lab, file: string, name: string, mode: string): Pr
   return { key: formatHex(a.key.publicKey().bytes), ask, child }
 }
 
-for (const [suffix, offload, more] of [['no-tso', 'tso', ['uso', 'udpJoin']], ['no-uso', 'uso', []], ['no-join', 'udpJoin', []], ['no-gso', 'gso', []], ['no-gro', 'gro', []]] as const) {
+for (const [suffix, offload] of [['no-tso', 'tso'], ['no-uso', 'uso'], ['no-join', 'udpJoin'], ['no-gso', 'gso'], ['no-gro', 'gro']] as const) {
   flow(`${suffix} leaves one offload out, and all bytes arrive`, missing, async (lab, file) => {
     const { ask } = await withChild(lab, file, `l${suffix}`, `offload,${suffix}`)
     const { offloads } = await ask({ op: 'status' })
-    // Without vnet headers there are no rows of the device at all.
-    expect(Object.entries(offloads).filter(([, on]) => !on).map(([name]) => name).sort()).toEqual([offload, ...more].sort())
+    expect(Object.entries(offloads).flatMap(([name, on]) => (on ? [] : [name]))).toEqual([offload])
     expect(await transfer(lab, '10.88.0.2', 5)).toEqual([0, 1].map(() => ({ bytes: 5 << 20, sha256: transferHash(5) })))
     expect((await datagrams(lab, '10.88.0.2', 1_000, 1200)).changed).toBe(0)
   }, CHOSEN.MESHWRIGHT_DATAPLANE === 'offload' ? undefined : 'it has no offloads that could be left out')

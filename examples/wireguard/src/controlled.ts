@@ -1,5 +1,6 @@
 import type { NodePublicKey } from '@meshwright/crypto'
-import type { DataPlane, EndpointPath, PeerPlace, TunnelDrops } from '@meshwright/runtime-node/dataplane'
+import type { TunStats } from '@meshwright/runtime-node'
+import { type DataPlane, type EndpointPath, type PeerPlace, portableCounters, type TunnelDrops } from '@meshwright/runtime-node/dataplane'
 import type { DeviceStatus } from '@meshwright/wireguard'
 import type { ShownDevice, UapiChange } from '@meshwright/wireguard/text'
 import type { Tunnel } from './tunnel.ts'
@@ -21,16 +22,19 @@ export interface Controlled {
 export interface ControlledStatus {
   readonly device: DeviceStatus<EndpointPath>
   readonly drops: Readonly<TunnelDrops>
-  /** Which lane carries the packets, and counters of its own, by name. */
+  /** Which lane carries the packets, and what it has carried: the same names on every lane. */
   readonly lane: { readonly name: 'portable' | 'worker'; readonly offloads: readonly string[]; readonly counters: Readonly<Record<string, number>> }
 }
 
-/** A tunnel in this thread. */
-export function controlledTunnel(tunnel: Tunnel): Controlled {
+/**
+ * A tunnel in this thread.
+ * @param inner what went through its device, or what stands in the place of one
+ */
+export function controlledTunnel(tunnel: Tunnel, inner: () => TunStats): Controlled {
   return {
     apply: (changes) => tunnel.apply(changes),
     shown: async () => tunnel.shown(),
-    status: async () => ({ device: tunnel.status(), drops: tunnel.drops, lane: { name: 'portable', offloads: [], counters: {} } }),
+    status: async () => ({ device: tunnel.status(), drops: tunnel.drops, lane: { name: 'portable', offloads: [], counters: { ...portableCounters(inner(), tunnel.udpStats()), joinedRows: 0, joinedPackets: 0, restarts: 0 } } }),
     placesOf: (publicKey) => tunnel.placesOf(publicKey),
     setMtu: (mtu) => tunnel.setMtu(mtu),
     close: () => tunnel.close(),

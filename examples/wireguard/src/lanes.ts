@@ -1,7 +1,7 @@
 import { isMeshwrightError } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
-import { fastCryptoProvider, openTun } from '@meshwright/runtime-node'
+import { fastCryptoProvider, openTun, type TunStats } from '@meshwright/runtime-node'
 import { type DataPlane, DATAPLANE_VARIABLE, type LaneMode, parseLaneMode, startDataPlane } from '@meshwright/runtime-node/dataplane'
 import { type Controlled, controlledDataPlane, controlledTunnel } from './controlled.ts'
 import type { Ending, InterfaceOptions } from './interface.ts'
@@ -79,7 +79,7 @@ async function startPortable(options: InterfaceOptions, log: Log, ended: Ending,
   const setMark = await loadSetMark()
   const provider = fastCryptoProvider()
   log('verbose', `cryptography: ${provider.name}`)
-  let device: { write(packet: Uint8Array): unknown; close(): Promise<void> } | undefined
+  let device: { write(packet: Uint8Array): unknown; stats(): TunStats; close(): Promise<void> } | undefined
   const tunnel = new Tunnel({ name, provider, mtu: DEFAULT_MTU, deliver: (packet) => device?.write(packet), log, ...(setMark !== undefined && { setMark }), onUnanswered })
   if (userspace !== undefined) {
     const stack = new UserspaceStack({ ...userspace, mtu: DEFAULT_MTU, send: (packet) => tunnel.send(packet) })
@@ -99,7 +99,7 @@ async function startPortable(options: InterfaceOptions, log: Log, ended: Ending,
     }
   }
   return {
-    tunnel: controlledTunnel(tunnel),
+    tunnel: controlledTunnel(tunnel, () => device?.stats() ?? { read: 0, written: 0, refused: 0, lost: 0 }),
     close: async () => {
       await tunnel.close()
       await device?.close()

@@ -1,7 +1,7 @@
 import { DONE, equalBytes, type Instant, PacketBatch } from '@meshwright/core'
 import type { CryptoProvider, NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint } from '@meshwright/ip'
-import { type Driver, drive, openUdp, packetSlab, suspendAwareClock, type UdpSocket } from '@meshwright/runtime-node'
+import { type Driver, drive, openUdp, packetSlab, suspendAwareClock, type UdpSocket, type UdpStats } from '@meshwright/runtime-node'
 import { type EnginePeer, type EndpointPath, type PeerPlace, type TunnelDrops, TunnelEngine } from '@meshwright/runtime-node/dataplane'
 import type { DeviceStatus, LoadMonitor, WireGuardInput, WireGuardOutput } from '@meshwright/wireguard'
 import { type ShownDevice, UAPI_EADDRINUSE, type UapiChange } from '@meshwright/wireguard/text'
@@ -48,6 +48,8 @@ export class Tunnel {
   #socket: UdpSocket | undefined
   /** Whether its port was not asked for by its number. */
   #isAnyPort = false
+  /** What went through sockets that are closed. */
+  #closedUdp: UdpStats = { datagramsIn: 0, datagramsOut: 0, dropped: 0 }
   #oldSocket: { readonly socket: UdpSocket; readonly timer: NodeJS.Timeout } | undefined
   #closed = false
   /** Requests wait for each other: a socket takes time to open. */
@@ -127,6 +129,11 @@ export class Tunnel {
     return this.#socket?.portIpv4 ?? this.#socket?.portIpv6 ?? 0
   }
 
+  /** What went through all its sockets so far. */
+  udpStats(): UdpStats {
+    return [this.#oldSocket?.socket.stats(), this.#socket?.stats()].reduce<UdpStats>((sum, one) => (one === undefined ? sum : together(sum, one)), this.#closedUdp)
+  }
+
   /** The MTU of the interface has changed. */
   setMtu(mtu: number): void {
     this.#driver.act(() => this.#engine.device.setMtu(mtu))
@@ -140,8 +147,9 @@ export class Tunnel {
       this.#driver.act((now) => this.#engine.destroy(now))
       this.#driver.stop()
       await this.#endOldSocket()
-      await this.#socket?.close()
+      const socket = this.#socket
       this.#socket = undefined
+      await this.#end(socket)
     })
   }
 
@@ -211,7 +219,13 @@ export class Tunnel {
     const old = this.#oldSocket
     this.#oldSocket = undefined
     clearTimeout(old?.timer)
-    await old?.socket.close()
+    await this.#end(old?.socket)
+  }
+
+  async #end(socket: UdpSocket | undefined): Promise<void> {
+    if (socket === undefined) return
+    this.#closedUdp = together(this.#closedUdp, socket.stats())
+    await socket.close()
   }
 
   #sealAll(peer: EnginePeer): void {
@@ -287,6 +301,10 @@ export class Tunnel {
   #log(level: 'error' | 'verbose', line: string): void {
     this.#options.log?.(level, line)
   }
+}
+
+function together(a: UdpStats, b: UdpStats): UdpStats {
+  return { datagramsIn: a.datagramsIn + b.datagramsIn, datagramsOut: a.datagramsOut + b.datagramsOut, dropped: a.dropped + b.dropped }
 }
 
 /** The path to an address: its bytes and port are what cookies are bound to. */

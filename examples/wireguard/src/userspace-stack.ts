@@ -4,7 +4,7 @@ import { Duplex } from 'node:stream'
 import type { Instant } from '@meshwright/core'
 import { type Ip, parseIp } from '@meshwright/ip'
 import { type CloseReason, type FlowId, Netstack, type NetstackOutput } from '@meshwright/netstack'
-import { createSocks5Server, suspendAwareClock, systemRandom } from '@meshwright/runtime-node'
+import { createSocks5Server, suspendAwareClock, systemRandom, type TunStats } from '@meshwright/runtime-node'
 import { UsageError } from './usage-error.ts'
 
 /** What stands in the place of a TUN device. */
@@ -30,6 +30,8 @@ export class UserspaceStack {
   readonly #flows: Map<FlowId, StackSocket> = new Map()
   readonly #proxy: Server
   #timer: NodeJS.Timeout | undefined
+  #sent = 0
+  #received = 0
 
   constructor(options: UserspaceOptions) {
     this.#options = options
@@ -48,8 +50,14 @@ export class UserspaceStack {
 
   /** An inner packet has come. */
   write(packet: Uint8Array): void {
+    this.#received += 1
     this.#stack.receive(this.#clock(), packet)
     this.#settle()
+  }
+
+  /** What went through it, as a TUN device in its place would count it. */
+  stats(): TunStats {
+    return { read: this.#sent, written: this.#received, refused: 0, lost: 0 }
   }
 
   async close(): Promise<void> {
@@ -113,7 +121,10 @@ export class UserspaceStack {
   }
 
   #perform(output: NetstackOutput): void {
-    if (output.type === 'packet') return this.#options.send(output.bytes)
+    if (output.type === 'packet') {
+      this.#sent += 1
+      return this.#options.send(output.bytes)
+    }
     const socket = 'flow' in output ? this.#flows.get(output.flow) : undefined
     if (socket === undefined) return
     if (output.type === 'closed') this.#flows.delete(output.flow)

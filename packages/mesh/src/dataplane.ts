@@ -125,13 +125,16 @@ export class DataPlane {
     if (peer !== undefined) this.sendTo(now, peer, packet)
   }
 
-  /** Filter and router alone: the peer that an inner packet of this node goes to; `undefined`, and counted, when it goes to nobody. */
-  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number): NodePublicKey | undefined {
+  /**
+   * Filter and router alone: the peer that an inner packet of this node goes to; `undefined`, and counted, when it goes to nobody.
+   * @param packets how many it stands for, where the system hands a row over in one piece
+   */
+  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number, packets: number = 1): NodePublicKey | undefined {
     const view = this.#view
-    if (!view.at(memory, at, length)) return this.#deny('malformed', undefined, undefined, memory, at, length)
+    if (!view.at(memory, at, length)) return this.#deny('malformed', undefined, undefined, memory, at, length, packets)
     const verdict = this.filter.checkOut(now, view)
-    if (!verdict.accept) return this.#deny('filter-out', verdict, undefined, memory, at, length)
-    return this.#peers.get(this.router.peerFor(view) ?? '') ?? this.#deny('no-peer', undefined, undefined, memory, at, length)
+    if (!verdict.accept) return this.#deny('filter-out', verdict, undefined, memory, at, length, packets)
+    return this.#peers.get(this.router.peerFor(view) ?? '') ?? this.#deny('no-peer', undefined, undefined, memory, at, length, packets)
   }
 
   /** An inner packet to a known peer, past router and filter: for messages of the node itself. */
@@ -151,7 +154,7 @@ export class DataPlane {
     this.#drain(now)
     if (sealed === 0) return undefined
     const path = this.#paths.pathFor(now, peer)
-    if (path.type === 'none') this.#drops.set('no-path', (this.#drops.get('no-path') ?? 0) + sealed)
+    if (path.type === 'none') this.noteWithoutPath(sealed)
     let bytes = 0
     for (let slot = 0; slot < batch.count; slot += 1) {
       if (batch.verdict[slot] !== DONE) continue
@@ -195,6 +198,11 @@ export class DataPlane {
     this.#drain(now)
     this.#source = undefined
     return plan
+  }
+
+  /** Datagrams that its caller has sealed and has no way for. */
+  noteWithoutPath(datagrams: number): void {
+    this.#drop('no-path', datagrams)
   }
 
   /** Datagrams that its caller has sent by itself. */
@@ -347,13 +355,13 @@ export class DataPlane {
   }
 
   /** Drops an inner packet, of `peer` or of this node's own, and remembers it. */
-  #deny(reason: DeniedReason, verdict: Verdict | undefined, peer: NodePublicKey | undefined, memory: Uint8Array, at: number, length: number): undefined {
+  #deny(reason: DeniedReason, verdict: Verdict | undefined, peer: NodePublicKey | undefined, memory: Uint8Array, at: number, length: number, packets: number = 1): undefined {
     this.denied.note(this.#wallClock(), peer === undefined ? 'out' : 'in', reason, verdict?.reason, peer, memory, at, length)
-    return this.#drop(reason)
+    return this.#drop(reason, packets)
   }
 
-  #drop(reason: DataPlaneDrop): undefined {
-    this.#drops.set(reason, (this.#drops.get(reason) ?? 0) + 1)
+  #drop(reason: DataPlaneDrop, packets: number = 1): undefined {
+    this.#drops.set(reason, (this.#drops.get(reason) ?? 0) + packets)
   }
 }
 

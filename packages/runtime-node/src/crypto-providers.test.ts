@@ -288,6 +288,72 @@ describe('choosing', () => {
   })
 })
 
+describe.skipIf(openssl('primitives') === undefined || openssl('evp') === undefined)('functions of OpenSSL that are no good', () => {
+  interface Koffi {
+    readonly load: (name: string | null) => { readonly func: (declaration: string) => (...args: readonly number[]) => unknown }
+    readonly address: (memory: Uint8Array) => bigint
+  }
+  const real = createRequire(import.meta.url)('koffi') as Koffi // the parts that are used
+  type Native = (...args: readonly number[]) => unknown
+  /** A provider by functions of which some are others: `undefined` is one that is not exported. */
+  function provided(change: (name: string, call: Native, bytesAt: (address: number) => Uint8Array) => Native | undefined) {
+    const own = wasm()
+    const base = Number(real.address(own.instance.memory))
+    const koffi = {
+      address: (memory: Uint8Array) => real.address(memory),
+      load: (library: string | null) => {
+        const loaded = real.load(library)
+        return {
+          func: (declaration: string) => {
+            const name = /(\w+)\(/.exec(declaration)?.[1] ?? ''
+            const changed = change(name, loaded.func(declaration), (address) => own.instance.memory.subarray(address - base))
+            if (changed === undefined) throw new Error(`no ${name}`)
+            return changed
+          },
+        }
+      },
+    }
+    return opensslFfiProvider(own, { koffi })
+  }
+  const PRIMITIVES = ['ChaCha20_ctr32', 'Poly1305_Init', 'Poly1305_Update', 'Poly1305_Final']
+  const EVP = ['EVP_chacha20_poly1305', 'EVP_CIPHER_CTX_new', 'EVP_CipherInit_ex', 'EVP_CipherUpdate', 'EVP_CipherFinal_ex', 'EVP_CIPHER_CTX_ctrl']
+  const sealsRight = (provider: CryptoProvider | undefined): void => {
+    const [key, nonce, packet] = [new Uint8Array(32).fill(3), new Uint8Array(12).fill(4), new Uint8Array(1420).fill(5)]
+    expect(provider?.aeadSeal(key, nonce, packet)).toEqual(nobleProvider.aeadSeal(key, nonce, packet))
+    expect(provider?.sharedSecret(key, new Uint8Array(32).fill(9))).toEqual(nobleProvider.sharedSecret(key, new Uint8Array(32).fill(9)))
+  }
+
+  test.each(PRIMITIVES)('without %s: the public ones', (missing) => {
+    const provider = provided((name, call) => (name === missing ? undefined : call))
+    expect(provider?.functions).toBe('evp')
+    sealsRight(provider)
+  })
+  test.each([['ChaCha20_ctr32', 70], ['ChaCha20_ctr32', 0], ['Poly1305_Final', 0], ['Poly1305_Final', 15]])('a byte of %s that is wrong (%i): the public ones', (wrong, at) => {
+    const provider = provided((name, call, bytesAt) => (name !== wrong ? call : (...args) => {
+      call(...args)
+      const out = bytesAt(args[name === 'Poly1305_Final' ? 1 : 0] ?? 0)
+      out[at] = (out[at] ?? 0) ^ 1
+    }))
+    expect(provider?.functions).toBe('evp')
+    sealsRight(provider)
+  })
+  test.each(EVP)('without the primitives and %s: none', (missing) => expect(provided((name, call) => (name === missing || PRIMITIVES.includes(name) ? undefined : call))).toBeUndefined())
+  test.each([0, 1])('public ones that say %i to everything: none', (answer) => expect(provided((name, call) => (PRIMITIVES.includes(name) ? undefined : EVP.slice(2).includes(name) ? () => answer : call))).toBeUndefined())
+  test('no context: none', () => expect(provided((name, call) => (PRIMITIVES.includes(name) ? undefined : name === 'EVP_CIPHER_CTX_new' ? () => 0 : call))).toBeUndefined())
+  test('slower than WASM at every length: none', () => {
+    const slowly = (call: Native): Native => (...args) => {
+      for (const until = performance.now() + 0.2; performance.now() < until; );
+      return call(...args)
+    }
+    expect(provided((name, call) => (['ChaCha20_ctr32', 'EVP_CipherInit_ex'].includes(name) ? slowly(call) : call))).toBeUndefined()
+  })
+  test('without its X25519: that of Node', () => {
+    const provider = provided((name, call) => (/25519/.test(name) ? undefined : call))
+    expect(provider?.functions).toBe('primitives')
+    sealsRight(provider)
+  })
+})
+
 test.skipIf(openssl('primitives') === undefined)('native calls stay sound while garbage is collected all the time', () => {
   setFlagsFromString('--expose-gc')
   const collect: unknown = runInNewContext('gc')

@@ -20,7 +20,7 @@ export { startStunService, type StunService, type StunServiceOptions } from './s
 export { cleanUpSystem } from './tun-link.ts'
 export { systemHints } from './tun-plan.ts'
 export type { SystemDnsManager } from './system-dns.ts'
-export { openTun, type TunDevice, TunError, type TunErrorCode, type TunOptions } from './tun-linux.ts'
+export { openTun, type TunDevice, TunError, type TunErrorCode, type TunOptions, type TunStats } from './tun-linux.ts'
 export { openUdp, type UdpSocket, UdpError, type UdpErrorCode, type UdpOptions, type UdpStats } from './udp.ts'
 export { NotReadyError } from './until-ready.ts'
 export { wasmCryptoProvider } from './wasm-crypto.ts'

@@ -8,6 +8,7 @@ import { type Endpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@m
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
+import { NO_OFFLOADS } from './dataplane/give-up-offloads.ts'
 import { refuseAborted } from './dial-abort.ts'
 import { dialSystem } from './dial-system.ts'
 import { DnsUpstreams } from './dns-upstream.ts'
@@ -26,13 +27,14 @@ import { OutsideFlows } from './outside-flows.ts'
 import { pingPeerApi } from './peer-api-ping.ts'
 import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
+import { portableCounters } from './portable-counters.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
 import type { DataPlaneReport, HasRemote, HasSocket, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
 import { StateFileError } from './state-file.ts'
 import { NodeStore, ownerOf } from './stored-node.ts'
 import { TunLink } from './tun-link.ts'
 import { localNetworks, planFor, systemHints } from './tun-plan.ts'
-import { openUdp, type UdpOptions } from './udp.ts'
+import { NO_UDP_STATS, openUdp, type UdpOptions, type UdpSocket, type UdpStats } from './udp.ts'
 import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 import { type Awaited, untilReady } from './until-ready.ts'
 
@@ -68,6 +70,8 @@ export class NodeRunner implements RunningNode {
   #relays: RelayDriver
   #udp: NodeUdp | undefined
   #rows: RowUdpSocket | undefined
+  /** Those of the event loop. */
+  #sockets: UdpSocket | undefined
   readonly #logouts: PendingLogout = new PendingLogout()
   #closed = false
   #closing: Promise<void> | undefined
@@ -125,7 +129,8 @@ export class NodeRunner implements RunningNode {
     }
     const onRow = (from: Endpoint, batch: PacketBatch): void => this.#driver.act((now) => this.#node.packets.receive(now, from, batch))
     if (tun === undefined) this.#rows = await openRowUdp({ ...sockets, provider: this.#crypto, lane: this.#options.dataPlane, onRow })
-    this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : (this.#rows ?? await openUdp(sockets))
+    if (this.#opened.plane === undefined) this.#sockets = this.#rows ?? await openUdp(sockets)
+    this.#udp = this.#opened.plane !== undefined ? socketsOf(this.#opened.plane) : this.#sockets
     this.#network.start()
     this.#savePrefs(this.#node.prefs)
     const login = { ...(this.#options.authKey === undefined ? {} : { authKey: this.#options.authKey }) }
@@ -283,7 +288,12 @@ export class NodeRunner implements RunningNode {
   }
 
   dataPlane(): Promise<DataPlaneReport> {
-    return this.#tun === undefined ? Promise.resolve({ lane: 'userspace', ...(this.#rows && { datagrams: this.#rows.way }) }) : reportOf(this.#opened)
+    const udp = (): UdpStats => this.#sockets?.stats() ?? NO_UDP_STATS
+    const tun = this.#tun
+    if (tun !== undefined) return reportOf(this.#opened, () => portableCounters(tun.stats(), udp()))
+    const { packetsIn, packetsOut } = this.#node.status(this.#clock())
+    const counters = portableCounters({ read: packetsOut, written: packetsIn, refused: 0, lost: 0 }, udp())
+    return Promise.resolve({ lane: 'userspace', ...(this.#rows && { datagrams: this.#rows.way }), offloads: { ...NO_OFFLOADS, gso: this.#rows?.sendsRows === true }, counters: { ...counters }, restarts: 0 })
   }
 
   /** Feeds the machine that is in force. */

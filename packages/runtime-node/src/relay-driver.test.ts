@@ -55,3 +55,36 @@ test('after close nothing is told any more', async () => {
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(inputs).toEqual([])
 })
+
+test('what a relay brings stays with the relay while nobody comes after it, and comes in full then', async () => {
+  const bytes = 64 << 20
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined).once('data', () => {
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n')
+      const piece = Buffer.alloc(1 << 20, 7)
+      for (let sent = 0; sent < bytes; sent += piece.length) socket.write(piece)
+    })
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  let [behind, got] = [true, 0]
+  let heard: () => void = () => undefined
+  const driver = new RelayDriver((input) => {
+    if (input.type === 'bytes') got += input.bytes.length
+    heard()
+  }, true, systemOutside, () => behind)
+  const until = async (holds: () => boolean): Promise<void> => {
+    while (!holds()) await new Promise<void>((resolve) => (heard = resolve))
+  }
+  driver.perform({ type: 'relayDial', link: 1, region: region(relay(typeof address === 'object' && address !== null ? address.port : 0)), node: relay(typeof address === 'object' && address !== null ? address.port : 0) })
+  await until(() => got > 0)
+  // More than enough time for all of it.
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  expect(got).toBeLessThan(bytes / 16)
+  behind = false
+  await until(() => got === bytes)
+  // A connection that is held is closed like any other.
+  behind = true
+  driver.close()
+  await new Promise((resolve) => server.close(resolve))
+})

@@ -5,6 +5,9 @@ import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
 import { type DerpConnection, type DerpDialOptions, dialDerp } from './derp-dial.ts'
 import type { Outside } from './outside.ts'
 
+/** How often it is looked whether whoever takes what relays bring has come after it. */
+const LOOK_AGAIN_MS = 5
+
 /** Carries a node's connections with relays over real sockets. */
 export class RelayDriver {
   readonly #feed: (input: RelayLinksInput) => void
@@ -12,10 +15,18 @@ export class RelayDriver {
   readonly #outside: Outside
   readonly #dials: Map<number, AbortController> = new Map()
   readonly #connections: Map<number, DerpConnection> = new Map()
+  readonly #isBehind: () => boolean
+  /** Connections that are not read for now. */
+  readonly #held: Set<DerpConnection> = new Set()
+  #again: NodeJS.Timeout | undefined
   #closed = false
 
-  /** @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development; @param outside opens connections */
-  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside) {
+  /**
+   * @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development; @param outside opens connections
+   * @param isBehind whether what was fed waits in a queue that should not grow: then relays keep what they have
+   */
+  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside, isBehind: () => boolean = () => false) {
+    this.#isBehind = isBehind
     this.#feed = feed
     this.#plainHttp = plainHttp
     this.#outside = outside
@@ -30,8 +41,7 @@ export class RelayDriver {
         return
       case 'relayClose':
         this.#dials.get(output.link)?.abort()
-        this.#connections.get(output.link)?.close()
-        this.#connections.delete(output.link)
+        this.#close(output.link)
         return
     }
   }
@@ -44,6 +54,7 @@ export class RelayDriver {
   /** Closes all connections; nothing is fed any more. */
   close(): void {
     this.#closed = true
+    this.#readOn()
     for (const dial of this.#dials.values()) dial.abort()
     for (const connection of this.#connections.values()) connection.close()
     this.#connections.clear()
@@ -62,10 +73,14 @@ export class RelayDriver {
         this.#connections.set(link, connection)
         this.#feed({ type: 'opened', link, ...(connection.serverKey === undefined ? {} : { serverKey: connection.serverKey }) })
         connection.start({
-          bytes: (bytes) => this.#tell({ type: 'bytes', link, bytes }),
+          bytes: (bytes) => {
+            this.#tell({ type: 'bytes', link, bytes })
+            if (this.#isBehind() && this.#connections.get(link) === connection) this.#hold(connection)
+          },
           writable: () => this.#tell({ type: 'writable', link }),
           closed: (reason) => {
             this.#connections.delete(link)
+            this.#held.delete(connection)
             this.#tell({ type: 'closed', link, reason })
           },
         })
@@ -75,6 +90,29 @@ export class RelayDriver {
         this.#tell({ type: 'closed', link, reason: error instanceof Error ? error.message : String(error) })
       },
     )
+  }
+
+  #close(link: number): void {
+    const connection = this.#connections.get(link)
+    if (connection === undefined) return
+    this.#connections.delete(link)
+    this.#held.delete(connection)
+    connection.close()
+  }
+
+  #hold(connection: DerpConnection): void {
+    connection.pause()
+    this.#held.add(connection)
+    this.#again ??= setInterval(() => {
+      if (!this.#isBehind()) this.#readOn()
+    }, LOOK_AGAIN_MS)
+  }
+
+  #readOn(): void {
+    clearInterval(this.#again)
+    this.#again = undefined
+    for (const connection of this.#held) connection.resume()
+    this.#held.clear()
   }
 
   #tell(input: RelayLinksInput): void {

@@ -43,11 +43,11 @@ export interface DataPlaneReport {
   readonly datagrams?: 'calls' | 'singles'
   /** Why it is no better one, or that it has ended for good. */
   readonly reason?: string
-  /** Of a worker: which offloads are in use. */
+  /** Which offloads are in use. Absent while a worker has told nothing yet, like `counters`. */
   readonly offloads?: Readonly<Record<string, boolean>>
-  /** Of a worker: what went through. */
+  /** What went through, by the same names on every lane; in userspace the stack of the node stands for the TUN device. */
   readonly counters?: Readonly<Record<string, number>>
-  /** Of a worker: how often it died and was started again. */
+  /** How often a worker died and was started again; 0 where there is none. */
   readonly restarts?: number
 }
 

@@ -6,6 +6,8 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
+import { NO_OFFLOADS } from './dataplane/give-up-offloads.ts'
+import { noLaneCounters } from './dataplane/lane-context.ts'
 import { fastCryptoProvider } from './fast-crypto.ts'
 import { startMeshNode } from './start-mesh-node.ts'
 
@@ -28,7 +30,11 @@ describe('a node whose control server is away', () => {
     const node = await startMeshNode({ controlUrl: NOWHERE, hostname: 'here', log: (_level, line) => lines.push(line) })
     expect(node.crypto).toBe(fastCryptoProvider().name)
     expect(lines).toContain(`cryptography: ${node.crypto}`)
-    expect(await node.dataPlane()).toEqual({ lane: 'userspace', datagrams: expect.stringMatching(/^(calls|singles)$/) as string })
+    const { counters, offloads, ...plane } = await node.dataPlane()
+    expect(plane).toEqual({ lane: 'userspace', datagrams: expect.stringMatching(/^(calls|singles)$/) as string, restarts: 0 })
+    // By the names that a worker's have.
+    expect(Object.keys(counters ?? {}).sort()).toEqual(Object.keys(noLaneCounters()).sort())
+    expect(offloads).toEqual({ ...NO_OFFLOADS, gso: plane.datagrams === 'calls' })
     await node.close()
   })
 
@@ -108,7 +114,9 @@ test('a closed node keeps its process alive with nothing: the process ends by it
   const program = path.join(folder, 'program.mts')
   writeFileSync(
     program,
-    `import { fastCryptoProvider } from './fast-crypto.ts'
+    `import { NO_OFFLOADS } from './dataplane/give-up-offloads.ts'
+import { noLaneCounters } from './dataplane/lane-context.ts'
+import { fastCryptoProvider } from './fast-crypto.ts'
 import { startMeshNode } from ${JSON.stringify(SOURCE)}
 for (const controlUrl of ['${NOWHERE}', 'http://127.0.0.1:${port}']) {
   const node = await startMeshNode({ controlUrl, hostname: 'here', stateFile: ${JSON.stringify(path.join(folder, 'state'))} })

@@ -2,15 +2,18 @@ import { removeDns, SystemDns, type SystemDnsManager } from './system-dns.ts'
 import { runSystem } from './system-command.ts'
 import { removeMasquerade, setMasquerade } from './system-nat.ts'
 import { refuseWhileInForce, removeRoutes, SystemRoutes } from './system-routes.ts'
-import { openTun, type TunDevice } from './tun-linux.ts'
+import { openTun, type TunDevice, type TunStats } from './tun-linux.ts'
 import { NO_PLAN, type TunPlan } from './tun-plan.ts'
 
 const MTU = 1280
+const NO_STATS: TunStats = { read: 0, written: 0, refused: 0, lost: 0 }
+/** A device that somebody else reads counts for itself. */
+type LinkedDevice = Omit<TunDevice, 'stats'> & Partial<Pick<TunDevice, 'stats'>>
 
 /** How the link tells of what happens. */
 export interface TunLinkOptions {
   /** A device that is open already, in the place of a new one: whoever opened it reads its packets. */
-  readonly device?: TunDevice | undefined
+  readonly device?: LinkedDevice | undefined
   /** Name of the device; `%d` in it becomes a number. */
   readonly name: string
   /** Who sets the system's name servers; `off` leaves them alone. */
@@ -28,7 +31,7 @@ export interface TunLinkOptions {
  */
 export class TunLink {
   readonly name: string
-  readonly #device: TunDevice
+  readonly #device: LinkedDevice
   readonly #options: TunLinkOptions
   readonly #routes: SystemRoutes
   readonly #dns: SystemDns
@@ -37,7 +40,7 @@ export class TunLink {
   #work: Promise<void> | undefined
   #closed = false
 
-  private constructor(device: TunDevice, options: TunLinkOptions) {
+  private constructor(device: LinkedDevice, options: TunLinkOptions) {
     this.name = device.name
     this.#device = device
     this.#options = options
@@ -73,6 +76,11 @@ export class TunLink {
   /** Hands a packet from the mesh to the kernel. */
   deliver(packet: Uint8Array): boolean {
     return this.#device.write(packet)
+  }
+
+  /** What went through the device, where it is read by this thread. */
+  stats(): TunStats {
+    return this.#device.stats?.() ?? NO_STATS
   }
 
   /** Makes the system's addresses and routes those of a plan, one change after the other; a newer plan replaces one that waits. */

@@ -44,7 +44,7 @@ describe('a TUN device that cannot be opened', () => {
   })
 })
 
-/** A libc whose kernel writes and answers what a test says; reading gives `lengths` in turn, then "nothing there". */
+/** A libc whose kernel writes and answers what a test says; reading gives `lengths` in turn, or fails with an errno where they are negative, then "nothing there". */
 function lyingKoffi(lengths: readonly number[], name: Uint8Array = new Uint8Array(16)): object {
   const left = [...lengths]
   let errno = 0
@@ -56,8 +56,9 @@ function lyingKoffi(lengths: readonly number[], name: Uint8Array = new Uint8Arra
     },
     read: (_fd: number, buffer: Uint8Array) => {
       buffer.fill(0x45)
-      errno = 11
-      return left.shift() ?? -1
+      const next = left.shift() ?? -11
+      if (next < 0) errno = -next
+      return next < 0 ? -1 : next
     },
     eventfd: () => 78,
     poll: () => 0,
@@ -77,6 +78,25 @@ describe.runIf(process.platform === 'linux')('lengths that the kernel tells are 
     })
     expect(failed.code).toBe('TUN_FAILED')
     expect(given).toEqual([20, 65_535])
+  })
+
+  test('errors of reading that cost a packet at most are counted, and packets go on; that the device is no more ends it', async () => {
+    const given: number[] = []
+    let told: (error: TunError) => void = () => undefined
+    const failed = new Promise<TunError>((resolve) => (told = resolve))
+    const tun = await openTun({ onPackets: (packets) => given.push(...packets.map((packet) => packet.length)), onError: told, loadKoffi: () => Promise.resolve(lyingKoffi([20, -22, 30, -12, -4, 40, -5, 50, -11, 60, -77, 70])) })
+    expect((await failed).message).toContain('errno 77')
+    expect(given).toEqual([20, 30, 40, 50, 60])
+    expect(tun.stats()).toEqual({ read: 5, written: 0, refused: 0, lost: 2 })
+    // It takes nothing any more.
+    expect([tun.write(new Uint8Array(20)), tun.stats()]).toEqual([false, { read: 5, written: 1, refused: 1, lost: 2 }])
+  })
+
+  test('a device that gives nothing but errors has ended', async () => {
+    const failed = await new Promise<TunError>((resolve, reject) => {
+      openTun({ onPackets: () => undefined, onError: resolve, loadKoffi: () => Promise.resolve(lyingKoffi(new Array<number>(2_000).fill(-22))) }).catch(reject)
+    })
+    expect(failed.message).toContain('errno 22')
   })
 
   test('an interface name without an end is as long as its field', async () => {

@@ -1,4 +1,5 @@
 import { isMeshwrightError, MeshwrightError } from '@meshwright/core'
+import { TunReadErrors } from './tun-read-errors.ts'
 
 // linux/if_tun.h, linux/if.h, fcntl.h, poll.h, sys/eventfd.h; values of x86-64 and arm64.
 const TUNSETIFF = 0x400454ca
@@ -19,8 +20,6 @@ const POLLIN = 1
 const POLLFD_BYTES = 8
 const EPERM = 1
 const ENOENT = 2
-const EINTR = 4
-const EAGAIN = 11
 const EACCES = 13
 const EBUSY = 16
 const ENODEV = 19
@@ -59,12 +58,25 @@ export interface TunOptions {
   loadKoffi?(): Promise<unknown>
 }
 
+/** What went through a TUN device. */
+export interface TunStats {
+  /** Packets that the kernel sent out of the interface. */
+  readonly read: number
+  /** Packets that were handed to the kernel, those that it refused too. */
+  readonly written: number
+  /** Of those: not taken. */
+  readonly refused: number
+  /** Errors of reading that are the end of a packet at most. */
+  readonly lost: number
+}
+
 /** An open TUN interface. Addresses, MTU and routes are set by other means (`ip`). */
 export interface TunDevice {
   /** The interface's name. */
   readonly name: string
   /** Hands the kernel one IP packet; false when it was refused (queue full, interface down, not an IP packet): count it as dropped. */
   write(packet: Uint8Array): boolean
+  stats(): TunStats
   /** Stops reading and closes the descriptor: an interface that is not persistent is gone when this resolves. */
   close(): Promise<void>
 }
@@ -123,6 +135,11 @@ class LinuxTun implements TunDevice {
   readonly #buffer: Uint8Array = new Uint8Array(MAX_PACKET_BYTES + 1)
   /** Two pollfd structures: descriptor i32, events i16, revents i16. */
   readonly #polled: Uint8Array = new Uint8Array(POLLFD_BYTES * 2)
+  readonly #errors: TunReadErrors = new TunReadErrors()
+  #read = 0
+  #written = 0
+  #refused = 0
+  #lost = 0
   #closing = false
   #finished: () => void = () => undefined
   readonly #done: Promise<void>
@@ -146,8 +163,14 @@ class LinuxTun implements TunDevice {
   }
 
   write(packet: Uint8Array): boolean {
-    if (this.#closing || packet.length === 0 || packet.length > MAX_PACKET_BYTES) return false
-    return this.#libc.write(this.#fd, packet, packet.length) === packet.length
+    this.#written += 1
+    const isTaken = !this.#closing && packet.length > 0 && packet.length <= MAX_PACKET_BYTES && this.#libc.write(this.#fd, packet, packet.length) === packet.length
+    if (!isTaken) this.#refused += 1
+    return isTaken
+  }
+
+  stats(): TunStats {
+    return { read: this.#read, written: this.#written, refused: this.#refused, lost: this.#lost }
   }
 
   close(): Promise<void> {
@@ -174,14 +197,21 @@ class LinuxTun implements TunDevice {
     let failed = 0
     while (packets.length < READS_PER_TURN) {
       const length = this.#libc.read(this.#fd, this.#buffer, this.#buffer.length)
-      if (length > 0 && length <= MAX_PACKET_BYTES) packets.push(this.#buffer.slice(0, length))
-      else if (!(length <= 0)) {
+      if (length > 0 && length <= MAX_PACKET_BYTES) {
+        this.#errors.read()
+        this.#read += 1
+        packets.push(this.#buffer.slice(0, length))
+      } else if (!(length <= 0)) {
         this.#fail(new TunError('TUN_FAILED', 'the kernel gave a packet of an impossible length'))
         break
       } else {
-        const errno = length < 0 ? this.#libc.errno() : EAGAIN
-        if (errno === EINTR) continue
-        if (errno !== EAGAIN) failed = errno
+        const errno = length < 0 ? this.#libc.errno() : 0
+        const verdict = this.#errors.judge(errno)
+        if (verdict === 'lost') {
+          this.#lost += 1
+          continue
+        }
+        if (verdict === 'gone') failed = errno
         break
       }
     }

@@ -25,6 +25,9 @@ const SINGLES_MS = 10_000
 /** Endpoints that are remembered with their socket address; more begin anew. */
 const MAX_KNOWN_PATHS = 4_096
 
+/** What a {@link RowCalls} needs of memory. */
+export const ROW_CALLS_BYTES: number = SLOTS * (STRIDE + MMSGHDR_BYTES + IOVEC_BYTES + NAME_BYTES) + ROW_BYTES + MESSAGE_BYTES + SCRATCH_BYTES
+
 let shared: { readonly provider: CryptoProvider; readonly calls: RowCalls | undefined } | undefined
 
 /**
@@ -62,7 +65,8 @@ export class RowCalls {
     const koffi = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64') && isWasmProvider(provider) ? findKoffi() : undefined
     if (koffi === undefined || !isWasmProvider(provider)) return undefined
     try {
-      return new RowCalls(koffi, provider.instance.allocate(SLOTS * (STRIDE + MMSGHDR_BYTES + IOVEC_BYTES + NAME_BYTES) + ROW_BYTES + MESSAGE_BYTES + SCRATCH_BYTES))
+      const arena = provider.instance.allocate(ROW_CALLS_BYTES)
+      return new RowCalls(linuxBorder(koffi, arena), declare(koffi, 'recvmmsg', 5, 'int'), arena)
     } catch (error) {
       // A koffi or a C library that is not as expected, or no memory: the portable way is always there.
       if (error instanceof TypeError || error instanceof RangeError || isMeshwrightError(error, 'CRYPTO_WASM_MEMORY')) return undefined
@@ -70,12 +74,16 @@ export class RowCalls {
     }
   }
 
-  private constructor(koffi: unknown, arena: Uint8Array) {
+  /**
+   * One of one's own, in {@link ROW_CALLS_BYTES}; for tests, whose kernel may lie.
+   * @param recvmmsg as the C library has it: addresses are those of the border
+   */
+  constructor(border: KernelBorder, recvmmsg: NativeFunction, arena: Uint8Array) {
     const view = new DataView(arena.buffer, arena.byteOffset, arena.length)
     this.#bytes = arena
     this.#view = view
-    this.border = linuxBorder(koffi, arena)
-    this.#recvmmsg = declare(koffi, 'recvmmsg', 5, 'int')
+    this.border = border
+    this.#recvmmsg = recvmmsg
     const row = SLOTS * STRIDE
     this.#batch = new PacketBatch(arena.subarray(0, row), SLOTS)
     this.row = new PacketBatch(arena.subarray(row, row + ROW_BYTES), SLOTS)
@@ -190,6 +198,11 @@ export class RowCallSender {
   constructor(by: RowCallSenderOptions) {
     this.#by = by
     this.#gso = by.gso
+  }
+
+  /** Whether rows leave as one message each. */
+  get sendsRows(): boolean {
+    return this.#gso
   }
 
   /** Sends the `DONE` slots of a batch: of the process's row, or singly of any other. */

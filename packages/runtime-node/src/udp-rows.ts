@@ -33,6 +33,8 @@ export interface RowUdpSocket extends UdpSocket {
   readonly row: PacketBatch
   /** `calls`: many datagrams for each system call, `singles`: one, by Node. */
   readonly way: 'calls' | 'singles'
+  /** Whether rows leave as one message each, until a device has refused one. */
+  readonly sendsRows: boolean
   /** Sends the `DONE` slots of a batch; its memory is the caller's again afterwards. */
   sendRow(to: Endpoint, batch: PacketBatch): void
 }
@@ -69,6 +71,9 @@ async function openByCalls(options: RowUdpOptions): Promise<RowUdpSocket | undef
     portIpv6: sockets.portIpv6,
     row: calls.row,
     way: 'calls',
+    get sendsRows(): boolean {
+      return sender.sendsRows
+    },
     send: (to, bytes) => sockets.send(to, bytes),
     sendRow: (to, batch) => {
       if (isOpen) sender.send(to, batch)
@@ -111,6 +116,7 @@ async function openSingles(options: RowUdpOptions): Promise<RowUdpSocket> {
     portIpv6: sockets.portIpv6,
     row: rowOf(options.provider),
     way: 'singles',
+    sendsRows: false,
     send: (to, bytes) => sockets.send(to, bytes),
     sendRow: (to, batch) => {
       // Node may send later.

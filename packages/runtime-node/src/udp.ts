@@ -44,6 +44,9 @@ export interface UdpStats {
   readonly dropped: number
 }
 
+/** Nothing has yet. */
+export const NO_UDP_STATS: UdpStats = { datagramsIn: 0, datagramsOut: 0, dropped: 0 }
+
 /** Two sockets, one per family, as one. */
 export interface UdpSocket {
   /** Bound port of IPv4; `undefined` without IPv4. */

@@ -2,7 +2,7 @@ import { instant } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { formatEndpoint, parseEndpoint, parsePrefix } from '@meshwright/ip'
 import { SeededRandom } from '@meshwright/testkit'
-import { UAPI_EIO, type UapiChange } from '@meshwright/wireguard/text'
+import { UAPI_EIO, type UapiPeerChange } from '@meshwright/wireguard/text'
 import { expect, test } from 'vitest'
 import { nodeCryptoProvider } from '../node-crypto.ts'
 import { DataPlane, type DataPlaneOptions } from './data-plane.ts'
@@ -18,7 +18,7 @@ import { TunnelEngine } from './tunnel-engine.ts'
 
 // What the main thread does around workers that die; they are some lines in the place of a lane, and the kernel is one that notes.
 const peer = NodePrivateKey.generate(new SeededRandom(1).bytes).publicKey()
-const configured: UapiChange = { type: 'peer', publicKey: peer, remove: false, updateOnly: false, replaceAllowedIps: false, allowedIps: [{ prefix: must(parsePrefix('10.0.0.2/32')), remove: false }], endpoint: must(parseEndpoint('192.0.2.2:1000')), persistentKeepaliveSeconds: 25 }
+const configured: UapiPeerChange = { type: 'peer', publicKey: peer, remove: false, updateOnly: false, replaceAllowedIps: false, allowedIps: [{ prefix: must(parsePrefix('10.0.0.2/32')), remove: false }], endpoint: must(parseEndpoint('192.0.2.2:1000')), persistentKeepaliveSeconds: 25 }
 const DIES = "setTimeout(() => { throw new Error('oh') }, 5); post({ type: 'ready' })"
 
 interface Started {
@@ -46,6 +46,50 @@ test('sockets that no worker closes are closed with the interface', async () => 
     await plane.close()
     expect(kernel.closed).toEqual(isClosed ? [FDS.wake, FDS.tun] : [FDS.wake, FDS.socket, FDS.tun])
   }
+})
+
+const ENDS = "if (message.type === 'close') end({ type: 'answer', id: message.id, errno: 0 })"
+const MOVES = `post({ type: 'sockets', pair: { ipv4: ${FDS.otherSocket}, ipv6: -1, port: 5001 } })`
+
+test('sockets that a worker had given up when it died are closed; those that it has closed itself, and those of now, are not', async () => {
+  for (const [said, closed] of [['', [FDS.socket]], ["post({ type: 'closing' })", []]] as const) {
+    const { plane, lines, kernel } = await start(planeWorker(`if (message.type === 'set') { ${MOVES}; ${said}; process.exit(0) }\n${ENDS}`, "post({ type: 'log', level: 'verbose', line: JSON.stringify(sockets ?? null) }); post({ type: 'ready' })"), 'noffload')
+    expect(await plane.apply([{ type: 'listenPort', port: 5001 }])).toBe(UAPI_EIO)
+    await until(() => lines.length === 3)
+    expect([lines[0], must(lines[1]).includes('it is started again'), lines[2]]).toEqual(['null', true, JSON.stringify({ ipv4: FDS.otherSocket, ipv6: -1, port: 5001 })])
+    expect(kernel.closed).toEqual(closed)
+    await plane.close()
+    expect(kernel.closed).toEqual([...closed, FDS.wake, FDS.tun])
+  }
+})
+
+test('of a data plane that is closed without a word of its worker, both pairs of sockets are closed', async () => {
+  const { plane, kernel } = await start(planeWorker(`if (message.type === 'set') { ${MOVES}; post({ type: 'answer', id: message.id, errno: 0 }) }\nif (message.type === 'close') process.exit(0)`), 'noffload')
+  await plane.apply([{ type: 'listenPort', port: 5001 }])
+  await plane.close()
+  expect(kernel.closed).toEqual([FDS.wake, FDS.socket, FDS.otherSocket, FDS.tun])
+})
+
+test('a place that a worker tells of late does not take the place of one that was configured meanwhile: the next worker begins with the newer one', async () => {
+  const roamed = `post({ type: 'roamed', peer: Uint8Array.from(${JSON.stringify([...peer.bytes])}), endpoint: '192.0.2.3:1' })`
+  const answer = "post({ type: 'answer', id: message.id, errno: 0 })"
+  // Said before the worker has taken the change, or after it: then the peer is there, as it says itself.
+  for (const [said, endpoint] of [[`${roamed}; ${answer}`, '192.0.2.2:1000'], [`${answer}; ${roamed}`, '192.0.2.3:1']] as const) {
+    const { plane, lines } = await start(planeWorker(`if (message.type === 'set') { ${said}; setTimeout(() => process.exit(0), 20) }\n${ENDS}`, "post({ type: 'log', level: 'verbose', line: config }); post({ type: 'ready' })"), 'noffload')
+    expect(await plane.apply([configured])).toBe(0)
+    await until(() => lines.filter((line) => line.startsWith('set=1')).length === 2)
+    expect(/^endpoint=(.*)$/m.exec(must(lines.at(-1)))?.[1]).toBe(endpoint)
+    // It was there all the same.
+    expect(plane.placesOf(peer).map((place) => formatEndpoint(place.endpoint))).toEqual(['192.0.2.3:1'])
+    await plane.close()
+  }
+  // A change of something else leaves the place to the peer.
+  const { plane, lines } = await start(planeWorker(`if (message.type === 'set' && /endpoint=/.test(message.text)) ${answer}\nelse if (message.type === 'set') { ${roamed}; ${answer}; setTimeout(() => process.exit(0), 20) }\n${ENDS}`, "post({ type: 'log', level: 'verbose', line: config }); post({ type: 'ready' })"), 'noffload')
+  const { endpoint: _, ...more } = configured
+  expect([await plane.apply([configured]), await plane.apply([more])]).toEqual([0, 0])
+  await until(() => lines.filter((line) => line.startsWith('set=1')).length === 2)
+  expect(/^endpoint=(.*)$/m.exec(must(lines.at(-1)))?.[1]).toBe('192.0.2.3:1')
+  await plane.close()
 })
 
 test('with the sixth death neither the device nor the sockets give rows any more, and the next worker is told so', async () => {

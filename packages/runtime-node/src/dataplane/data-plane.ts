@@ -14,7 +14,7 @@ import type { Restart } from './restart-plan.ts'
 import { adoptTunDescriptor, openTunDescriptor, type TunDescriptor } from './tun-descriptor.ts'
 import type { EndpointPath, PeerPlace, TunnelDrops } from './tunnel-engine.ts'
 import { closeSockets } from './udp-pair.ts'
-import { type FromWorker, type LaneStatus, type ToWorker, unpackStatus, type WorkerStart } from './worker-messages.ts'
+import { type FromWorker, type LaneStatus, placesPeer, type ToWorker, unpackStatus, type WorkerStart } from './worker-messages.ts'
 
 const MAX_PLACES = 8
 /** How a data plane is started. */
@@ -56,7 +56,7 @@ export interface DataPlaneStatus {
 export async function startDataPlane(options: DataPlaneOptions): Promise<DataPlane> {
   const main = mainBorder()
   const { mode, name } = options
-  const wanted = { name, tso: mode.tso, uso: mode.uso }
+  const wanted = { name, tso: mode.tso, uso: mode.uso, udpJoin: mode.udpJoin }
   const tun = options.tunFd === undefined ? openTunDescriptor(main.border, main, wanted) : adoptTunDescriptor(main.border, main, options.tunFd, wanted)
   const plane = new DataPlane(options, main, tun)
   try {
@@ -81,6 +81,10 @@ export class DataPlane {
   readonly #waiting: Map<number, (answer: Extract<FromWorker, { readonly type: 'answer' }> | undefined) => void> = new Map()
   readonly #kept: KeptCounters = new KeptCounters()
   #sockets: SocketPair | undefined
+  /** Those before, as long as the worker reads them: it closes them, or they are closed when it has died. */
+  #oldSockets: SocketPair | undefined
+  /** Peers that were given a place by requests that wait for an answer, and by how many: what a worker says of older places is no news. */
+  readonly #placing: Map<string, number> = new Map()
   #mtu: number
   #nextId = 1
   #lastStatus: CountingStatus | undefined
@@ -109,7 +113,9 @@ export class DataPlane {
     // Remembered first: a worker that dies over it is followed by one that knows. What failed is corrected by whoever asked.
     this.#config.apply(changes)
     for (const peer of [...this.#places.keys()]) if (!this.#config.knows(peer)) this.#places.delete(peer)
-    const answer = await this.#ask((id) => ({ type: 'set', id, text: formatUapiSet(changes) }))
+    const placed = new Set(changes.flatMap((change) => (change.type === 'peer' && placesPeer(change) ? [change.publicKey.text] : [])))
+    for (const peer of placed) this.#placing.set(peer, (this.#placing.get(peer) ?? 0) + 1)
+    const answer = await this.#ask((id) => ({ type: 'set', id, text: formatUapiSet(changes) }), () => this.#placed(placed))
     return answer?.errno ?? UAPI_EIO
   }
 
@@ -157,7 +163,10 @@ export class DataPlane {
     const closed = await this.#ask((id) => ({ type: 'close', id }))
     await this.#thread.close()
     // A worker that is there closes them.
-    if (closed === undefined) closeSockets(this.#main.border, this.#sockets)
+    if (closed === undefined) {
+      this.#closeOldSockets()
+      closeSockets(this.#main.border, this.#sockets)
+    }
     this.#config.wipe()
     this.#main.border.close(this.#tun.fd)
   }
@@ -188,7 +197,11 @@ export class DataPlane {
       case 'answer':
         return this.#waiting.get(message.id)?.(message)
       case 'sockets':
+        this.#oldSockets = this.#sockets
         this.#sockets = message.pair
+        return
+      case 'closing':
+        this.#oldSockets = undefined
         return
       case 'roamed': {
         const [peer, endpoint] = [NodePublicKey.fromBytes(message.peer), parseEndpoint(message.endpoint)]
@@ -209,11 +222,24 @@ export class DataPlane {
   }
 
   #moved(peer: NodePublicKey, endpoint: Endpoint): void {
-    if (!this.#config.moved(peer, endpoint)) return
+    if (!(this.#placing.has(peer.text) ? this.#config.knows(peer.text) : this.#config.moved(peer, endpoint))) return
     const places = this.#places.get(peer.text) ?? []
     places.push({ endpoint, at: Date.now() })
     if (places.length > MAX_PLACES) places.shift()
     this.#places.set(peer.text, places)
+  }
+
+  #placed(peers: ReadonlySet<string>): void {
+    for (const peer of peers) {
+      const left = (this.#placing.get(peer) ?? 0) - 1
+      if (left > 0) this.#placing.set(peer, left)
+      else this.#placing.delete(peer)
+    }
+  }
+
+  #closeOldSockets(): void {
+    closeSockets(this.#main.border, this.#oldSockets)
+    this.#oldSockets = undefined
   }
 
   #unanswered(): void {
@@ -222,6 +248,7 @@ export class DataPlane {
 
   #died(line: string): void {
     this.#kept.restart()
+    this.#closeOldSockets()
     this.#lastStatus = this.#lastStatus && withoutSessions(this.#lastStatus)
     this.#options.log?.('error', line)
   }
@@ -232,15 +259,18 @@ export class DataPlane {
     await this.#startWorker(withoutOffloads ? NO_OFFLOADS : this.#offloads(), peers)
   }
 
-  #ask(make: (id: number) => ToWorker): Promise<Extract<FromWorker, { readonly type: 'answer' }> | undefined> {
+  /** @param onAnswer called with the answer, or without one, before anything else that the worker says is heard */
+  #ask(make: (id: number) => ToWorker, onAnswer?: () => void): Promise<Extract<FromWorker, { readonly type: 'answer' }> | undefined> {
     const id = this.#nextId
     this.#nextId += 1
     return new Promise((resolve) => {
-      if (!this.#thread.isRunning) return resolve(undefined)
-      this.#waiting.set(id, (answer) => {
+      const done = (answer?: Extract<FromWorker, { readonly type: 'answer' }>): void => {
         this.#waiting.delete(id)
+        onAnswer?.()
         resolve(answer)
-      })
+      }
+      if (!this.#thread.isRunning) return done()
+      this.#waiting.set(id, done)
       this.#thread.tell(make(id))
     })
   }

@@ -1,4 +1,5 @@
 export { isMeshLaneWorker, runMeshLaneWorker } from '../mesh-lane/mesh-worker.ts'
+export { portableCounters } from '../portable-counters.ts'
 export { DataPlane, type DataPlaneOptions, type DataPlaneStatus, startDataPlane } from './data-plane.ts'
 export type { LaneCounters, LaneOffloads } from './lane-context.ts'
 export { DATAPLANE_VARIABLE, DataPlaneError, type DataPlaneErrorCode, type LaneMode, parseLaneMode } from './lane-mode.ts'

@@ -85,6 +85,8 @@ export interface LaneCounters {
   udpReceives: number
   udpDatagrams: number
   tunWrites: number
+  /** Errors of reading the TUN device that are the end of a packet at most, not of the device. */
+  readDrops: number
   /** Datagrams that the kernel did not take. */
   sendDrops: number
   /** Packets that the TUN device did not take. */
@@ -116,7 +118,7 @@ export interface LaneContext extends RowMemory {
 
 /** Counters at zero. */
 export function noLaneCounters(): LaneCounters {
-  return { tunReads: 0, tunPackets: 0, udpSends: 0, udpReceives: 0, udpDatagrams: 0, tunWrites: 0, sendDrops: 0, writeDrops: 0, kernelLies: 0, splitRows: 0 }
+  return { tunReads: 0, tunPackets: 0, udpSends: 0, udpReceives: 0, udpDatagrams: 0, tunWrites: 0, readDrops: 0, sendDrops: 0, writeDrops: 0, kernelLies: 0, splitRows: 0 }
 }
 
 /** The arena inside a provider's memory, with sums over it. @throws CRYPTO_WASM_MEMORY */

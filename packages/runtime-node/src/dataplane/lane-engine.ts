@@ -14,8 +14,8 @@ export interface LaneDoors {
  * `Peer` is the engine's own object for a peer: the same one for the same peer, so that neighbours in a row are known by it.
  */
 export interface LaneEngine<Peer extends object = object> {
-  /** Whom the packet from the TUN device is to go to; `undefined`, and counted, when it goes nowhere. */
-  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number): Peer | undefined
+  /** Whom the packet from the TUN device, or the row that stands for so many packets, is to go to; `undefined`, and all counted, when it goes nowhere. */
+  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number, packets: number): Peer | undefined
   /** Seals a batch for a peer in place; gives the number of slots that are `DONE`. What must wait for a handshake is kept. */
   seal(now: Instant, peer: Peer, batch: PacketBatch): number
   /** Where the peer's datagrams go by UDP; `undefined` when nowhere. */
@@ -26,6 +26,8 @@ export interface LaneEngine<Peer extends object = object> {
   relay(now: Instant, peer: Peer, datagram: Uint8Array): void
   /** So many sealed datagrams, of so many bytes together, went out by UDP. */
   sent(path: UdpPath, bytes: number, datagrams: number): void
+  /** So many sealed datagrams did not go out by UDP: there was no path for them. Those that went by a relay are among them. */
+  notSent(now: Instant, peer: Peer, datagrams: number): void
   /** Opens a batch that came by one path, in place; gives who sealed the slots that are `DONE` afterwards. */
   open(now: Instant, from: UdpPath, batch: PacketBatch): { peerOf(slot: number): NodePublicKey | undefined }
   /** Takes a datagram that is none of WireGuard's, if it wants it: `true`. The bytes are valid during the call. */

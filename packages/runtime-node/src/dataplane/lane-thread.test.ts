@@ -94,6 +94,19 @@ describe.skipIf(process.platform !== 'linux' || findKoffi() === undefined)('a wo
     await thread.close()
   })
 
+  test('is seen to have taken what it was told, or not', async () => {
+    const { thread } = watched(worker("port.on('message', (text) => { if (text !== 'last') Atomics.add(pulse, 2, 1); else port.postMessage({ type: 'heard' }) })"), { onMessage: () => heard() })
+    let heard: () => void = () => undefined
+    const last = new Promise<void>((resolve) => (heard = resolve))
+    expect(thread.untaken).toBe(0)
+    await thread.start({ generation: 1 })
+    for (const text of ['one', 'two', 'three', 'last']) thread.tell(text)
+    await last
+    expect(thread.untaken).toBe(1)
+    await thread.close()
+    expect(thread.untaken).toBe(0)
+  })
+
   test('that says that its device is gone, or that is asked to end, is not', async () => {
     const gone = watched(worker("port.postMessage({ type: 'gone', errno: 77 }); setTimeout(end, 20)"))
     const exit = gone.next('exit')

@@ -3,7 +3,7 @@ import { isMeshwrightError } from '@meshwright/core'
 import { findKoffi } from '../koffi-functions.ts'
 import { type KernelBorder, linuxBorder } from './kernel-border.ts'
 import { DataPlaneError } from './lane-mode.ts'
-import { PULSE_BYTES, PULSE_TAKEN, PULSE_TURNS } from './pulse.ts'
+import { PULSE_BYTES, PULSE_HEARD, PULSE_TAKEN, PULSE_TURNS } from './pulse.ts'
 import { LIVED_MS, QUICK_RESTARTS, type Restart, restartLine, RestartPlan } from './restart-plan.ts'
 import type { Scratch } from './udp-pair.ts'
 
@@ -63,8 +63,10 @@ export function mainBorder(): MainBorder {
 interface Running {
   readonly worker: Worker
   readonly port: MessagePort
-  /** See {@link PULSE_TURNS} and {@link PULSE_TAKEN}. */
+  /** See {@link PULSE_TURNS}, {@link PULSE_TAKEN} and {@link PULSE_HEARD}. */
   readonly pulse: Int32Array
+  /** Messages to it. */
+  posted: number
   readonly startedAt: number
   watch: NodeJS.Timeout | undefined
   isReady: boolean
@@ -107,6 +109,11 @@ export class LaneThread<To, From extends { readonly type: string }> {
     return this.#plan.isSteppedDown ? `${why}: it goes on without offloads, which is slower. To have them tried again, ${remedy}` : undefined
   }
 
+  /** How many messages the worker has not taken yet: what others can make this thread post waits while there are many. 0 without a worker. */
+  get untaken(): number {
+    return this.#running === undefined ? 0 : (this.#running.posted - Atomics.load(this.#running.pulse, PULSE_HEARD)) | 0
+  }
+
   get isRunning(): boolean {
     return this.#running !== undefined
   }
@@ -120,7 +127,7 @@ export class LaneThread<To, From extends { readonly type: string }> {
     const { port1, port2 } = new MessageChannel()
     const pulse = new Int32Array(new SharedArrayBuffer(PULSE_BYTES))
     const worker = new Worker(this.#options.workerUrl ?? defaultWorkerUrl(), { workerData: { ...data, port: port2, pulse }, transferList: [port2], env: SHARE_ENV, name: `meshwright ${this.#options.name}` })
-    const running: Running = { worker, port: port1, pulse, startedAt: performance.now(), watch: undefined, isReady: false, mayEnd: false, over: false, hear: () => undefined }
+    const running: Running = { worker, port: port1, pulse, posted: 0, startedAt: performance.now(), watch: undefined, isReady: false, mayEnd: false, over: false, hear: () => undefined }
     this.#running = running
     await new Promise<void>((resolve, reject) => {
       const take = (message: From | Begun): void => {
@@ -166,6 +173,7 @@ export class LaneThread<To, From extends { readonly type: string }> {
   tell(message: To): void {
     // Also since the wake descriptor is closed with the last one: its number may be somebody else's by now.
     if (this.#running === undefined) return
+    this.#running.posted += 1
     this.#running.port.postMessage(message)
     const { arena, border } = this.#main
     arena.fill(0, 0, 8)

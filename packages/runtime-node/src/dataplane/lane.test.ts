@@ -2,19 +2,19 @@ import { instant } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { encodeIcmpEcho, encodeTcpPacket, encodeUdpPacket, type Ip, PacketView, parseIp, parsePrefix, TCP_ACK } from '@meshwright/ip'
 import { SeededRandom } from '@meshwright/testkit'
+import type { UapiPeerChange } from '@meshwright/wireguard/text'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { nodeCryptoProvider } from '../node-crypto.ts'
-import { wasmCryptoProvider } from '../wasm-crypto.ts'
-import { EIO, EMSGSIZE, MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT } from './linux-abi.ts'
-import { ipv4Address, type WireRow } from './memory-kernel.ts'
+import { Lane } from './lane.ts'
+import { roomForTwo } from './lanes-for-tests.ts'
+import { EINVAL, EIO, EMSGSIZE, MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT, POLLFD_BYTES, POLLNVAL } from './linux-abi.ts'
+import { ipv4Address, MemoryKernel, type WireRow } from './memory-kernel.ts'
 import { MemoryLane } from './memory-lane.ts'
+import { encodeSocketAddress } from './socket-address.ts'
 import { decodeVnetHeader, emptyVnetHeader, encodeRowVnetHeader, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP, VNET_HEADER_BYTES } from './vnet-header.ts'
 
-// One memory with room for the lanes of all tests.
-const provider = wasmCryptoProvider(nodeCryptoProvider, 192 * 1024 * 1024)
-if (provider === undefined) throw new Error('no WebAssembly SIMD')
-const shared = provider
+// The lanes of the tests take turns with it.
+const { provider: shared, arenas } = roomForTwo()
 
 // Two lanes with a wire between them: 10.0.0.1 and 10.0.0.2, fd00::1 and fd00::2.
 class End {
@@ -27,7 +27,7 @@ class End {
     this.host = host
     const random = new SeededRandom(host).bytes
     this.key = NodePrivateKey.generate(random)
-    this.lane = new MemoryLane({ provider: shared, key: this.key, random, ...more })
+    this.lane = new MemoryLane({ provider: shared, arena: arenas[host - 1], key: this.key, random, ...more })
   }
 
   joinTo(other: End): void {
@@ -36,17 +36,19 @@ class End {
       this.sent.push(whole)
       other.lane.kernel.udpIn.push(whole)
     }
-    this.lane.change({
-      type: 'peer', publicKey: other.key.publicKey(), remove: false, updateOnly: false, replaceAllowedIps: false,
-      allowedIps: [`10.0.0.${other.host}/32`, `fd00::${other.host}/128`].map((text) => ({ prefix: prefix(text), remove: false })),
-      endpoint: { ip: ip(`10.87.0.${other.host}`), port: 5000 },
-    })
+    this.lane.change(peerAt(other, `10.87.0.${other.host}`))
   }
 
   /** Packets that the TUN device was given, vnet headers and rows included. */
   take(): Uint8Array[] {
     return this.lane.kernel.tunOut?.splice(0) ?? []
   }
+}
+
+/** An end as the other one knows it, at an address. */
+function peerAt({ key, host }: End, address: string): UapiPeerChange {
+  const allowedIps = [`10.0.0.${host}/32`, `fd00::${host}/128`].map((text) => ({ prefix: prefix(text), remove: false }))
+  return { type: 'peer', publicKey: key.publicKey(), remove: false, updateOnly: false, replaceAllowedIps: false, allowedIps, endpoint: { ip: ip(address), port: 5000 } }
 }
 
 let [a, b] = [new End(1), new End(2)]
@@ -128,6 +130,40 @@ describe.each([4, 6] as const)('inner IPv%i', (family) => {
   })
 })
 
+describe.each([[4, '10.87.0.2', 16], [6, 'fd87::2', 28]] as const)('outer IPv%i', (_family, outside, addressBytes) => {
+  beforeEach(() => {
+    const from = (host: number): Uint8Array => encodeSocketAddress({ ip: ip(outside.replace(/2$/, String(host))), port: 5000 })
+    for (const [own, other] of [[a, b], [b, a]] as const) {
+      own.lane.change(peerAt(other, outside.replace(/2$/, String(other.host))))
+      own.lane.kernel.onSend = (to, row) => {
+        expect(to).toEqual(from(other.host))
+        const whole = { ...row, from: from(own.host) }
+        own.sent.push(whole)
+        other.lane.kernel.udpIn.push(whole)
+      }
+    }
+  })
+
+  test.each([4, 6] as const)('inner IPv%i: a row of TCP arrives whole, by the socket of its family', (family) => {
+    const packet = tcp(45 * 1360, {}, family)
+    send(a, row(packet, family === 4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6, 1360, family === 4 ? 20 : 40))
+    expect(a.sent.map(({ from, segmentBytes }) => [from.length, segmentBytes > 0])).toEqual([[addressBytes, true]])
+    expect(b.take().map((bytes) => bytes.slice(VNET_HEADER_BYTES + (family === 4 ? 40 : 60)))).toEqual([packet.slice(family === 4 ? 40 : 60)])
+  })
+
+  test.each([4, 6] as const)('marks of congestion of inner IPv%i go out and come in', (family) => {
+    send(a, tcp(100, { trafficClass: 2 }, family))
+    expect(a.sent.map(({ trafficClass }) => trafficClass)).toEqual([2])
+    b.take()
+    const { onSend } = a.lane.kernel
+    a.lane.kernel.onSend = (to, sent) => onSend(to, { ...sent, trafficClass: 3 })
+    // What does not speak of congestion is not marked.
+    send(a, tcp(100, { trafficClass: 2 }, family), tcp(100, {}, family))
+    const classOf = (bytes: Uint8Array): number => (family === 4 ? (bytes[VNET_HEADER_BYTES + 1] ?? 0) : (((bytes[VNET_HEADER_BYTES] ?? 0) & 15) << 4) | ((bytes[VNET_HEADER_BYTES + 1] ?? 0) >> 4)) & 3
+    expect(b.take().map(classOf)).toEqual([3, 0])
+  })
+})
+
 test('packets that come one by one go as rows of one length, the last shorter; all arrive in order', () => {
   const sizes = [100, 100, 100, 60, 100, 100, 200, 200, 1300, 1300, 1300, 30]
   send(a, ...sizes.map((size, i) => echo(i, new Uint8Array(size))))
@@ -188,11 +224,116 @@ describe('an offload that fails is given up alone', () => {
     expect(b.lane.context.counters.writeDrops).toBe(0)
   })
 
+  test('EINVAL on a later row of UDP: that row alone goes in pieces', () => {
+    const packet = encodeUdpPacket({ src: { ip: ip('10.0.0.1'), port: 1 }, dst: { ip: ip('10.0.0.2'), port: 2 }, payload: new Uint8Array(3000).fill(3) })
+    const three = (): Uint8Array => row(packet, VNET_GSO_UDP, 1000, 20)
+    send(a, three())
+    b.lane.kernel.writeErrno = (at) => (b.lane.context.view.getUint8(at + 1) === VNET_GSO_UDP ? -EINVAL : 0)
+    send(a, three())
+    b.lane.kernel.writeErrno = () => 0
+    send(a, three())
+    expect(b.take().map((bytes) => bytes.length - VNET_HEADER_BYTES)).toEqual([3028, 1028, 1028, 1028, 3028])
+    expect([b.lane.context.offloads.udpJoin, b.lane.context.counters.splitRows, b.lane.context.counters.writeDrops]).toEqual([true, 1, 0])
+  })
+
+  test('EINVAL on a row of TCP: that row alone goes in pieces', () => {
+    b.lane.kernel.writeErrno = (at) => (b.lane.context.view.getUint8(at + 1) === VNET_GSO_TCPV4 ? -EINVAL : 0)
+    send(a, five())
+    b.lane.kernel.writeErrno = () => 0
+    send(a, five())
+    expect(b.take().map((bytes) => bytes.length - VNET_HEADER_BYTES)).toEqual([1040, 1040, 1040, 1040, 1040, 5040])
+    expect([b.lane.context.offloads.tso, b.lane.context.counters.splitRows]).toEqual([true, 1])
+  })
+
+  test('without rows of TCP out of the device none go into it either; those of UDP do', () => {
+    start({ offloads: { tso: false } })
+    const datagram = encodeUdpPacket({ src: { ip: ip('10.0.0.1'), port: 1 }, dst: { ip: ip('10.0.0.2'), port: 2 }, payload: new Uint8Array(1000).fill(3) })
+    send(a, tcp(1000), tcp(1000, { sequence: 1007 }), datagram, datagram)
+    expect(b.take().map((bytes) => bytes.length - VNET_HEADER_BYTES)).toEqual([1040, 1040, 2028])
+  })
+
+  test('without rows of UDP into the device those of TCP do', () => {
+    start({ offloads: { udpJoin: false } })
+    const datagram = encodeUdpPacket({ src: { ip: ip('10.0.0.1'), port: 1 }, dst: { ip: ip('10.0.0.2'), port: 2 }, payload: new Uint8Array(1000).fill(3) })
+    send(a, tcp(1000), tcp(1000, { sequence: 1007 }), datagram, datagram)
+    expect(b.take().map((bytes) => bytes.length - VNET_HEADER_BYTES)).toEqual([2040, 1028, 1028])
+  })
+
   test('a device that takes nothing: counted', () => {
     b.lane.kernel.writeErrno = () => -EIO
     send(a, echo(5))
     expect(b.lane.context.counters.writeDrops).toBe(1)
   })
+})
+
+describe('errors of reading the device', () => {
+  const errors = (...errnos: readonly number[]): void => {
+    const left = [...errnos]
+    a.lane.kernel.lie = (call, result) => (call === 'read' && left.length > 0 ? -(left.shift() ?? 0) : result)
+  }
+  const drops = (): number => a.lane.context.counters.readDrops
+
+  // EAGAIN, EINTR and EIO say that nothing is there now; the others (EINVAL, ENOMEM, EFAULT, ENOBUFS, EPERM) cost a packet at most.
+  test.each([[11, 0], [4, 0], [5, 0], [EINVAL, 1], [12, 1], [14, 1], [105, 1], [1, 1]])('errors of reading that are the end of no device (errno %i)', (errno, lost) => {
+    errors(errno)
+    // The kernel's array gives up a packet for each call, whatever the call says then.
+    a.lane.kernel.tunIn.push(bare(echo(1)), bare(echo(2)), bare(echo(3)))
+    for (let i = 0; i < 4; i += 1) expect(a.lane.lane.turn(0)).toBe('on')
+    b.lane.run()
+    expect([b.take(), drops()]).toEqual([[bare(echo(2)), bare(echo(3))], lost])
+  })
+
+  test.each([77, 9, 19, 6])('a device that is no more (errno %i) ends the lane, and says why', (errno) => {
+    errors(errno)
+    a.lane.kernel.tunIn.push(bare(echo(1)))
+    expect([a.lane.lane.turn(0), a.lane.lane.errno]).toEqual(['gone', errno])
+  })
+
+  test('a descriptor that is none any more ends the lane', () => {
+    a.lane.kernel.lie = (call, result, at) => {
+      if (call !== 'poll') return result
+      a.lane.context.view.setUint16(at + POLLFD_BYTES + 6, POLLNVAL, true)
+      return 1
+    }
+    expect([a.lane.lane.turn(0), a.lane.lane.errno]).toEqual(['gone', 9])
+  })
+
+  test('a thousand in a row are no accident; one packet in between, and they are', () => {
+    const turns = (): readonly string[] => {
+      const said: string[] = []
+      while (a.lane.kernel.tunIn.length > 0 && said.at(-1) !== 'gone') said.push(a.lane.lane.turn(0))
+      return said
+    }
+    const many = Array.from({ length: 999 }, () => EINVAL)
+    errors(...many, 0, ...many)
+    a.lane.kernel.lie = ((lie) => (call, result, at) => lie?.(call, result, at) || result)(a.lane.kernel.lie)
+    for (let i = 0; i < 1_999; i += 1) a.lane.kernel.tunIn.push(bare(echo(i)))
+    expect([turns().includes('gone'), drops()]).toEqual([false, 1_998])
+    errors(...many, EINVAL)
+    for (let i = 0; i < 1_001; i += 1) a.lane.kernel.tunIn.push(bare(echo(i)))
+    expect([turns().at(-1), a.lane.lane.errno]).toEqual(['gone', EINVAL])
+  })
+})
+
+test('sockets that are given up are read for a second and closed then; that they are is said before', () => {
+  const said: string[] = []
+  const kernel = Object.assign(a.lane.kernel, { close: (fd: number) => said.push(`closed ${fd}`) })
+  const lane = new Lane(a.lane.context, MemoryKernel.WAKE, () => a.lane.now, { onClosing: ({ ipv4, ipv6 }) => said.push(`closing ${ipv4} ${ipv6}`) })
+  const [first, second, third] = [a.lane.context.sockets, { ipv4: 201, ipv6: 202, port: 1 }, { ipv4: 301, ipv6: -1, port: 2 }]
+  lane.useSockets(a.lane.now, second)
+  expect(first).toMatchObject({ ipv4: MemoryKernel.IPV4, ipv6: MemoryKernel.IPV6 })
+  // The old pair is still read.
+  kernel.udpIn.push({ from: ipv4Address(9, 9), bytes: new Uint8Array(1), segmentBytes: 0, trafficClass: 0 })
+  lane.turn(0)
+  expect([kernel.udpIn.length, said]).toEqual([0, []])
+  a.lane.now = instant(a.lane.now + 1_000)
+  lane.turn(0)
+  expect(said.splice(0)).toEqual([`closing ${MemoryKernel.IPV4} ${MemoryKernel.IPV6}`, `closed ${MemoryKernel.IPV4}`, `closed ${MemoryKernel.IPV6}`])
+  lane.turn(0)
+  lane.useSockets(a.lane.now, third)
+  expect(said).toEqual([])
+  lane.close()
+  expect(said).toEqual(['closing 201 202', 'closed 201', 'closed 202', 'closed 301'])
 })
 
 describe('what the kernel says and cannot be is not believed, counted, and nothing is read or written outside', () => {

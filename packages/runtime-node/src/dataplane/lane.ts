@@ -1,7 +1,7 @@
 import type { Instant } from '@meshwright/core'
 import { Inbound } from './inbound.ts'
 import type { LaneContext, SocketPair } from './lane-context.ts'
-import { EAGAIN, EINTR, EIO, POLLERR, POLLFD_BYTES, POLLIN, POLLNVAL } from './linux-abi.ts'
+import { EBADF, POLLERR, POLLFD_BYTES, POLLIN, POLLNVAL } from './linux-abi.ts'
 import type { LaneDoors } from './lane-engine.ts'
 import { Outbound } from './outbound.ts'
 import { RowSender } from './row-sender.ts'
@@ -25,6 +25,8 @@ export interface LaneOptions {
    * `poll` is asked for the next one, since whom the packet has woken up often waits for this processor. Else all that is there is read first.
    */
   readonly prompt?: boolean
+  /** Sockets that were given up are closed now: their descriptors are somebody else's afterwards. */
+  readonly onClosing?: (pair: SocketPair) => void
 }
 
 /** How a turn of the lane ended. */
@@ -49,6 +51,7 @@ export class Lane {
   readonly #inbound: Inbound
   readonly #doors: LaneDoors
   readonly #isPrompt: boolean
+  readonly #onClosing: ((pair: SocketPair) => void) | undefined
   #lastReceived = 0
   // What `poll` was last told to look at.
   #shown = false
@@ -69,6 +72,7 @@ export class Lane {
     this.#now = clock()
     const isPrompt = options.prompt === true
     this.#isPrompt = isPrompt
+    this.#onClosing = options.onClosing
     this.#sender = new RowSender(context)
     this.#outbound = new Outbound(context, this.#sender, isPrompt)
     this.#inbound = new Inbound(context)
@@ -116,9 +120,9 @@ export class Lane {
       const events = map.poll + 6
       const ofTun = view.getUint16(events + POLLFD_BYTES, true)
       if (ofTun !== 0) {
-        const failed = this.#outbound.run(now, isNothing, this.#isAwoken)
+        const failed = this.#outbound.run(now, this.#isAwoken)
         if (failed < 0 || (ofTun & POLLNVAL) !== 0) {
-          this.errno = -failed
+          this.errno = failed < 0 ? -failed : EBADF
           return 'gone'
         }
       }
@@ -150,7 +154,7 @@ export class Lane {
   #receive(now: Instant, fd: number): number {
     const isLone = this.#isPrompt && this.#lastReceived <= 1
     let received = this.#inbound.run(now, fd, isLone)
-    if (received > 0) this.#outbound.run(now, isNothing, this.#isAwoken)
+    if (received > 0) this.#outbound.run(now, this.#isAwoken)
     if (isLone && !this.#isAwoken) received += this.#inbound.run(now, fd, false)
     return received
   }
@@ -178,12 +182,11 @@ export class Lane {
   }
 
   #closeOld(): void {
-    closeSockets(this.context.border, this.#oldSockets?.pair)
+    if (this.#oldSockets === undefined) return
+    const { pair } = this.#oldSockets
     this.#oldSockets = undefined
+    // Said first: whoever would close them for a lane that dies must not close what has their numbers then.
+    this.#onClosing?.(pair)
+    closeSockets(this.context.border, pair)
   }
-}
-
-/** Errors of reading that are none: nothing there, interrupted, or the interface is down for now. */
-function isNothing(errno: number): boolean {
-  return errno === EAGAIN || errno === EINTR || errno === EIO
 }

@@ -40,6 +40,7 @@ class Reference {
   readonly engine: TunnelEngine<UdpPath>
   readonly delivered: Uint8Array[] = []
   readonly sent: string[] = []
+  readonly roamed: string[] = []
   now: Instant = instant(1_000)
 
   constructor(key: NodePrivateKey) {
@@ -64,7 +65,10 @@ class Reference {
       if (output.type === 'transmit') this.sent.push(line(output.to?.socketAddress, output.bytes))
       else if (output.type === 'packet') {
         if (this.engine.admits(this.now, output.peer, output.bytes, 0, output.bytes.length)) this.delivered.push(output.bytes)
-      } else this.engine.note(output)
+      } else {
+        this.engine.note(output)
+        if (output.type === 'roamed') this.roamed.push(`${output.peer.text} ${output.path.id}`)
+      }
     }
     this.delivered.push(...this.engine.takeReleased())
   }
@@ -143,7 +147,8 @@ test('two lanes, 100 peers, valid, forged, replayed, denied, rekeying, roaming: 
   const provider = wasm(8 * 1024 * 1024)
   const spare = provider.instance.allocate(200_000)
   const spareMemory: RowMemory = { bytes: spare, view: new DataView(spare.buffer, spare.byteOffset, spare.length), sums: sumsFor(provider, spare.byteOffset) }
-  const lane: MemoryLane = new MemoryLane({ provider, key: node, random: new SeededRandom(7).bytes, wallClock: () => wallClock(lane.now) })
+  const laneRoamed: string[] = []
+  const lane: MemoryLane = new MemoryLane({ provider, key: node, random: new SeededRandom(7).bytes, wallClock: () => wallClock(lane.now), onOutput: (output) => void (output.type === 'roamed' && laneRoamed.push(`${output.peer.text} ${output.path.id}`)) })
   const reference = new Reference(node)
   const remotes = Array.from({ length: PEERS }, (_, i) => new Remote(i + 1, node, () => reference.now))
   const laneSent: string[] = []
@@ -275,10 +280,8 @@ test('two lanes, 100 peers, valid, forged, replayed, denied, rekeying, roaming: 
     } else if (what < 10) {
       outbound(remote.address, pick(2) === 0 ? 'tcp' : 'udp', 1 + pick(40), 48 + pick(1_200))
     } else if (what === 10) {
-      const stray = encodeUdpPacket({ src: { ip: OWN, port: 1 }, dst: { ip: ip('10.9.9.9'), port: 2 }, payload: new Uint8Array(10) })
-      lane.kernel.tunIn.push(withHeader(stray))
-      lane.run()
-      reference.packet(stray)
+      // To nobody: alone, or as a row.
+      outbound(ip('10.9.9.9'), step % 2 === 0 ? 'tcp' : 'udp', 1 + (step % 8), 700, 350)
     } else if (pick(3) === 0) {
       configure(changeFor(remote, { remove: true }))
       configure(changeFor(remote))
@@ -291,6 +294,9 @@ test('two lanes, 100 peers, valid, forged, replayed, denied, rekeying, roaming: 
   expect(lane.engine.drops).toEqual(reference.engine.drops)
   expect(lane.engine.status(lane.now).peers).toMatchObject(reference.engine.status(reference.now).peers.map(({ path, ...peer }) => ({ ...peer, path: { id: path?.id } })))
   // All of it happened.
+  expect(laneRoamed).toEqual(reference.roamed)
+  expect(laneRoamed.length).toBeGreaterThan(3)
+  expect(lane.engine.status(lane.now).peers.filter(({ handshakesCompleted }) => handshakesCompleted > 1).length).toBeGreaterThan(5)
   expect(Object.keys(dropsOf(lane.engine))).toEqual(expect.arrayContaining(['packet-auth', 'packet-replay', 'unknown-index']))
   expect(lane.engine.drops.wrongSource).toBeGreaterThan(3)
   expect(lane.engine.drops.noRoute).toBeGreaterThan(3)
@@ -298,8 +304,8 @@ test('two lanes, 100 peers, valid, forged, replayed, denied, rekeying, roaming: 
   expect(lane.lane.joined.packets).toBeGreaterThan(50)
   expect(delivered).toBeGreaterThan(300)
 
-  function outbound(to: Ip, kind: 'tcp' | 'udp', count: number, size: number): void {
-    const bytes = Uint8Array.from({ length: (count - 1) * size + 1 + pick(size) }, (_, i) => i & 255)
+  function outbound(to: Ip, kind: 'tcp' | 'udp', count: number, size: number, last: number = 1 + pick(size)): void {
+    const bytes = Uint8Array.from({ length: (count - 1) * size + last }, (_, i) => i & 255)
     const ends = { src: { ip: OWN, port: 1 }, dst: { ip: to, port: 2 } }
     const make = (payload: Uint8Array, i: number): Uint8Array => (kind === 'tcp' ? encodeTcpPacket({ ...ends, sequence: i * size, flags: TCP_ACK, payload, id: i }) : encodeUdpPacket({ ...ends, payload, id: i }))
     const whole = withHeader(make(bytes, 0))

@@ -1,7 +1,7 @@
 import { type Instant, instant } from '@meshwright/core'
 import type { CryptoProvider, NodePrivateKey } from '@meshwright/crypto'
 import type { UapiChange } from '@meshwright/wireguard/text'
-import { arenaIn, isWasmProvider, type LaneContext, noLaneCounters } from './lane-context.ts'
+import { arenaIn, isWasmProvider, type LaneContext, type LaneOffloads, noLaneCounters } from './lane-context.ts'
 import { Lane } from './lane.ts'
 import { MemoryKernel } from './memory-kernel.ts'
 import { type UdpPath, udpPathTo } from './socket-address.ts'
@@ -20,6 +20,8 @@ export interface MemoryLaneOptions {
   readonly mtu?: number
   readonly hasVnetHeader?: boolean
   readonly gso?: boolean
+  /** Offloads that are otherwise than `hasVnetHeader` and `gso` have them. */
+  readonly offloads?: Partial<LaneOffloads>
   readonly random?: (length: number) => Uint8Array
   /** Wall clock of the engine; with it nothing depends on how fast this computer is. */
   readonly wallClock?: () => number
@@ -45,7 +47,7 @@ export class MemoryLane {
       ...memory,
       border: this.kernel,
       engine: new TunnelLane(this.engine, options.onOutput),
-      offloads: { tso: hasVnetHeader, uso: hasVnetHeader, udpJoin: hasVnetHeader, gso, gro: gso },
+      offloads: { tso: hasVnetHeader, uso: hasVnetHeader, udpJoin: hasVnetHeader, gso, gro: gso, ...options.offloads },
       counters: noLaneCounters(),
       tun: { fd: MemoryKernel.TUN, hasVnetHeader },
       sockets: { ipv4: MemoryKernel.IPV4, ipv6: MemoryKernel.IPV6, port: 5000 },

@@ -2,6 +2,7 @@ import { DONE, type Instant } from '@meshwright/core'
 import { outerTrafficClass } from '@meshwright/wireguard'
 import { arenaBatch, type LaneContext } from './lane-context.ts'
 import { MAX_PACKET_BYTES, MAX_UDP_PAYLOAD_BYTES, MAX_UDP_SEGMENTS } from './linux-abi.ts'
+import { TunReadErrors } from '../tun-read-errors.ts'
 import { type PeerRow, PeerRows } from './peer-rows.ts'
 import { completeChecksum, RowCutter } from './row-cutter.ts'
 import type { RowSender } from './row-sender.ts'
@@ -24,6 +25,7 @@ export class Outbound {
   readonly #rows: PeerRows
   readonly #cutter: RowCutter
   readonly #header: VnetHeader = emptyVnetHeader()
+  readonly #errors: TunReadErrors = new TunReadErrors()
   readonly #headerBytes: number
   readonly #isPrompt: boolean
   #lastReads = 0
@@ -51,10 +53,10 @@ export class Outbound {
   }
 
   /**
-   * Reads until the device is empty or others should have their turn; gives 0, or the negative errno of a device that is broken.
+   * Reads until the device is empty or others should have their turn; gives 0, or the negative errno of a device that is gone.
    * @param isAwoken whether the lane has waited: then a packet that comes alone is all for now
    */
-  run(now: Instant, wouldBlock: (errno: number) => boolean, isAwoken: boolean = false): number {
+  run(now: Instant, isAwoken: boolean = false): number {
     const { border, counters, tun, map } = this.#context
     const isLone = this.#isPrompt && this.#lastReads <= 1
     let reads = 0
@@ -63,9 +65,14 @@ export class Outbound {
       const at = (this.#lastWasRow ? undefined : this.#rows.place) ?? map.in
       const read = border.read(tun.fd, at - this.#headerBytes, MAX_PACKET_BYTES + this.#headerBytes)
       if (read <= 0) {
-        if (read < 0 && !wouldBlock(-read)) failed = read
-        break
+        const verdict = this.#errors.judge(-read)
+        if (verdict === 'gone') failed = read
+        if (verdict !== 'lost') break
+        counters.readDrops += 1
+        reads += 1
+        continue
       }
+      this.#errors.read()
       reads += 1
       counters.tunReads += 1
       if (read <= this.#headerBytes || read > MAX_PACKET_BYTES + this.#headerBytes) counters.kernelLies += 1
@@ -87,18 +94,19 @@ export class Outbound {
     header.kind = VNET_GSO_NONE
     header.needsChecksum = false
     if (this.#headerBytes > 0) decodeVnetHeader(view, at - VNET_HEADER_BYTES, header)
-    if (header.kind === VNET_GSO_NONE && header.needsChecksum && !completeChecksum(this.#context, at, length, header.checksumStart, header.checksumOffset)) {
+    const isRow = header.kind !== VNET_GSO_NONE
+    if (isRow ? !this.#cutter.look(at, length, header) : header.needsChecksum && !completeChecksum(this.#context, at, length, header.checksumStart, header.checksumOffset)) {
       counters.kernelLies += 1
       return
     }
-    const owner = engine.ownerOf(now, bytes, at, length)
+    const owner = engine.ownerOf(now, bytes, at, length, isRow ? this.#cutter.segments : 1)
     if (owner === undefined) return
     const trafficClass = outerTrafficClass(bytes, at, length)
-    this.#lastWasRow = header.kind !== VNET_GSO_NONE
-    if (!this.#lastWasRow) return this.#addPacket(now, at, length, owner, trafficClass)
+    this.#lastWasRow = isRow
+    if (!isRow) return this.#addPacket(now, at, length, owner, trafficClass)
     if (at !== map.in) bytes.copyWithin(map.in, at, at + length)
-    if (this.#cutter.plan(map.in, length, header)) this.#addRow(now, owner, trafficClass)
-    else counters.kernelLies += 1
+    this.#cutter.prepare(map.in)
+    this.#addRow(now, owner, trafficClass)
   }
 
   #addRow(now: Instant, owner: object, trafficClass: number): void {
@@ -135,10 +143,11 @@ export class Outbound {
   /** Seals a row and sends what became of it, neighbours of one length at once. */
   #seal(now: Instant, { batch, owner, trafficClass }: PeerRow): void {
     const { engine } = this.#context
-    if (owner === undefined || engine.seal(now, owner, batch) === 0) return
+    const sealed = owner === undefined ? 0 : engine.seal(now, owner, batch)
+    if (owner === undefined || sealed === 0) return
     if (engine.isRelayed(now, owner)) for (let i = 0; i < batch.count; i += 1) if (batch.verdict[i] === DONE) engine.relay(now, owner, batch.result(i))
     const path = engine.pathOf(now, owner)
-    if (path === undefined) return
+    if (path === undefined) return engine.notSent(now, owner, sealed)
     const { count, target, targetLength, verdict } = batch
     for (let i = 0; i < count; ) {
       if (verdict[i] !== DONE) {

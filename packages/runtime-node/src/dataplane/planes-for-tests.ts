@@ -2,13 +2,13 @@ import type { MainBorder } from './lane-thread.ts'
 import { MemoryKernel } from './memory-kernel.ts'
 
 /** The file descriptors of {@link notingBorder} and of the workers of tests. */
-export const FDS = { wake: 30, socket: 41, tun: 20 } as const
+export const FDS = { wake: 30, socket: 41, otherSocket: 42, tun: 20 } as const
 
 /** A worker of some lines in the place of a lane: it has a socket, and does as `onMessage` says with each `message`, or as `begin` says at once. */
 export function planeWorker(onMessage: string, begin: string = "port.postMessage({ type: 'ready' })"): URL {
   return new URL(`data:text/javascript,${encodeURIComponent(`
 import { workerData } from 'node:worker_threads'
-const { port, pulse, offloads, sockets } = workerData
+const { port, pulse, offloads, sockets, config } = workerData
 const beat = setInterval(() => Atomics.add(pulse, 0, 1), 5)
 const end = (last) => { clearInterval(beat); port.postMessage(last); port.close() }
 const post = (message) => port.postMessage(message)

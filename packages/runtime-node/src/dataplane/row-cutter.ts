@@ -45,7 +45,8 @@ export function completeChecksum({ view, sums }: RowMemory, at: number, length: 
  * net/ipv4/tcp_offload.c and udp_offload.c of Linux): each gets the headers, its own lengths, IPv4 identification, TCP sequence number
  * and checksums; CWR stays on the first, FIN and PSH on the last.
  *
- * `plan` checks a row, then `cut` writes as many of its packets at a time as there is room for.
+ * `look` checks a row and changes nothing, `prepare` makes it ready where it lies; `plan` does both. Then `cut` writes as many of its packets
+ * at a time as there is room for.
  */
 export class RowCutter {
   /** How many packets the row is. */
@@ -72,8 +73,15 @@ export class RowCutter {
     this.#memory = memory
   }
 
-  /** Looks at the row of `length` bytes at `at`; `false` when it is none that can be cut: lengths that contradict each other, above all. */
+  /** Looks at the row of `length` bytes at `at` and makes it ready; `false`, and nothing changed, when it is none that can be cut. */
   plan(at: number, length: number, header: VnetHeader): boolean {
+    if (!this.look(at, length, header)) return false
+    this.prepare(at)
+    return true
+  }
+
+  /** Whether the row of `length` bytes at `at` can be cut: lengths that contradict each other cannot, above all. */
+  look(at: number, length: number, header: VnetHeader): boolean {
     const { view } = this.#memory
     this.segments = 0
     const isTcp = header.kind === VNET_GSO_TCPV4 || header.kind === VNET_GSO_TCPV6
@@ -88,7 +96,6 @@ export class RowCutter {
     if (transportHeader < (isTcp ? TCP_MIN_HEADER_BYTES : UDP_HEADER_BYTES) || transportHeader > MAX_HEADER_BYTES) return false
     const headers = transport + transportHeader
     if (headers >= length || headers > MAX_HEADERS_BYTES) return false
-    this.#at = at
     this.#headers = headers
     this.#transport = transport
     this.#isIpv4 = isIpv4
@@ -97,8 +104,13 @@ export class RowCutter {
     this.segments = Math.ceil((length - headers) / header.segmentBytes)
     this.packetBytes = this.segments === 1 ? length : headers + header.segmentBytes
     this.lastPacketBytes = length - (this.segments - 1) * header.segmentBytes
-    this.#prepareSums()
     return true
+  }
+
+  /** Makes the row that was looked at last ready to be cut, where it is now. */
+  prepare(at: number): void {
+    this.#at = at
+    this.#prepareSums()
   }
 
   /** Writes the packets `from` to `to` (not included), `stride` bytes apart, the first one at `target`. Up to 15 bytes behind each are overwritten. */

@@ -1,7 +1,7 @@
 import { checkInterfaceName, TunError } from '../tun-linux.ts'
 import type { KernelBorder } from './kernel-border.ts'
 import {
-  AF_NETLINK, EBADFD, EINVAL, ENOENT, EPERM, F_GETFL, F_SETFL, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, IFLA_GSO_MAX_SIZE, IFNAMSIZ, IFREQ_BYTES, IFREQ_UNION_AT, MAX_UDP_PAYLOAD_BYTES,
+  AF_NETLINK, EBADFD, EINVAL, ENODEV, ENOENT, EPERM, F_GETFL, F_SETFL, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, IFLA_GSO_MAX_SIZE, IFNAMSIZ, IFREQ_BYTES, IFREQ_UNION_AT, MAX_UDP_PAYLOAD_BYTES,
   MAX_UDP_SEGMENTS, NETLINK_ROUTE, NLM_F_ACK, NLM_F_REQUEST, O_CLOEXEC, O_NONBLOCK, O_RDWR, RTM_NEWLINK, SIOCGIFINDEX, SOCK_CLOEXEC, SOCK_RAW, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4,
   TUN_F_USO6, TUNGETIFF, TUNSETIFF, TUNSETOFFLOAD,
 } from './linux-abi.ts'
@@ -9,7 +9,6 @@ import type { Scratch } from './udp-pair.ts'
 
 const EACCES = 13
 const EBUSY = 16
-const ENODEV = 19
 /** IPv4 and TCP with timestamps. */
 const SEGMENT_HEADERS_BYTES = 52
 /** What TCP keeps free of that limit for headers (MAX_TCP_HEADER of Linux, 320 bytes), and some. */
@@ -34,6 +33,8 @@ export interface TunDescriptorOptions {
   readonly name: string
   readonly tso: boolean
   readonly uso: boolean
+  /** Rows of UDP may go into it. */
+  readonly udpJoin: boolean
 }
 
 /** Makes an interface, with the offloads that are wanted and that the kernel has. @throws TunError */
@@ -47,7 +48,8 @@ export function openTunDescriptor(border: KernelBorder, scratch: Scratch, option
     return border.ioctl(fd, TUNSETIFF, scratch.at)
   }
   const base = IFF_TUN | IFF_NO_PI
-  let hasVnetHeader = options.tso
+  // Each kind of row needs it.
+  let hasVnetHeader = options.tso || options.uso || options.udpJoin
   let attached = attach(hasVnetHeader ? base | IFF_VNET_HDR : base)
   if (attached === -EINVAL && hasVnetHeader) {
     hasVnetHeader = false
@@ -57,7 +59,7 @@ export function openTunDescriptor(border: KernelBorder, scratch: Scratch, option
     border.close(fd)
     throw failure(-attached, `make interface ${options.name}`)
   }
-  return { fd, name: nameIn(scratch), hasVnetHeader, ...(hasVnetHeader ? askOffloads(border, fd, options.uso) : { tso: false, uso: false }) }
+  return { fd, name: nameIn(scratch), hasVnetHeader, ...(hasVnetHeader ? askOffloads(border, fd, options) : { tso: false, uso: false }) }
 }
 
 /** Takes a descriptor over that was handed down, as it is: with vnet headers or without. @throws TunError when it is no TUN device */
@@ -72,7 +74,7 @@ export function adoptTunDescriptor(border: KernelBorder, scratch: Scratch, fd: n
   const status = border.fcntl(fd, F_GETFL, 0)
   if (status < 0 || border.fcntl(fd, F_SETFL, status | O_NONBLOCK) < 0) throw failure(EBADFD, 'fcntl')
   const hasVnetHeader = (flags & IFF_VNET_HDR) !== 0
-  return { fd, name, hasVnetHeader, ...(hasVnetHeader && options.tso ? askOffloads(border, fd, options.uso) : { tso: false, uso: false }) }
+  return { fd, name, hasVnetHeader, ...(hasVnetHeader ? askOffloads(border, fd, options) : { tso: false, uso: false }) }
 }
 
 /**
@@ -112,10 +114,14 @@ export function setGsoMaxBytes(border: KernelBorder, scratch: Scratch, name: str
   }
 }
 
-function askOffloads(border: KernelBorder, fd: number, wantsUso: boolean): { readonly tso: boolean; readonly uso: boolean } {
-  const tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
-  if (border.ioctlValue(fd, TUNSETOFFLOAD, tso) < 0) return { tso: false, uso: false }
-  return { tso: true, uso: wantsUso && border.ioctlValue(fd, TUNSETOFFLOAD, tso | TUN_F_USO4 | TUN_F_USO6) >= 0 }
+/** Asks for each kind of row alone: what is refused, or not wanted, leaves the other one. */
+function askOffloads(border: KernelBorder, fd: number, wanted: TunDescriptorOptions): { readonly tso: boolean; readonly uso: boolean } {
+  const tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
+  const tso = wanted.tso && border.ioctlValue(fd, TUNSETOFFLOAD, tcp) >= 0
+  const uso = wanted.uso && border.ioctlValue(fd, TUNSETOFFLOAD, (tso ? tcp : TUN_F_CSUM) | TUN_F_USO4 | TUN_F_USO6) >= 0
+  // Whoever has handed the device down may have asked for some.
+  if (!tso && !uso) border.ioctlValue(fd, TUNSETOFFLOAD, 0)
+  return { tso, uso }
 }
 
 function putText({ view, at }: Scratch, text: string): void {

@@ -98,10 +98,13 @@ export class TunnelEngine<Path extends EndpointPath> {
     return this.#privateKey !== undefined
   }
 
-  /** The peer that the packet is to go to; `undefined`, and counted, when nobody owns its destination. */
-  ownerOf(memory: Uint8Array, at: number, length: number): EnginePeer | undefined {
+  /**
+   * The peer that the packet is to go to; `undefined`, and counted, when nobody owns its destination.
+   * @param packets how many it stands for, where it is a row
+   */
+  ownerOf(memory: Uint8Array, at: number, length: number, packets: number = 1): EnginePeer | undefined {
     const owner = this.#view.at(memory, at, length) ? this.router.peerFor(this.#view) : undefined
-    if (owner === undefined) this.drops.noRoute += 1
+    if (owner === undefined) this.drops.noRoute += packets
     return owner
   }
 

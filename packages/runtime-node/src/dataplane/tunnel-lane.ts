@@ -18,8 +18,8 @@ export class TunnelLane implements LaneEngine<EnginePeer> {
     this.#onOutput = onOutput
   }
 
-  ownerOf(_now: Instant, memory: Uint8Array, at: number, length: number): EnginePeer | undefined {
-    return this.engine.ownerOf(memory, at, length)
+  ownerOf(_now: Instant, memory: Uint8Array, at: number, length: number, packets: number): EnginePeer | undefined {
+    return this.engine.ownerOf(memory, at, length, packets)
   }
 
   seal(now: Instant, peer: EnginePeer, batch: PacketBatch): number {
@@ -40,6 +40,10 @@ export class TunnelLane implements LaneEngine<EnginePeer> {
 
   sent(): void {
     // The device counts for each peer.
+  }
+
+  notSent(): void {
+    // A peer without an address is told of by the device.
   }
 
   open(now: Instant, from: UdpPath, batch: PacketBatch): OpenPlan<UdpPath> {

@@ -66,6 +66,17 @@ test('a peer whose address changes with every packet: what waits for the other t
   expect(take().map(({ type }) => type)).toEqual(['roamed', 'log'])
 })
 
+test('a place that was not told yet is no news once the peer was given another by order', () => {
+  const { news: told, take } = news()
+  const { sendFrom } = roamer(told)
+  take()
+  for (let port = 10_001; port <= 10_500; port += 1) sendFrom(port)
+  take()
+  told.forgetPlace(NodePrivateKey.generate(new SeededRandom(2).bytes).publicKey())
+  told.tellMoved()
+  expect(places(take())).toEqual([])
+})
+
 test('attempts and lines are left out while nobody takes them; errors and a peer that is given up are told', () => {
   const { news: told, posted, take } = news()
   const peer = NodePrivateKey.generate(new SeededRandom(3).bytes).publicKey()

@@ -1,3 +1,4 @@
+import type { NodePublicKey } from '@meshwright/crypto'
 import { formatEndpoint } from '@meshwright/ip'
 import type { CountedPosts } from './counted-posts.ts'
 import type { TunnelOutput } from './tunnel-lane.ts'
@@ -51,6 +52,11 @@ export class TunnelNews {
       this.#moved.delete(peer)
       this.#posts.post(message)
     }
+  }
+
+  /** A peer is somewhere by somebody's order now: where it was before and that was not told yet is no news. */
+  forgetPlace(peer: NodePublicKey): void {
+    this.#moved.delete(peer.text)
   }
 
   get #isBehind(): boolean {

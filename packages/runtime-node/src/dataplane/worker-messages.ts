@@ -1,6 +1,7 @@
 import { NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint, parseEndpoint } from '@meshwright/ip'
 import type { DeviceStatus, PeerStatus } from '@meshwright/wireguard'
+import type { UapiPeerChange } from '@meshwright/wireguard/text'
 import type { LaneCounters, LaneOffloads, SocketPair } from './lane-context.ts'
 import type { LaneTest } from './lane-loop.ts'
 import type { EndpointPath, TunnelDrops } from './tunnel-engine.ts'
@@ -49,11 +50,18 @@ export type FromWorker =
   | { readonly type: 'answer'; readonly id: number; readonly errno: number; readonly text?: string; readonly status?: PackedStatus }
   /** The sockets are these now: whoever starts the next worker needs them. */
   | { readonly type: 'sockets'; readonly pair: SocketPair }
+  /** The sockets before those are closed now. */
+  | { readonly type: 'closing' }
   | { readonly type: 'roamed'; readonly peer: Uint8Array; readonly endpoint: string }
   | { readonly type: 'unanswered'; readonly peer: Uint8Array; readonly endpoint: string | undefined }
   | { readonly type: 'log'; readonly level: 'error' | 'verbose'; readonly line: string }
   /** The TUN device is gone. */
   | { readonly type: 'gone'; readonly errno: number }
+
+/** Whether a change says where a peer is from now on, nowhere included. */
+export function placesPeer({ endpoint, remove }: UapiPeerChange): boolean {
+  return remove || endpoint !== undefined
+}
 
 /** How a lane is doing. */
 export interface LaneStatus {

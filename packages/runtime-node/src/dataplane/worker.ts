@@ -18,7 +18,7 @@ import { TunnelEngine } from './tunnel-engine.ts'
 import { TunnelLane } from './tunnel-lane.ts'
 import { TunnelNews } from './tunnel-news.ts'
 import { markSockets, openUdpPair } from './udp-pair.ts'
-import { type FromWorker, type LaneStatus, packStatus, type ToWorker, type WorkerStart } from './worker-messages.ts'
+import { type FromWorker, type LaneStatus, packStatus, placesPeer, type ToWorker, type WorkerStart } from './worker-messages.ts'
 
 /** So late that no device bears it. */
 const LOAD_MS = 10_000
@@ -76,7 +76,7 @@ class DataPlaneThread {
       sockets: undefined,
       mtu: start.mtu,
     }
-    this.#lane = new Lane(this.#context, start.wake, this.#clock, { prompt: true })
+    this.#lane = new Lane(this.#context, start.wake, this.#clock, { prompt: true, onClosing: () => this.#post({ type: 'closing' }) })
     this.#loop = new LaneLoop(this.#lane, start.wake, start.port, start.pulse, start.priority, {
       onMessage: (message) => void (isToWorker(message) && this.#handle(message)),
       onGone: (errno) => this.#post({ type: 'gone', errno }),
@@ -156,6 +156,7 @@ class DataPlaneThread {
         return 0
       case 'privateKey':
       case 'peer': {
+        if (change.type === 'peer' && placesPeer(change)) this.#news.forgetPlace(change.publicKey)
         const errno = engine.change(this.#clock(), change)
         this.#lane.settle(this.#clock())
         return errno

@@ -6,7 +6,7 @@ import { SeededRandom } from '@meshwright/testkit'
 import { expect, test } from 'vitest'
 import { arenaOf } from '../dataplane/memory-lane.ts'
 import { encodeSocketAddress } from '../dataplane/socket-address.ts'
-import { VNET_HEADER_BYTES } from '../dataplane/vnet-header.ts'
+import { encodeRowVnetHeader, VNET_GSO_UDP, VNET_HEADER_BYTES } from '../dataplane/vnet-header.ts'
 import { nodeCryptoProvider } from '../node-crypto.ts'
 import { wasmCryptoProvider } from '../wasm-crypto.ts'
 import { fromPortable } from './portable-values.ts'
@@ -50,6 +50,30 @@ test('packets to peers that take turns find the same path each time: nothing is 
   const paths = peers.map((peer) => must(lane.mesh.pathOf(now, peer)))
   expect(paths.map(({ id }) => id)).toEqual(['192.0.2.1:41641', '192.0.2.2:41641', '192.0.2.3:41641'])
   for (let round = 0; round < 5; round += 1) for (const [i, peer] of peers.entries()) expect(lane.mesh.pathOf(now, peer)).toBe(paths[i])
+})
+
+test('each packet of a row that goes to nobody is counted, and so is each datagram without a way', () => {
+  const { lane, peers } = start(1)
+  const drops = (): Readonly<Record<string, number>> => must(lane.mesh.host.engine).drops(now)
+  const row = bare(encodeUdpPacket({ src: { ip: ip('100.64.1.0'), port: 7 }, dst: { ip: ip('100.99.0.1'), port: 9 }, payload: new Uint8Array(2_500) }))
+  encodeRowVnetHeader(new DataView(row.buffer), 0, VNET_GSO_UDP, 0, 1_000, 20, 6)
+  lane.kernel.tunIn.push(row)
+  lane.run()
+  expect(drops()).toMatchObject({ 'no-peer': 3 })
+  const [peer] = peers
+  lane.mesh.notSent(now, must(peer), 4)
+  expect(drops()['udp-blocked']).toBe(4) // its path is by UDP alone
+  lane.mesh.notSent(now, NodePrivateKey.generate(new SeededRandom(6).bytes).publicKey(), 5)
+  expect(drops()['no-path']).toBe(5)
+})
+
+test('where UDP is blocked, each datagram that comes is dropped and counted once, whatever it is', () => {
+  const { lane, remote } = start(1)
+  remote.setUdpBlocked(now, true)
+  const bytes = [Uint8Array.of(1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, ...new Uint8Array(12)), Uint8Array.of(4, 0, 0, 0, ...new Uint8Array(28)), new Uint8Array(9)]
+  for (const each of bytes) lane.kernel.udpIn.push({ from: encodeSocketAddress(endpoint('203.0.113.9:7')), bytes: each, segmentBytes: 0, trafficClass: 0 })
+  lane.run()
+  expect(must(lane.mesh.host.engine).drops(now)).toEqual({ 'udp-blocked': 3 })
 })
 
 test('packets that go to nobody are told when somebody asks, the last ones alone, with their bytes', () => {

@@ -50,7 +50,7 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
     this.host.take(now, message)
   }
 
-  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number): NodePublicKey | undefined {
+  ownerOf(now: Instant, memory: Uint8Array, at: number, length: number, packets: number): NodePublicKey | undefined {
     const { engine } = this.host
     const view = this.#view
     if (engine === undefined || !view.at(memory, at, length)) return undefined
@@ -58,7 +58,7 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
       if (this.host.mayTell()) this.#post({ type: 'service', bytes: memory.slice(at, at + length) })
       return undefined
     }
-    return engine.plane.ownerOf(now, memory, at, length)
+    return engine.plane.ownerOf(now, memory, at, length, packets)
   }
 
   seal(now: Instant, peer: NodePublicKey, batch: PacketBatch): number {
@@ -78,6 +78,12 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
 
   sent(path: UdpPath, bytes: number, datagrams: number): void {
     this.host.engine?.plane.noteCarried(path.endpoint.ip.family === 4 ? 'ipv4' : 'ipv6', bytes, datagrams)
+  }
+
+  notSent(now: Instant, peer: NodePublicKey, datagrams: number): void {
+    const { type } = this.#path(now, peer)
+    if (type === 'none') this.host.engine?.plane.noteWithoutPath(datagrams)
+    else if (type !== 'relay') this.host.engine?.noteBlocked(datagrams)
   }
 
   isRelayed(now: Instant, peer: NodePublicKey): boolean {
@@ -103,10 +109,13 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
   }
 
   foreign(now: Instant, from: UdpPath, datagram: Uint8Array): boolean {
+    // Where UDP is blocked, `open` drops and counts them all.
+    const { engine } = this.host
+    if (engine === undefined || engine.udpBlocked) return false
     const kind = classifyDatagram(datagram)
     if (kind !== 'disco' && kind !== 'stun') return false
     this.#pathFor = undefined
-    this.host.engine?.handleInput(now, { type: 'datagram', bytes: datagram.slice(), from: from.endpoint })
+    engine.handleInput(now, { type: 'datagram', bytes: datagram.slice(), from: from.endpoint })
     return true
   }
 

@@ -16,6 +16,8 @@ import { RemoteEngine } from './remote-engine.ts'
 
 const STOP_MS = 2_000
 const LOOK_MS = 1_000
+/** Messages that wait for the worker, at most, before connections with relays are not read any more: each brings up to 64 KiB. */
+const MAX_UNTAKEN = 128
 
 /** How the data plane of a node is started. */
 export interface MeshPlaneOptions {
@@ -48,7 +50,7 @@ export interface MeshPlaneOptions {
  */
 export async function startMeshPlane(options: MeshPlaneOptions): Promise<MeshPlane> {
   const main = mainBorder()
-  const tun = openTunDescriptor(main.border, main, { name: options.name, tso: options.mode.tso, uso: options.mode.uso })
+  const tun = openTunDescriptor(main.border, main, { name: options.name, tso: options.mode.tso, uso: options.mode.uso, udpJoin: options.mode.udpJoin })
   const plane = new MeshPlane(options, main, tun)
   try {
     await plane.begin()
@@ -115,6 +117,11 @@ export class MeshPlane {
   /** What a person should know, with the remedy; `undefined` while all is well. */
   get trouble(): string | undefined {
     return this.#gone === undefined ? this.#thread.trouble : `${this.#gone}, so no packets pass: start the program anew`
+  }
+
+  /** Whether so much waits for the worker that relays are to keep what they have for now. */
+  get isBehind(): boolean {
+    return this.#thread.untaken >= MAX_UNTAKEN
   }
 
   /** Makes the engine of a node, in the worker, in the place of the one before. */

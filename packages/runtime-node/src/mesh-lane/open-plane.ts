@@ -1,3 +1,5 @@
+import { NO_OFFLOADS } from '../dataplane/give-up-offloads.ts'
+import type { LaneCounters } from '../dataplane/lane-context.ts'
 import { DATAPLANE_VARIABLE, DataPlaneError, parseLaneMode } from '../dataplane/lane-mode.ts'
 import type { MeshDaemonOptions } from '../mesh-runtime.ts'
 import type { DataPlaneReport } from '../running-node.ts'
@@ -32,16 +34,19 @@ export async function openMeshPlane(options: MeshDaemonOptions, events: Pick<Mes
   }
 }
 
-/** Who carries the packets of a node with a TUN device, and how that is doing. */
-export async function reportOf({ plane, reason }: OpenedPlane): Promise<DataPlaneReport> {
-  if (plane === undefined) return { lane: 'portable', ...(reason !== undefined && { reason }) }
+/**
+ * Who carries the packets of a node with a TUN device, and how that is doing.
+ * @param portable what the event loop has carried, if it does
+ */
+export async function reportOf({ plane, reason }: OpenedPlane, portable: () => LaneCounters): Promise<DataPlaneReport> {
+  if (plane === undefined) return { lane: 'portable', ...(reason !== undefined && { reason }), offloads: { ...NO_OFFLOADS }, counters: { ...portable() }, restarts: 0 }
   const status = await plane.status()
   const { restarts, trouble } = plane
   return { lane: 'worker', restarts, ...(trouble !== undefined && { reason: trouble }), ...(status && { offloads: { ...status.offloads }, counters: { ...status.counters } }) }
 }
 
 /** The device of a data plane, for who sets its addresses and routes. */
-export function deviceOf(plane: MeshPlane): TunDevice {
+export function deviceOf(plane: MeshPlane): Omit<TunDevice, 'stats'> {
   return {
     name: plane.name,
     write(packet: Uint8Array): boolean {
