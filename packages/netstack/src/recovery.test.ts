@@ -84,6 +84,38 @@ describe('losses are repaired without a timeout (virtual time)', () => {
     expect(timeOf(world, 10)).toBeLessThan(TIMEOUT_MS)
   })
 
+  test('all of a flight, while the other side talks all the time: what it sends tells nothing new and puts no probe off', () => {
+    const world = warm()
+    const { link } = world
+    const { flow } = link.b.event('opened') ?? { flow: undefined }
+    if (flow === undefined) throw new Error('nobody has come')
+    let told = 0
+    const before = link.a.onEvent
+    link.a.onEvent = (event) => {
+      before(event)
+      if (event.type === 'data') told += event.bytes.length
+    }
+    let said = 0
+    const speak = (): void => {
+      for (; said < link.now; said += 5) link.b.stack.write(link.now, flow, noise(3, 100))
+    }
+    said = link.now
+    // They have talked for a while: nothing of it waits for a session's first steps.
+    for (let i = 0; i < 40; i += 1) {
+      speak()
+      link.run(5)
+    }
+    lose(link, link.a, (_, times) => times === 0)
+    const [start, goal] = [link.now, world.arrived() + 10 * MSS]
+    link.a.stack.write(link.now, world.flow, noise(2, 10 * MSS))
+    for (let i = 0; i < 2_000 && world.arrived() < goal; i += 1) {
+      speak()
+      link.run(5)
+    }
+    expect(told).toBeGreaterThan(40 * 100)
+    expect(link.now - start).toBeLessThan(TIMEOUT_MS)
+  })
+
   test('one in the middle takes one round trip more', () => {
     const world = warm()
     lose(world.link, world.link.a, (i, before) => i === 4 && before === 0)

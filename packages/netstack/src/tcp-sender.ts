@@ -199,7 +199,8 @@ export class TcpSender {
       this.congestion.onAcknowledged(now, delivery.bytes, this.rtt.smoothed ?? 0)
     }
     if (wait > 0) this.#set('reorder', after(now, Math.max(wait, 1)))
-    else if (advanced || this.#due === undefined || this.#kind === 'reorder' || this.#kind === 'probe') this.#arm(now)
+    // RFC 8985 section 7.2: only news puts a probe off. Each segment of a peer that talks all the time acknowledges, and tells nothing.
+    else if (advanced || this.#due === undefined || this.#kind === 'reorder' || (this.#kind === 'probe' && delivery.bytes > 0)) this.#arm(now)
   }
 
   /** Sends whatever windows allow. */
