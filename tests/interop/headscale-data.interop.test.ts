@@ -3,7 +3,7 @@ import { addressesOf, cutOuterUdp, cutUdp, type GuestNode, kernelSocksOf, oursIn
 import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-headscale-world.ts'
 import { Space, whyNoSpaces } from './lab-space.ts'
 import type { OurNode } from './lab-ours.ts'
-import { echoed, echoHere, Exchange, serveIn, transferred } from './lab-traffic.ts'
+import { echoed, echoHere, Exchange, goesByRack, serveIn, transferred } from './lab-traffic.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { patternHash, sha256, webThroughSocks } from './lab-web.ts'
 import { patternBytes } from './wireguard-commands.ts'
@@ -168,9 +168,9 @@ flow('TUN devices on both sides, by derper with UDP blocked: kernel ICMP, UDP an
   expect((await userspace.status()).Meshwright.DirectBytesIn).toBe(0)
 }, 600_000)
 
-// Some dozens of segments: 1.80.3 has sent 84 kB in the first minute after a change, and gone on at full speed later.
+// The TCP of tailscaled before 1.82 (gVisor's, with RACK) is slow to repair what was lost while the way changed, and repairs nothing at all while the other
+// side goes on sending (docs/interop-versions.md). So a few segments count, and the other side falls silent for it.
 const MOVING_BYTES = 20_000
-// And once, at load 26, nothing that was new in 90 s, while 61 MB of ours reached it by the same relay. Why is not known.
 const MOVING_MS = 200_000
 
 for (const mode of ['userspace', 'tun'] as const) {
@@ -182,7 +182,7 @@ for (const mode of ['userspace', 'tun'] as const) {
     const socks = await (mode === 'tun' ? kernelSocksOf : socksOf)(lab, space)
     const ip = await real.ip()
     await direct(world, ours, ip)
-    const exchange = await Exchange.start(lab, socks, ip)
+    const exchange = await Exchange.start(lab, socks, ip, goesByRack(world.version))
     const sent = async (): Promise<{ readonly direct: number; readonly relay: number }> => {
       const { DirectBytesOut, RelayBytesOut } = (await ours.status()).Meshwright
       return { direct: DirectBytesOut, relay: RelayBytesOut }

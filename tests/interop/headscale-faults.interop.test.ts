@@ -6,7 +6,7 @@ import { headscaleFlows, type HeadscaleWorld, HeadscaleWorlds } from './lab-head
 import { OurNode } from './lab-ours.ts'
 import { pause } from './lab-process.ts'
 import { Space, SPACE_WEB_PORT, whyNoSpaces } from './lab-space.ts'
-import { Exchange, streamOut } from './lab-traffic.ts'
+import { Exchange, goesByRack, streamOut } from './lab-traffic.ts'
 import type { Tailscaled } from './lab-tailscaled.ts'
 import { openDrip, webThroughSocks } from './lab-web.ts'
 
@@ -239,7 +239,7 @@ for (const mode of MODES) {
     await worksThere(world, mover, mover.socks, real, 20_000)
     const address = await addressOf(mover.space)
     const [other, gateway, device] = [address.replace(/\.2$/, '.3'), address.replace(/\.2$/, '.1'), `${mover.space.name}i`]
-    const exchange = await Exchange.start(world.lab, mover.socks, await real.ip())
+    const exchange = await Exchange.start(world.lab, mover.socks, await real.ip(), goesByRack(world.version))
     await mover.space.ip('link', 'set', device, 'down')
     await pause(1_000)
     await mover.space.ip('addr', 'flush', 'dev', device)

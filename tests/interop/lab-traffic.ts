@@ -9,8 +9,10 @@ const BLOCK_BYTES = 8_192
 const BLOCK_MS = 10
 /** 200 MB by a derper took two real nodes 16 to 22 s on a busy computer, and ours as long; several such transfers may run side by side. */
 const TRAFFIC_MS = 240_000
-/** For what is on its way yet: with tailscaled 1.80.3, after the way had changed, 60 s have been too few. */
+/** For what is on its way yet: tailscaled 1.80.3 repairs one or two segments for each of its timeouts after the way has changed (docs/interop-versions.md). */
 const FINISH_MS = 180_000
+/** An end that falls silent does so after so long without a byte. */
+const SILENT_AFTER_MS = 3_000
 
 // One program for both ends of traffic in a namespace: serves HTTP and echoes datagrams, asks for them and tells what came as JSON, or is a
 // SOCKS5 proxy that dials by the kernel (RFC 1928: no password, IPv4 addresses and names).
@@ -156,11 +158,12 @@ class End {
   error: string | undefined
   #timer: NodeJS.Timeout
 
-  constructor(socket: Socket) {
+  /** @param fallsSilent sends nothing while nothing comes */
+  constructor(socket: Socket, fallsSilent: boolean = false) {
     this.#socket = socket
     let count = 0
     this.#timer = setInterval(() => {
-      if (socket.writableNeedDrain) return
+      if (socket.writableNeedDrain || (fallsSilent && performance.now() - this.lastAt > SILENT_AFTER_MS)) return
       const block = Buffer.alloc(BLOCK_BYTES, (count += 1) & 255)
       this.sent.update(block)
       this.sentBytes += block.length
@@ -189,6 +192,11 @@ class End {
   }
 }
 
+/** Whether the TCP of a tailscaled in userspace mode goes by RACK (wgengine/netstack: 1.82 took it away on all systems). */
+export function goesByRack(version: string): boolean {
+  return Number(version.split('.')[1]) < 82
+}
+
 /** One connection through the mesh that carries some 6 Mbit/s each way until it is finished. Everything that comes is hashed. */
 export class Exchange {
   /** The end that dialled, through a SOCKS5 port. */
@@ -201,14 +209,18 @@ export class Exchange {
     this.far = far
   }
 
-  static async start(lab: Lab, socksPort: number, ip: string): Promise<Exchange> {
+  /**
+   * @param nearFallsSilent the end that dialled sends nothing while nothing comes: while it goes on, a node that {@link goesByRack} may send
+   * nothing again of what it lost (docs/interop-versions.md)
+   */
+  static async start(lab: Lab, socksPort: number, ip: string, nearFallsSilent: boolean = false): Promise<Exchange> {
     const server = net.createServer({ allowHalfOpen: true })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const address = server.address()
     if (typeof address !== 'object' || address === null) throw new Error('no port')
     const accepted = new Promise<Socket>((resolve) => server.once('connection', resolve))
     const socket = await connectThroughSocks(socksPort, ip, address.port)
-    const [near, far] = [new End(socket), new End(await accepted)]
+    const [near, far] = [new End(socket, nearFallsSilent), new End(await accepted)]
     lab.onStop(() => {
       near.destroy()
       far.destroy()
