@@ -21,6 +21,8 @@ const REAL = Number(process.env['MESHWRIGHT_REAL_CLIENTS'] ?? 4)
 /** Real nodes that join at once. */
 const JOINING = 6
 const BACK_MS = 10_000
+/** So long the proxy waits for a server that is away. */
+const PROXY_WAITS_MS = 5_000
 /** For all that is not what a flow is about: a busy computer takes its time. */
 const SOME_TIME_MS = 40_000
 const MEGABYTE = 1_048_576
@@ -46,27 +48,43 @@ function crowdOf(world: World): Promise<Crowd> {
   return crowd
 }
 
+/** A connection to a port of this computer where somebody listens within a moment; `undefined` when nobody does. */
+async function reached(port: number): Promise<net.Socket | undefined> {
+  for (const deadline = performance.now() + PROXY_WAITS_MS; performance.now() < deadline; await pause(20)) {
+    const socket = net.connect(port, '127.0.0.1')
+    if (await new Promise<boolean>((resolve) => socket.once('connect', () => resolve(true)).once('error', () => resolve(false)))) return socket
+  }
+  return undefined
+}
+
 /**
- * A proxy that ends TLS in front of the server, which speaks plain HTTP behind it. Real clients come this way: of a server without HTTPS on
- * a private address they sit out ten seconds after each refused connection, whatever the server does.
+ * A proxy that ends TLS in front of the server, which speaks plain HTTP behind it, and waits a moment for a server that is away, as proxies can
+ * be told. Real clients come this way: after a connection that is refused, or ended in front of them, they sit out ten seconds from the kill
+ * on (1.80.3: whatever the server does), and it would be these that are measured.
  */
 async function startProxy(world: World): Promise<{ readonly url: string; readonly trust: string }> {
   const { cert, key } = selfSignedCertificate([world.base.address])
   const trust = world.lab.at('trust.pem')
   writeFileSync(trust, `${readFileSync(world.base.trust.SSL_CERT_FILE, 'utf8')}\n${cert}`)
   const sockets = new Set<net.Socket>()
-  const proxy = tls.createServer({ cert, key }, (client) => {
-    const server = net.connect(Number(new URL(world.control.url).port), '127.0.0.1')
-    client.pipe(server).pipe(client)
-    for (const [a, b] of [[client, server], [server, client]] as const) {
-      sockets.add(a)
-      a.on('error', () => b.destroy())
-      a.on('close', () => {
-        sockets.delete(a)
-        b.destroy()
-      })
+  const pass = async (client: tls.TLSSocket): Promise<void> => {
+    sockets.add(client)
+    client.on('error', () => client.destroy()).on('close', () => sockets.delete(client))
+    const server = await reached(Number(new URL(world.control.url).port))
+    if (server === undefined || client.destroyed) {
+      server?.destroy()
+      client.destroy()
+      return
     }
-  })
+    sockets.add(server)
+    server.on('error', () => server.destroy()).on('close', () => {
+      sockets.delete(server)
+      client.destroy()
+    })
+    client.on('close', () => server.destroy())
+    client.pipe(server).pipe(client)
+  }
+  const proxy = tls.createServer({ cert, key }, (client) => void pass(client))
   proxy.on('tlsClientError', () => undefined)
   await new Promise<void>((resolve) => proxy.listen(0, world.base.address, resolve))
   world.lab.onStop(() => {
