@@ -99,6 +99,7 @@ describe('what the kernel says of them and cannot be', () => {
   })
   test.each([0, 15, 33, 999, 0xffff_ffff])('an address of %d bytes', (said) => second(({ at }) => view.setUint32(at + MSG_NAMELEN_AT, said, true)))
   test('an address of IPv6 that ends early', () => second(({ at, name }) => [view.setUint16(name, 10, true), view.setUint32(at + MSG_NAMELEN_AT, 27, true)]))
+  test('an address of another family, as long as one of IPv6', () => second(({ at, name }) => [view.setUint16(name, 77, true), view.setUint32(at + MSG_NAMELEN_AT, 28, true)]))
   test('an address of another family', () => second(({ name }) => view.setUint16(name, 77, true)))
 })
 

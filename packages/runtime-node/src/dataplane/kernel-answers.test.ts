@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { KernelBorder } from './kernel-border.ts'
 import {
-  AF_INET, AF_INET6, EINVAL, F_SETFL, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, IFREQ_UNION_AT, SOL_UDP, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6, UDP_GRO, UDP_SEGMENT,
+  AF_INET, AF_INET6, EINVAL, F_SETFL, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, IFREQ_UNION_AT, SO_MARK, SOL_UDP, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6, UDP_GRO, UDP_SEGMENT,
 } from './linux-abi.ts'
 import { MemoryKernel } from './memory-kernel.ts'
 import { adoptTunDescriptor, openTunDescriptor, setGsoMaxBytes } from './tun-descriptor.ts'
@@ -107,6 +107,7 @@ describe('a device that was handed down', () => {
   test('that is none at all', () => expect(() => adopted(IFF_TUN | IFF_NO_PI, { ioctl: () => -EINVAL })).toThrow(expect.objectContaining({ code: 'TUN_FAILED' })))
   test('whose flags cannot be had or set', () => {
     expect(() => adopted(IFF_TUN | IFF_NO_PI, { fcntl: () => -EINVAL })).toThrow(expect.objectContaining({ code: 'TUN_FAILED' }))
+    expect(() => adopted(IFF_TUN | IFF_NO_PI, { fcntl: (_fd, command) => (command === F_SETFL ? 0 : -EINVAL) })).toThrow(expect.objectContaining({ code: 'TUN_FAILED' }))
     expect(() => adopted(IFF_TUN | IFF_NO_PI, { fcntl: (_fd, command) => (command === F_SETFL ? -EINVAL : 0) })).toThrow(expect.objectContaining({ code: 'TUN_FAILED' }))
   })
 })
@@ -117,7 +118,7 @@ test.each([['sent', UDP_SEGMENT, [false, true]], ['received', UDP_GRO, [true, fa
 })
 
 test('the port of a socket that does not tell it: none, and nothing beyond the address is read', () => {
-  const pair = openUdpPair(kernel({ getsockname: () => -EINVAL }), scratch, { port: 0, mark: 0, gro: true })
+  const pair = openUdpPair(kernel({ getsockname: (_fd, at) => (scratch.view.setUint16(at + 2, 777), -EINVAL) }), scratch, { port: 0, mark: 0, gro: true })
   expect(pair).toMatchObject({ ipv4: MemoryKernel.IPV4, ipv6: MemoryKernel.IPV6, port: 0 })
 })
 
@@ -125,4 +126,22 @@ test.each([[AF_INET, 'ipv4'], [AF_INET6, 'ipv6']] as const)('a family that is no
   const border = kernel({})
   const pair = openUdpPair({ ...border, socket: (asked) => (asked === family ? -97 : border.socket(asked, 0, 0)) }, scratch, { port: 5_000, mark: 0, gro: true })
   expect(pair).toMatchObject({ [name]: -1, port: 5_000 })
+})
+
+test.each([[-1, 'TUN_PERMISSION'], [-2, 'TUN_DEVICE_MISSING'], [-16, 'TUN_BUSY'], [-5, 'TUN_FAILED']])('a device that cannot be opened or made (%i) says why, and leaves no descriptor', (errno, code) => {
+  const closed: number[] = []
+  const close = (fd: number): number => closed.push(fd)
+  expect(() => openTunDescriptor(kernel({ open: () => errno, close }), scratch, WANTED)).toThrow(expect.objectContaining({ code }))
+  expect(closed).toEqual([])
+  expect(() => openTunDescriptor(kernel({ ioctl: () => errno, close }), scratch, WANTED)).toThrow(expect.objectContaining({ code }))
+  expect(closed).toEqual([7])
+})
+
+test('sockets that cannot be bound or marked: none is left open', () => {
+  const closed: number[] = []
+  const close = (fd: number): number => closed.push(fd)
+  expect(openUdpPair(kernel({ bind: () => -98, close }), scratch, { port: 5, mark: 0, gro: true })).toBe(-98)
+  expect(closed.splice(0)).toEqual([MemoryKernel.IPV4])
+  expect(openUdpPair(kernel({ setsockopt: (_fd, _level, name) => (name === SO_MARK ? -1 : 0), close }), scratch, { port: 5, mark: 9, gro: true })).toBe(-98)
+  expect(closed).toEqual([MemoryKernel.IPV4, MemoryKernel.IPV6])
 })

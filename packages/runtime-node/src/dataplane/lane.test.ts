@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { Lane } from './lane.ts'
 import { roomForTwo } from './lanes-for-tests.ts'
-import { EINVAL, EIO, EMSGSIZE, MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT, POLLFD_BYTES, POLLNVAL } from './linux-abi.ts'
+import { EINVAL, EIO, EMSGSIZE, MSG_CONTROLLEN_AT, MSG_FLAGS_AT, MSG_NAMELEN_AT, POLLFD_BYTES, POLLNVAL, SOL_UDP, UDP_GRO } from './linux-abi.ts'
 import { ipv4Address, MemoryKernel, type WireRow } from './memory-kernel.ts'
 import { MemoryLane } from './memory-lane.ts'
 import { encodeSocketAddress } from './socket-address.ts'
@@ -373,6 +373,13 @@ describe('what the kernel says and cannot be is not believed, counted, and nothi
   }
   const control = (at: number): number => at + 112
   test('control messages longer than their place', () => header((view, at) => view.setUint32(at + MSG_CONTROLLEN_AT, 4_000, true)))
+  test('control messages that go on behind their place', () => header((view, at) => {
+    const behind = control(at) + 128
+    view.setUint32(at + MSG_CONTROLLEN_AT, 152, true)
+    view.setUint32(control(at), 128, true)
+    // There stands what would be believed.
+    for (const [i, value] of [20, 0, SOL_UDP, UDP_GRO, 576].entries()) view.setUint32(behind + 4 * i, value, true)
+  }))
   test('control messages of 4 GiB and more', () => header((view, at) => view.setUint32(at + MSG_CONTROLLEN_AT + 4, 1, true)))
   test('a truncated row', () => header((view, at) => view.setInt32(at + MSG_FLAGS_AT, 0x20, true)))
   test('truncated control messages', () => header((view, at) => view.setInt32(at + MSG_FLAGS_AT, 0x08, true)))
@@ -386,6 +393,29 @@ describe('what the kernel says and cannot be is not believed, counted, and nothi
   test('a length of segments in too few bytes', () => header((view, at) => view.setUint32(control(at) + 24, 17, true)))
   test('no sender', () => header((view, at) => view.setUint32(at + MSG_NAMELEN_AT, 0, true)))
   test('a sender longer than its place', () => header((view, at) => view.setUint32(at + MSG_NAMELEN_AT, 999, true)))
+  test('a sender of another family, as long as one of IPv6', () => header((view, at) => [view.setUint16(at + 80, 77, true), view.setUint32(at + MSG_NAMELEN_AT, 28, true)]))
+  test('a traffic class of one byte, as Linux gives it: what follows begins at a multiple of 8', () => {
+    b.lane.kernel.lie = (call, result, at) => {
+      if (call === 'recvmsg') b.lane.context.view.setUint32(control(at), 17, true)
+      return result
+    }
+    send(a, tcp(500), tcp(500))
+    expect([lies(b), b.take().length]).toEqual([0, 2])
+  })
+  test('before each receiving the kernel is told anew how much room there is, whatever it said before', () => {
+    const { kernel, context: { view } } = b.lane
+    const own = kernel.recvmsg.bind(kernel)
+    const told: number[][] = []
+    kernel.recvmsg = (fd, at) => {
+      told.push([view.getUint32(at + MSG_NAMELEN_AT, true), view.getUint32(at + MSG_CONTROLLEN_AT, true), view.getUint32(at + MSG_CONTROLLEN_AT + 4, true), view.getInt32(at + MSG_FLAGS_AT, true)])
+      const got = own(fd, at)
+      for (const field of [MSG_NAMELEN_AT, MSG_CONTROLLEN_AT, MSG_CONTROLLEN_AT + 4, MSG_FLAGS_AT]) view.setUint32(at + field, 0xffff_ffff, true)
+      return got
+    }
+    for (let i = 0; i < 3; i += 1) send(a, echo(i))
+    expect(told.length).toBeGreaterThan(3)
+    expect(new Set(told.map(String))).toEqual(new Set(['32,128,0,0']))
+  })
   test('a sender of another family', () => header((view, at) => view.setUint16(at + 80, 77, true)))
 
   test('any vnet header over any bytes: the lane goes on', () => {

@@ -115,6 +115,12 @@ describe('lengths from the kernel that contradict each other are refused', () =>
   test('a kind that does not exist', () => refused(same, { ...good, kind: 3 }))
   test('IPv6 that says it is IPv4', () => refused(same, { ...good, kind: VNET_GSO_TCPV6 }))
   test('another version', () => refused((bytes) => bytes.fill(0x55, 0, 1), good))
+  test('another version, as a row of UDP', () => refused((bytes) => bytes.fill(0x55, 0, 1), { ...good, kind: VNET_GSO_UDP, checksumStart: 40 }))
+  test('IPv4 that says it is IPv6, and headers longer than any are', () => {
+    const six = encodeTcpPacket({ src: { ip: ADDRESSES[6][0], port: 5 }, dst: { ip: ADDRESSES[6][1], port: 6 }, sequence: 1, acknowledgment: 1, flags: TCP_ACK, window: 1, payload: new Uint8Array(3000).fill(0x55) })
+    memory.bytes.set(six, IN)
+    expect([header(VNET_GSO_TCPV6, 1000, 40), header(VNET_GSO_TCPV4, 1000, 40), header(VNET_GSO_TCPV6, 1000, 236), header(VNET_GSO_TCPV6, 1000, 237)].map((head) => cutter.look(IN, six.length, head))).toEqual([true, false, true, false])
+  })
   test('another protocol', () => refused((bytes) => bytes.fill(17, 9, 10), good))
   test('an IPv4 header that is too short', () => refused((bytes) => bytes.fill(0x44, 0, 1), good))
   test('a TCP header that is too short', () => refused((bytes) => bytes.fill(0x40, 32, 33), good))
