@@ -87,6 +87,16 @@ describe('ready', () => {
     }
   })
 
+  test('a node reaches its own service as others do: by name and by its addresses', async () => {
+    const node = await start(mesh, 'selfish')
+    serve(node, 'own')
+    await node.ready({ timeoutMs: WAIT_MS })
+    const own = node.status().self?.addresses.map((ip) => (ip.family === 6 ? `[${ip.key}]` : ip.key)) ?? []
+    expect(own.length).toBe(2)
+    for (const host of ['selfish', ...own]) expect(await ask(node, host)).toBe('own, selfish.e2e.test')
+    await node.close()
+  })
+
   test('it is true at once when it is asked again, and a node that is down says so', async () => {
     await before.ready(AbortSignal.timeout(WAIT_MS))
     before.down()

@@ -61,6 +61,34 @@ test('the entrypoint of the container brings a node up from the environment, and
   expect(await started.ended).toBe(0)
 })
 
+test('started again with its state it comes up as the same node, though its one-off key is used up', async () => {
+  const folder = bench.folder()
+  const { url, admin } = await startSmallMesh(bench, folder)
+  const { key } = JSON.parse((await admin('preauthkeys', 'create', '-u', '1', '-o', 'json')).out) as { readonly key: string } // headscale's form
+  const ips: string[] = []
+  for (let time = 0; time < 2; time += 1) {
+    const started = entrypoint(folder, { MESHWRIGHT_LOGIN_SERVER: url, MESHWRIGHT_AUTH_KEY: key, MESHWRIGHT_HOSTNAME: 'again', MESHWRIGHT_STATE_DIR: path.join(folder, 'state'), MESHWRIGHT_UP_ARGS: '--timeout=20s', MESHWRIGHTD_FLAGS: '--port=0' })
+    await until('it runs', () => started.said().includes('state: running'))
+    const asked = await run(PROGRAMS.cli, ['--socket', path.join(folder, 'd.sock'), 'ip', '-4'])
+    expect(asked, started.said()).toMatchObject({ status: 0 })
+    ips.push(asked.out)
+    await new Promise((resolve) => setTimeout(resolve, 1_500)) // were "up" to fail, it would end the container
+    started.child.kill('SIGTERM')
+    expect(await started.ended, started.said()).toBe(0)
+    expect(started.said()).not.toContain('meshwright-entrypoint:')
+  }
+  expect(ips[1]).toBe(ips[0])
+})
+
+test('SIGTERM while it waits for a person to log it in ends it in order', async () => {
+  const folder = bench.folder()
+  const { url } = await startSmallMesh(bench, folder)
+  const started = entrypoint(folder, { MESHWRIGHT_LOGIN_SERVER: url, MESHWRIGHT_STATE_DIR: 'mem:' })
+  await until('the address to visit is shown', () => started.said().includes('/register/'))
+  started.child.kill('SIGTERM')
+  expect(await Promise.race([started.ended, new Promise((resolve) => setTimeout(() => resolve('it goes on'), 20_000))])).toBe(0)
+})
+
 test('the entrypoint ends as the daemon does, and says so, when it cannot start', async () => {
   const folder = bench.folder()
   const started = entrypoint(folder, { MESHWRIGHT_STATE_DIR: 'mem:', MESHWRIGHTD_FLAGS: '--tun=averyveryverylongname' })

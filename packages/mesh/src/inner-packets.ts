@@ -16,6 +16,8 @@ export interface InnerPacketDoors {
   engine(): NodeEngine | undefined
   /** The TCP/IP stack or the TUN device. The bytes are not kept. */
   up(now: Instant, bytes: Uint8Array): void
+  /** The TCP/IP stack, for what it has sent to itself. */
+  back(now: Instant, bytes: Uint8Array): void
   /** The stack's packets so far have been read. */
   recycle(): void
   /** Lets the parts of the node owe each other nothing. */
@@ -68,7 +70,7 @@ export class InnerPackets {
     const { names, rows } = this.#doors
     if (names.takes(this.#view, bytes)) return names.packet(now, this.#view, bytes)
     // To this node's own services: what its stack sends comes back into it. A copy, since the stack uses the memory again.
-    if (isToItself(bytes)) return this.#doors.up(now, bytes.slice())
+    if (isToItself(bytes)) return this.#doors.back(now, bytes.slice())
     const engine = this.#doors.engine()
     if (rows && engine instanceof Engine) engine.offer(now, bytes)
     else engine?.handleInput(now, { type: 'packet', bytes })

@@ -70,7 +70,7 @@ export class MeshNode implements Machine<MeshInput, MeshOutput> {
     this.#stack = new Netstack(config.random, { mtu: mtuOf(config), offerUnclaimed: true, promiscuous: true })
     this.#inForce = new MapInForce({ wallClock: config.wallClock, allowLoopback: config.allowLoopback === true, names: this.#names, home: this.#home, stack: this.#stack })
     const up = (at: Instant, bytes: Uint8Array): void => (config.tun === true ? this.#outbox.push({ type: 'deliver', bytes }) : this.#stack.receive(at, bytes))
-    this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, recycle: () => this.#stack.recycle(), settle: (at) => this.#settle(at) })
+    this.packets = new InnerPackets({ names: this.#names, pings: this.#pings, rows: config.rows === true, engine: () => this.#engine, up, back: (at, bytes) => this.#stack.receive(at, bytes, true), recycle: () => this.#stack.recycle(), settle: (at) => this.#settle(at) })
     this.#control = new ControlClient({
       random: config.random,
       wallClock: config.wallClock,

@@ -52,14 +52,17 @@ export class Netstack implements Machine<NetstackInput, NetstackOutput> {
     this.receive(now, input.bytes)
   }
 
-  /** As `handleInput` with a packet, without the object. The bytes are read during the call only. */
-  receive(now: Instant, bytes: Uint8Array): void {
+  /**
+   * As `handleInput` with a packet, without the object. The bytes are read during the call only.
+   * @param isOwn this stack has sent it, to itself; else a packet that says so is a lie
+   */
+  receive(now: Instant, bytes: Uint8Array, isOwn: boolean = false): void {
     this.#now = now
     this.#context.received += 1
     const packet = this.#packet
     if (!decodeIpPacket(bytes, packet)) return this.#context.drop('malformed')
     const source = packet.source()
-    if (isMartianSource(source) || this.#context.isLocal(source)) return this.#context.drop('martian')
+    if (isMartianSource(source) || (!isOwn && this.#context.isLocal(source))) return this.#context.drop('martian')
     if (!this.#context.settings.promiscuous && !this.#context.isLocal(packet.destination())) return this.#context.drop('not-local')
     if (!packet.fragment) return this.#dispatch(now, packet)
     const whole = this.#reassembly.add(now, packet)
