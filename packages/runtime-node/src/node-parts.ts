@@ -70,7 +70,7 @@ export function makeParts(from: NodePartsFrom): NodeParts {
     ...(from.plane && { makeEngine: (engine: EngineOptions) => from.plane?.makeEngine(engine) ?? new Engine(engine) }),
   })
   const transport = new ControlTransport({ url: controlUrl, machineKey: node.controlIdentity, random: systemRandom, provider, outside }, (input: ControlClientInput) => from.feed({ type: 'control', input }))
-  const relays = new RelayDriver((input) => from.feed({ type: 'relay', input }), options.relayPlainHttp === true, outside)
+  const relays = new RelayDriver((input) => from.feed({ type: 'relay', input }), options.relayPlainHttp === true, outside, () => from.plane?.isBehind === true)
   const { rows } = from
   const driver = drive(node, from.clock, (output) => from.perform(output, transport, relays), rows && ((now) => sendRows(now, node, rows)))
   return { node, driver, transport, relays }

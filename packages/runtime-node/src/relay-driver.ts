@@ -5,6 +5,12 @@ import type { MeshOutput, RelayLinksInput } from '@meshwright/mesh'
 import { type DerpConnection, type DerpDialOptions, dialDerp } from './derp-dial.ts'
 import type { Outside } from './outside.ts'
 
+/** That so much has been taken is told: a message for each small write would cost more than the write. Far less than what may be on its way. */
+const TOLD_BYTES = 64 * 1024
+
+/** While whoever is fed is behind, a connection that has brought something rests for so long. */
+const REST_MS = 5
+
 /** Carries a node's connections with relays over real sockets. */
 export class RelayDriver {
   readonly #feed: (input: RelayLinksInput) => void
@@ -12,11 +18,19 @@ export class RelayDriver {
   readonly #outside: Outside
   readonly #dials: Map<number, AbortController> = new Map()
   readonly #connections: Map<number, DerpConnection> = new Map()
+  readonly #resting: Set<number> = new Set()
+  /** Bytes that were written to each since it was last told that all are taken. */
+  readonly #written: Map<number, number> = new Map()
+  readonly #isBehind: () => boolean
   #closed = false
 
-  /** @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development; @param outside opens connections */
-  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside) {
+  /**
+   * @param feed takes what happens to the connections; @param plainHttp relays speak HTTP without TLS, for development; @param outside opens connections
+   * @param isBehind whether what was fed waits somewhere: then relays have to wait as well
+   */
+  constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside, isBehind: () => boolean = () => false) {
     this.#feed = feed
+    this.#isBehind = isBehind
     this.#plainHttp = plainHttp
     this.#outside = outside
   }
@@ -26,12 +40,12 @@ export class RelayDriver {
       case 'relayDial':
         return this.#dial(output.link, output.node)
       case 'relayWrite':
-        this.#connections.get(output.link)?.write(output.bytes)
-        return
+        return this.#write(output.link, output.bytes)
       case 'relayClose':
         this.#dials.get(output.link)?.abort()
         this.#connections.get(output.link)?.close()
         this.#connections.delete(output.link)
+        this.#written.delete(output.link)
         return
     }
   }
@@ -49,6 +63,13 @@ export class RelayDriver {
     this.#connections.clear()
   }
 
+  #write(link: number, bytes: Uint8Array): void {
+    const connection = this.#connections.get(link)
+    if (connection === undefined) return
+    this.#written.set(link, (this.#written.get(link) ?? 0) + bytes.length)
+    connection.write(bytes)
+  }
+
   #dial(link: number, node: RelayNode): void {
     const abort = new AbortController()
     this.#dials.set(link, abort)
@@ -62,10 +83,18 @@ export class RelayDriver {
         this.#connections.set(link, connection)
         this.#feed({ type: 'opened', link, ...(connection.serverKey === undefined ? {} : { serverKey: connection.serverKey }) })
         connection.start({
-          bytes: (bytes) => this.#tell({ type: 'bytes', link, bytes }),
-          writable: () => this.#tell({ type: 'writable', link }),
+          bytes: (bytes) => {
+            this.#tell({ type: 'bytes', link, bytes })
+            if (this.#isBehind()) this.#rest(link, connection)
+          },
+          writable: () => {
+            if ((this.#written.get(link) ?? 0) < TOLD_BYTES) return
+            this.#written.delete(link)
+            this.#tell({ type: 'writable', link })
+          },
           closed: (reason) => {
             this.#connections.delete(link)
+            this.#written.delete(link)
             this.#tell({ type: 'closed', link, reason })
           },
         })
@@ -75,6 +104,18 @@ export class RelayDriver {
         this.#tell({ type: 'closed', link, reason: error instanceof Error ? error.message : String(error) })
       },
     )
+  }
+
+  #rest(link: number, connection: DerpConnection): void {
+    if (this.#resting.has(link)) return
+    connection.pause()
+    const timer = setInterval(() => {
+      if (this.#isBehind() && this.#connections.get(link) === connection) return
+      clearInterval(timer)
+      this.#resting.delete(link)
+      connection.resume()
+    }, REST_MS)
+    this.#resting.add(link)
   }
 
   #tell(input: RelayLinksInput): void {

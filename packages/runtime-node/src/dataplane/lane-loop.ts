@@ -1,6 +1,6 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Lane } from './lane.ts'
-import { PULSE_TURNS } from './pulse.ts'
+import { PULSE_HEARD, PULSE_TURNS } from './pulse.ts'
 import { ThreadPriority } from './thread-priority.ts'
 
 /** So long the lane has the thread before the thread's event loop has a turn. */
@@ -68,6 +68,7 @@ export class LaneLoop {
     border.read(this.#wake, map.scratch, 8)
     for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) {
       this.#events.onMessage(got.message)
+      Atomics.add(this.#pulse, PULSE_HEARD, 1)
       Atomics.add(this.#pulse, PULSE_TURNS, 1)
     }
   }

@@ -3,7 +3,7 @@ import { isMeshwrightError } from '@meshwright/core'
 import { findKoffi } from '../koffi-functions.ts'
 import { type KernelBorder, linuxBorder } from './kernel-border.ts'
 import { DataPlaneError } from './lane-mode.ts'
-import { PULSE_BYTES, PULSE_TAKEN, PULSE_TURNS } from './pulse.ts'
+import { PULSE_BYTES, PULSE_HEARD, PULSE_TAKEN, PULSE_TURNS } from './pulse.ts'
 import { LIVED_MS, QUICK_RESTARTS, type Restart, restartLine, RestartPlan } from './restart-plan.ts'
 import type { Scratch } from './udp-pair.ts'
 
@@ -66,6 +66,8 @@ interface Running {
   /** See {@link PULSE_TURNS} and {@link PULSE_TAKEN}. */
   readonly pulse: Int32Array
   readonly startedAt: number
+  /** How many messages it was told. */
+  told: number
   watch: NodeJS.Timeout | undefined
   isReady: boolean
   /** It said that it ends: the device is gone, or it cannot run here. */
@@ -120,7 +122,7 @@ export class LaneThread<To, From extends { readonly type: string }> {
     const { port1, port2 } = new MessageChannel()
     const pulse = new Int32Array(new SharedArrayBuffer(PULSE_BYTES))
     const worker = new Worker(this.#options.workerUrl ?? defaultWorkerUrl(), { workerData: { ...data, port: port2, pulse }, transferList: [port2], env: SHARE_ENV, name: `meshwright ${this.#options.name}` })
-    const running: Running = { worker, port: port1, pulse, startedAt: performance.now(), watch: undefined, isReady: false, mayEnd: false, over: false, hear: () => undefined }
+    const running: Running = { worker, port: port1, pulse, startedAt: performance.now(), told: 0, watch: undefined, isReady: false, mayEnd: false, over: false, hear: () => undefined }
     this.#running = running
     await new Promise<void>((resolve, reject) => {
       const take = (message: From | Begun): void => {
@@ -162,11 +164,18 @@ export class LaneThread<To, From extends { readonly type: string }> {
     })
   }
 
-  /** Posts a message, waking the worker. Without a worker it is lost. */
-  tell(message: To): void {
+  /** How many messages the worker has been told and has not taken yet. */
+  get unheard(): number {
+    const running = this.#running
+    return running === undefined ? 0 : (running.told - Atomics.load(running.pulse, PULSE_HEARD)) | 0
+  }
+
+  /** Posts a message, waking the worker. Without a worker it is lost. @param given memory that goes with it and is not copied */
+  tell(message: To, given: readonly ArrayBuffer[] = []): void {
     // Also since the wake descriptor is closed with the last one: its number may be somebody else's by now.
     if (this.#running === undefined) return
-    this.#running.port.postMessage(message)
+    this.#running.told += 1
+    this.#running.port.postMessage(message, given)
     const { arena, border } = this.#main
     arena.fill(0, 0, 8)
     arena[0] = 1

@@ -136,7 +136,7 @@ export class Outbound {
   #seal(now: Instant, { batch, owner, trafficClass }: PeerRow): void {
     const { engine } = this.#context
     if (owner === undefined || engine.seal(now, owner, batch) === 0) return
-    if (engine.isRelayed(now, owner)) for (let i = 0; i < batch.count; i += 1) if (batch.verdict[i] === DONE) engine.relay(now, owner, batch.result(i))
+    engine.relay(now, owner, batch)
     const path = engine.pathOf(now, owner)
     if (path === undefined) return
     const { count, target, targetLength, verdict } = batch

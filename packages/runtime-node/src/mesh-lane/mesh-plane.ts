@@ -16,6 +16,8 @@ import { RemoteEngine } from './remote-engine.ts'
 
 const STOP_MS = 2_000
 const LOOK_MS = 1_000
+/** Of these messages each brings some 64 KiB of a relay at most. */
+const MAX_UNHEARD = 32
 
 /** How the data plane of a node is started. */
 export interface MeshPlaneOptions {
@@ -117,10 +119,15 @@ export class MeshPlane {
     return this.#gone === undefined ? this.#thread.trouble : `${this.#gone}, so no packets pass: start the program anew`
   }
 
+  /** Whether its thread has much to take yet: then what can wait is not brought. */
+  get isBehind(): boolean {
+    return this.#thread.unheard >= MAX_UNHEARD
+  }
+
   /** Makes the engine of a node, in the worker, in the place of the one before. */
   makeEngine(options: EngineOptions): RemoteEngine {
     this.#engines += 1
-    this.#engine = new RemoteEngine(this.#engines, options, (message) => this.#thread.tell(message))
+    this.#engine = new RemoteEngine(this.#engines, options, (message, given) => this.#thread.tell(message, given))
     return this.#engine
   }
 
