@@ -1,4 +1,4 @@
-import { concatBytes, instant } from '@meshwright/core'
+import { concatBytes, DONE, DROPPED, instant, PacketBatch } from '@meshwright/core'
 import { NodePrivateKey } from '@meshwright/crypto'
 import { drain, machineLaws, runTimers, SeededRandom, VirtualClock } from '@meshwright/testkit'
 import { beforeEach, expect, test } from 'vitest'
@@ -212,3 +212,51 @@ function arbitrary(source: SeededRandom): DerpClientInput {
   const code = source.pick([0x01, 0x03, 0x05, 0x06, 0x08, 0x09, 0x12, 0x13, 0x14, 0x15, 0x60])
   return { type: 'bytes', bytes: encodeFrame({ type: 'unknown', code: code === 0x03 && source.chance(0.9) ? 0x06 : code, payload: source.bytes(source.below(70)) }) }
 }
+
+/** Sealed packets of some lengths side by side; every fifth slot was dropped. */
+function sealed(lengths: readonly number[]): PacketBatch {
+  const batch = new PacketBatch(Uint8Array.from({ length: 200_000 }, (_, i) => i & 255), lengths.length)
+  let at = 64
+  for (const length of lengths) {
+    const slot = batch.addSlot(at, length)
+    batch.targetLength[slot] = length
+    batch.verdict[slot] = slot % 5 === 4 ? DROPPED : DONE
+    at += length
+  }
+  return batch
+}
+
+test.each([
+  ['with room for all', {}, (client: DerpClient) => client],
+  ['with room for some of them', { windowBytes: 5_000 }, (client: DerpClient) => client],
+  ['with a full window', { windowBytes: 100 }, (client: DerpClient) => (client.send(clock.now, peer, new Uint8Array(100)), client)],
+  ['before the introduction', undefined, (client: DerpClient) => client],
+  ['after the end', {}, (client: DerpClient) => (feed(client, { type: 'closed' }), client)],
+] as const)('a batch leaves as its packets would one by one: %s', (_name, options, prepare) => {
+  const batch = sealed(Array.from({ length: 64 }, (_, i) => 1 + ((i * 37) % 1_300)))
+  const [whole, single] = [0, 1].map(() => prepare(options === undefined ? make() : connected(options)))
+  if (whole === undefined || single === undefined) throw new Error('no clients')
+  let sent = 0
+  for (let i = 0; i < batch.count; i += 1) if (batch.verdict[i] === DONE && single.send(clock.now, peer, batch.result(i))) sent += batch.targetLength[i] ?? 0
+  expect(whole.sendBatch(clock.now, peer, batch)).toBe(sent)
+  const bytes = (client: DerpClient): Uint8Array => concatBytes(...drain(client).flatMap((output) => (output.type === 'write' ? [output.bytes] : [])))
+  expect(bytes(whole)).toEqual(bytes(single))
+  for (const client of [whole, single]) client.handleInput(clock.now, options === undefined ? { type: 'opened', serverKey: serverKey.publicKey() } : { type: 'writable' })
+  expect(bytes(whole).length).toBe(bytes(single).length)
+  expect(whole.stats()).toEqual(single.stats())
+})
+
+test('what may go to the transport at once is one write', () => {
+  const client = connected()
+  client.sendBatch(clock.now, peer, sealed([100, 200, 300]))
+  expect(drain(client).map((output) => (output.type === 'write' ? output.bytes.length : output.type))).toEqual([600 + 3 * 37])
+})
+
+test('a rate limit of the server counts for each packet of a batch', () => {
+  const client = make()
+  feed(client, { type: 'opened' })
+  feed(client, { type: 'bytes', bytes: concatBytes(greeting, serverInfo({ bytesPerSecond: 1_000, burstBytes: 1_000 })) })
+  feed(client, { type: 'writable' })
+  expect(client.sendBatch(clock.now, peer, sealed([400, 400, 400]))).toBe(800)
+  expect(client.stats().dropped['rate-limited']).toBe(1)
+})

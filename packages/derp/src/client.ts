@@ -1,12 +1,12 @@
-import { after, BoundedQueue, earlier, equalBytes, type Instant, type Machine, Outbox, type RandomSource } from '@meshwright/core'
+import { after, BoundedQueue, DONE, earlier, equalBytes, type Instant, type Machine, Outbox, type PacketBatch, type RandomSource } from '@meshwright/core'
 import { type CryptoProvider, type NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import type { Endpoint } from '@meshwright/ip'
 import { FrameReader } from './frame-reader.ts'
 import {
-  DERP_VERSION, FRAME_PING, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FRAME_SERVER_INFO, KEY_BYTES, MAX_CLIENT_FRAME_BYTES,
+  DERP_VERSION, FRAME_HEADER_BYTES, FRAME_PING, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FRAME_SERVER_INFO, KEY_BYTES, MAX_CLIENT_FRAME_BYTES,
   MAX_PACKET_BYTES, PING_BYTES,
 } from './frame-types.ts'
-import { decodeFrame, type DerpFrame, encodeFrame, encodePacketFrame } from './frames.ts'
+import { decodeFrame, type DerpFrame, encodeFrame, encodePacketFrame, writePacketFrame } from './frames.ts'
 import { type DerpServerInfo, openServerInfo, sealClientInfo } from './handshake.ts'
 import { KeyMap } from './key-map.ts'
 import { TokenBucket } from './token-bucket.ts'
@@ -21,6 +21,8 @@ export const DERP_PING_TIMEOUT_MS = 3_000
 const SEND_QUEUE_FRAMES = 32
 const DEFAULT_WINDOW_BYTES = 256 * 1024
 const KNOWN_SOURCES = 4_096
+/** What a packet's frame has besides the packet. */
+const PACKET_FRAME_BYTES = FRAME_HEADER_BYTES + KEY_BYTES
 
 /** What a client is made of. */
 export interface DerpClientOptions {
@@ -166,6 +168,25 @@ export class DerpClient implements Machine<DerpClientInput, DerpClientOutput> {
    */
   send(now: Instant, destination: NodePublicKey, packet: Uint8Array): boolean {
     return this.#sendPacket(now, encodePacketFrame(FRAME_SEND_PACKET, destination.bytes, packet), packet.length)
+  }
+
+  /**
+   * As {@link send} for the results of all slots that are `DONE`, in their order: what may go to the transport at once is one `write`. Gives the
+   * bytes of the packets that were not dropped at once.
+   */
+  sendBatch(now: Instant, destination: NodePublicKey, batch: PacketBatch): number {
+    let sent = 0
+    let slot = 0
+    if (this.#introduced && this.#queue.size === 0 && this.#limit === undefined) {
+      const room = this.#window - this.#inFlight
+      let length = 0
+      for (; slot < batch.count && length < room; slot += 1) if (batch.verdict[slot] === DONE) length += PACKET_FRAME_BYTES + (batch.targetLength[slot] ?? 0)
+      sent = length > 0 ? this.#writeBatch(destination, batch, slot, length) : 0
+    }
+    for (; slot < batch.count; slot += 1) {
+      if (batch.verdict[slot] === DONE && this.send(now, destination, batch.result(slot))) sent += batch.targetLength[slot] ?? 0
+    }
+    return sent
   }
 
   /** Hands a packet of another client to a relay of the same region; needs the mesh key. As {@link send} otherwise. */
@@ -333,6 +354,22 @@ export class DerpClient implements Machine<DerpClientInput, DerpClientOutput> {
     if (this.#ping === undefined || !equalBytes(data, this.#ping.data)) return
     this.#outbox.push({ type: 'pong', roundTripMs: now - this.#ping.sentAt })
     this.#ping = undefined
+  }
+
+  /** Writes the slots before `end` as frames of `length` bytes together. */
+  #writeBatch(destination: NodePublicKey, batch: PacketBatch, end: number, length: number): number {
+    const frames = new Uint8Array(length)
+    let [at, packets] = [0, 0]
+    for (let slot = 0; slot < end; slot += 1) {
+      if (batch.verdict[slot] !== DONE) continue
+      at = writePacketFrame(frames, at, FRAME_SEND_PACKET, destination.bytes, batch.result(slot))
+      packets += 1
+    }
+    const bytes = length - packets * PACKET_FRAME_BYTES
+    this.#sent.packets += packets
+    this.#sent.bytes += bytes
+    this.#write(frames)
+    return bytes
   }
 
   #sendPacket(now: Instant, frame: Uint8Array, packetBytes: number): boolean {

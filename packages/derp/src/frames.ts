@@ -88,6 +88,16 @@ export function encodePacketFrame(type: typeof T.FRAME_SEND_PACKET | typeof T.FR
   return join(type, key, packet)
 }
 
+/** As {@link encodePacketFrame}, into memory of the caller's: writes the frame at `at`, and gives where the next one may begin. */
+export function writePacketFrame(into: Uint8Array, at: number, type: typeof T.FRAME_SEND_PACKET | typeof T.FRAME_RECV_PACKET, key: Uint8Array, packet: Uint8Array): number {
+  checkPacket(packet)
+  const body = at + T.FRAME_HEADER_BYTES
+  writeHeader(into, at, type, key.length + packet.length)
+  into.set(key, body)
+  into.set(packet, body + key.length)
+  return body + key.length + packet.length
+}
+
 /**
  * Reads a payload; `undefined` when it has not the form of its type. An unknown type is no error: such frames are to be passed over.
  *
@@ -200,13 +210,17 @@ const NONE = new Uint8Array(0)
 function join(type: number, first: Uint8Array = NONE, second: Uint8Array = NONE, third: Uint8Array = NONE): Uint8Array {
   const length = first.length + second.length + third.length
   const frame = new Uint8Array(T.FRAME_HEADER_BYTES + length)
-  frame[0] = type
-  frame[1] = length >>> 24
-  frame[2] = length >>> 16
-  frame[3] = length >>> 8
-  frame[4] = length
+  writeHeader(frame, 0, type, length)
   frame.set(first, T.FRAME_HEADER_BYTES)
   frame.set(second, T.FRAME_HEADER_BYTES + first.length)
   frame.set(third, T.FRAME_HEADER_BYTES + first.length + second.length)
   return frame
+}
+
+function writeHeader(frame: Uint8Array, at: number, type: number, length: number): void {
+  frame[at] = type
+  frame[at + 1] = length >>> 24
+  frame[at + 2] = length >>> 16
+  frame[at + 3] = length >>> 8
+  frame[at + 4] = length
 }

@@ -212,10 +212,8 @@ export class DataPlane {
 
   /** A WireGuard datagram that a relay brought from `peer`. */
   inboundRelayed(now: Instant, bytes: Uint8Array, region: number, peer: NodePublicKey): void {
-    // Named, a peer that still sends on a session that we have forgotten is called at once, and need not notice by itself after 15 seconds.
-    const from: DataPath = { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, peer, via: { type: 'relay', region, peer } }
     this.#received.add('relay', bytes.length)
-    this.device.handleInput(now, { type: 'datagram', bytes, from })
+    this.device.handleInput(now, { type: 'datagram', bytes, from: relayPath(region, peer) })
     this.#drain(now)
   }
 
@@ -363,6 +361,14 @@ export class DataPlane {
   #drop(reason: DataPlaneDrop, packets: number = 1): undefined {
     this.#drops.set(reason, (this.#drops.get(reason) ?? 0) + packets)
   }
+}
+
+/**
+ * The path of a datagram that a relay brought. Named, a peer that still sends on a session that we have forgotten is called at once, and need
+ * not notice by itself after 15 seconds.
+ */
+export function relayPath(region: number, peer: NodePublicKey): DataPath {
+  return { id: `relay:${region}:${peer.text}`, cookieBytes: peer.bytes, peer, via: { type: 'relay', region, peer } }
 }
 
 /** The path of a datagram that came by UDP. */

@@ -11,6 +11,7 @@ import { EarlyHandshakes } from './early-handshakes.ts'
 import { watchEngine } from './engine-watch.ts'
 import type { EngineInput, EngineOutput, EnginePeer, EngineTraffic, EngineWatch, NodeEngine } from './node-engine.ts'
 import { RelayLinks, type RelayLinksOutput } from './relay-links.ts'
+import { type RelayedRow, RelayedRows } from './relayed-rows.ts'
 import { UnsentInitiations } from './unsent-initiations.ts'
 import { WaitingRows } from './waiting-rows.ts'
 
@@ -31,6 +32,8 @@ export interface EngineOptions {
   readonly blockUdp: boolean
   /** Numbers for connections with relays, never the same twice: what comes late from an old engine's connection is not taken for ours. */
   readonly nextLink: () => number
+  /** WireGuard's datagrams that relays bring wait for {@link Engine.takeRelayed}, to be opened in rows by whoever carries the engine (default false). */
+  readonly relayedRows?: boolean
 }
 
 /**
@@ -51,6 +54,7 @@ export class Engine implements NodeEngine {
   readonly #unsent: UnsentInitiations = new UnsentInitiations()
   readonly #early: EarlyHandshakes = new EarlyHandshakes()
   readonly #waiting: WaitingRows
+  readonly #relayedRows: RelayedRows | undefined
   #lastFrom: { readonly endpoint: Endpoint; readonly path: DataPath } | undefined
   #blockedDatagrams = 0
 
@@ -60,6 +64,7 @@ export class Engine implements NodeEngine {
     this.#wallClock = options.wallClock
     this.#blockUdp = options.blockUdp
     this.#waiting = new WaitingRows(options.mtu)
+    this.#relayedRows = options.relayedRows === true ? new RelayedRows() : undefined
     const provider = options.provider === undefined ? {} : { provider: options.provider }
     this.paths = new PathFinder({
       nodeKey: options.privateKey.publicKey(),
@@ -105,6 +110,7 @@ export class Engine implements NodeEngine {
     for (const [reason, count] of this.plane.drops) if (count > 0) all[reason] = count
     for (const [reason, count] of this.plane.device.figures(now).drops) if (count > 0) all[`wireguard-${reason}`] = count
     for (const [reason, count] of this.paths.drops) all[`disco-${reason}`] = count
+    for (const [reason, count] of this.relays.drops) all[`relay-${reason}`] = count
     if (this.#blockedDatagrams > 0) all['udp-blocked'] = this.#blockedDatagrams
     return all
   }
@@ -307,6 +313,14 @@ export class Engine implements NodeEngine {
     this.#settle(now)
   }
 
+  /**
+   * Takes what relays have brought: open each row by {@link DataPlane.open}, ask {@link DataPlane.admits} about the packets in it, and `settle`. To be
+   * called after every input, while the bytes that came with it stand.
+   */
+  takeRelayed(): readonly RelayedRow[] {
+    return this.#relayedRows?.take() ?? []
+  }
+
   handleTimeout(now: Instant): void {
     this.paths.handleTimeout(now)
     this.plane.handleTimeout(now)
@@ -352,7 +366,8 @@ export class Engine implements NodeEngine {
     if (kind === 'disco') this.paths.handleInput(now, { type: 'relayed', bytes, region, peer })
     else if (kind === 'wireguard') {
       this.paths.noteReceived(now, peer, { type: 'relay', region })
-      this.plane.inboundRelayed(now, bytes, region, peer)
+      if (this.#relayedRows === undefined) this.plane.inboundRelayed(now, bytes, region, peer)
+      else this.#relayedRows.push(bytes, region, peer)
     }
   }
 

@@ -1,4 +1,4 @@
-import { after, earlier, type Instant, type Machine, Outbox, type RandomSource, type RelayMap, type RelayNode, type RelayRegion } from '@meshwright/core'
+import { after, earlier, type Instant, type Machine, Outbox, type PacketBatch, type RandomSource, type RelayMap, type RelayNode, type RelayRegion } from '@meshwright/core'
 import type { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { DerpClient, type DerpClientOutput } from '@meshwright/derp'
 
@@ -71,6 +71,7 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
   #home = 0
   #bytesIn = 0
   #bytesOut = 0
+  readonly #drops: Map<string, number> = new Map()
 
   /** @param nextLink gives numbers for connections, never the same twice, also where one `RelayLinks` follows another */
   constructor(options: { readonly privateKey: NodePrivateKey; readonly random: RandomSource; readonly nextLink: () => number }) {
@@ -82,6 +83,13 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
   /** Payload bytes that came and went by relays since the start. */
   get traffic(): { readonly bytesIn: number; readonly bytesOut: number } {
     return { bytesIn: this.#bytesIn, bytesOut: this.#bytesOut }
+  }
+
+  /** Packets of ours that no connection took, by reason: those of connections that are over as well. */
+  get drops(): ReadonlyMap<string, number> {
+    const all = new Map(this.#drops)
+    for (const { client } of this.#links.values()) addDrops(all, client)
+    return all
   }
 
   /** The regions of the relay map. */
@@ -166,6 +174,16 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
     if (sent) this.#bytesOut += packet.length
     this.#drain(now, state.link)
     return sent
+  }
+
+  /** As {@link RelayLinks.send} for the results of a batch's slots that are `DONE`, in their order. */
+  sendBatch(now: Instant, region: number, peer: NodePublicKey, batch: PacketBatch): void {
+    const state = this.#reach(now, region)
+    if (state === undefined) return
+    state.lastUse = now
+    if (state.link === undefined) return
+    this.#bytesOut += state.link.client.sendBatch(now, peer, batch)
+    this.#drain(now, state.link)
   }
 
   handleInput(now: Instant, input: RelayLinksInput): void {
@@ -258,6 +276,7 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
     if (link.ended) return
     link.ended = true
     this.#links.delete(link.id)
+    addDrops(this.#drops, link.client)
     this.#outbox.push({ type: 'close', link: link.id })
   }
 
@@ -327,4 +346,8 @@ export class RelayLinks implements Machine<RelayLinksInput, RelayLinksOutput> {
         return
     }
   }
+}
+
+function addDrops(to: Map<string, number>, client: DerpClient): void {
+  for (const [reason, count] of Object.entries(client.stats().dropped)) if (count > 0) to.set(reason, (to.get(reason) ?? 0) + count)
 }

@@ -6,7 +6,7 @@ import tls from 'node:tls'
 import { MeshwrightError, type RelayNode } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { decodeMetacert, encodeUpgradeRequest, UpgradeResponseReader } from '@meshwright/derp'
-import { BatchedWriter } from './derp-stream.ts'
+import { BatchedWriter, GatheredReader } from './derp-stream.ts'
 import { dialDerpWebSocket } from './derp-websocket.ts'
 import { type Outside, systemOutside } from './outside.ts'
 
@@ -332,8 +332,10 @@ class Connection implements DerpConnection {
   start(events: DerpConnectionEvents): void {
     this.#events = events
     const socket = this.#socket
+    const reader = new GatheredReader((bytes) => this.#events?.bytes(bytes))
     const closed = (): void => {
       if (this.#events === undefined) return
+      reader.flush()
       this.#events = undefined
       events.closed(this.#failure ?? 'the relay closed the connection')
     }
@@ -346,7 +348,7 @@ class Connection implements DerpConnection {
     const rest = this.#rest
     this.#rest = undefined
     if (rest !== undefined && rest.length > 0) events.bytes(rest)
-    socket.on('data', (chunk: Uint8Array) => this.#events?.bytes(chunk))
+    socket.on('data', (chunk: Uint8Array) => reader.push(chunk))
     socket.resume()
   }
 

@@ -64,3 +64,51 @@ export class BatchedWriter {
     if (!this.#busy && !this.#scheduled) this.#send(PIECE_BYTES)
   }
 }
+
+/** More than this is handed on at once. */
+const GATHERED_BYTES = 64 * 1024
+
+/**
+ * Hands on what arrives in one turn of the event loop as one piece, or several of about 64 KiB: a TLS stream gives one chunk for each record, and a
+ * relay may write a record for each packet.
+ */
+export class GatheredReader {
+  readonly #onBytes: (bytes: Uint8Array) => void
+  #chunks: Uint8Array[] = []
+  #bytes = 0
+  #turn: NodeJS.Immediate | undefined
+
+  constructor(onBytes: (bytes: Uint8Array) => void) {
+    this.#onBytes = onBytes
+  }
+
+  /** Adds a chunk, which must not change any more. */
+  push(chunk: Uint8Array): void {
+    this.#chunks.push(chunk)
+    this.#bytes += chunk.length
+    if (this.#bytes >= GATHERED_BYTES) this.flush()
+    else this.#turn ??= setImmediate(() => this.flush())
+  }
+
+  /** Hands on what is there. */
+  flush(): void {
+    clearImmediate(this.#turn)
+    this.#turn = undefined
+    const [first, ...others] = this.#chunks
+    if (first === undefined) return
+    const bytes = others.length === 0 ? first : joined(this.#chunks, this.#bytes)
+    this.#chunks = []
+    this.#bytes = 0
+    this.#onBytes(bytes)
+  }
+}
+
+function joined(chunks: readonly Uint8Array[], length: number): Uint8Array {
+  const bytes = new Uint8Array(length)
+  let at = 0
+  for (const chunk of chunks) {
+    bytes.set(chunk, at)
+    at += chunk.length
+  }
+  return bytes
+}

@@ -1,14 +1,12 @@
 import type http from 'node:http'
 import os from 'node:os'
-import { lookup } from 'node:dns/promises'
 import type { ControlState, NetworkMap } from '@meshwright/control-client'
 import type { PacketBatch, RelayRegion } from '@meshwright/core'
 import type { CryptoProvider } from '@meshwright/crypto'
-import { type Endpoint, formatIp, parseEndpoint, parseIp, type Prefix } from '@meshwright/ip'
+import { type Endpoint, formatIp, parseIp, type Prefix } from '@meshwright/ip'
 import { type MeshInput, type MeshNode, type MeshOutput, type MeshStatus, type PathStory, type PingKind, type PingResult, type Prefs, tellStory, type WhoIs } from '@meshwright/mesh'
 import { suspendAwareClock } from './clock.ts'
 import type { ControlTransport } from './control-dial.ts'
-import { NO_OFFLOADS } from './dataplane/give-up-offloads.ts'
 import { refuseAborted } from './dial-abort.ts'
 import { dialSystem } from './dial-system.ts'
 import { DnsUpstreams } from './dns-upstream.ts'
@@ -27,7 +25,7 @@ import { OutsideFlows } from './outside-flows.ts'
 import { pingPeerApi } from './peer-api-ping.ts'
 import { PendingLogout } from './pending-logout.ts'
 import { PendingPings } from './pending-pings.ts'
-import { portableCounters } from './portable-counters.ts'
+import { portableCounters, userspaceReport } from './portable-counters.ts'
 import { measureRelay, relayAddresses, type RelayDriver } from './relay-driver.ts'
 import type { DataPlaneReport, HasRemote, HasSocket, LoginOptions, MeshListener, MeshSocket, MeshUdpSocket, ReadyOptions, RunningNode } from './running-node.ts'
 import { StateFileError } from './state-file.ts'
@@ -37,6 +35,7 @@ import { localNetworks, planFor, systemHints } from './tun-plan.ts'
 import { NO_UDP_STATS, openUdp, type UdpOptions, type UdpSocket, type UdpStats } from './udp.ts'
 import { openRowUdp, type RowUdpSocket } from './udp-rows.ts'
 import { type Awaited, untilReady } from './until-ready.ts'
+import { addressesOf, farAddress } from './who-is-meant.ts'
 
 const DIAL_TIMEOUT_MS = 60_000
 /** When a state file that could not be written is tried again. */
@@ -247,11 +246,7 @@ export class NodeRunner implements RunningNode {
 
   async resolve(name: string, options: { readonly signal?: AbortSignal } = {}): Promise<readonly string[]> {
     refuseAborted(options.signal, `the look-up of '${name}' was aborted`)
-    const known = this.#node.resolve(name)
-    if (known.length > 0) return known.map(formatIp)
-    const answers = await lookup(name, { all: true })
-    refuseAborted(options.signal, `the look-up of '${name}' was aborted`) // the system's look-up cannot be broken off, but nobody is told of what was given up
-    return answers.map((answer) => answer.address)
+    return addressesOf(name, this.#node.resolve(name), options.signal)
   }
 
   async ping(address: string, kind: PingKind, options: { readonly timeoutMs?: number; readonly sizeBytes?: number; readonly signal?: AbortSignal } = {}): Promise<PingResult> {
@@ -263,8 +258,7 @@ export class NodeRunner implements RunningNode {
   }
 
   whois(from: string | HasRemote | HasSocket): WhoIs | undefined {
-    const address = typeof from === 'string' ? from : (('socket' in from ? from.socket : from).remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/, '')
-    const ip = parseIp(address) ?? parseEndpoint(address)?.ip
+    const ip = farAddress(from)
     return ip && this.#node.whois(ip)
   }
 
@@ -290,10 +284,7 @@ export class NodeRunner implements RunningNode {
   dataPlane(): Promise<DataPlaneReport> {
     const udp = (): UdpStats => this.#sockets?.stats() ?? NO_UDP_STATS
     const tun = this.#tun
-    if (tun !== undefined) return reportOf(this.#opened, () => portableCounters(tun.stats(), udp()))
-    const { packetsIn, packetsOut } = this.#node.status(this.#clock())
-    const counters = portableCounters({ read: packetsOut, written: packetsIn, refused: 0, lost: 0 }, udp())
-    return Promise.resolve({ lane: 'userspace', ...(this.#rows && { datagrams: this.#rows.way }), offloads: { ...NO_OFFLOADS, gso: this.#rows?.sendsRows === true }, counters: { ...counters }, restarts: 0 })
+    return tun === undefined ? Promise.resolve(userspaceReport(this.#node.status(this.#clock()), udp(), this.#rows)) : reportOf(this.#opened, () => portableCounters(tun.stats(), udp()))
   }
 
   /** Feeds the machine that is in force. */

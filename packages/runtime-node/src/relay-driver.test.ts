@@ -1,7 +1,9 @@
+import http from 'node:http'
 import { createServer, type Server } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { RelayNode, RelayRegion } from '@meshwright/core'
 import type { RelayLinksInput } from '@meshwright/mesh'
-import { expect, test } from 'vitest'
+import { afterEach, expect, test, vi } from 'vitest'
 import { systemOutside } from './outside.ts'
 import { measureRelay, RelayDriver } from './relay-driver.ts'
 
@@ -56,35 +58,62 @@ test('after close nothing is told any more', async () => {
   expect(inputs).toEqual([])
 })
 
-test('what a relay brings stays with the relay while nobody comes after it, and comes in full then', async () => {
-  const bytes = 64 << 20
-  const server = createServer((socket) => {
-    socket.on('error', () => undefined).once('data', () => {
-      socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n')
-      const piece = Buffer.alloc(1 << 20, 7)
-      for (let sent = 0; sent < bytes; sent += piece.length) socket.write(piece)
+const cleanup: (() => void)[] = []
+afterEach(() => {
+  for (const each of cleanup.splice(0).reverse()) each()
+})
+
+/** A driver whose link 1 is open, what it was told since, and the other end. */
+async function opened(isBehind: () => boolean = () => false): Promise<{ readonly driver: RelayDriver; readonly inputs: RelayLinksInput[]; readonly far: Duplex }> {
+  const server = http.createServer()
+  const far = new Promise<Duplex>((resolve) => {
+    server.on('upgrade', (_request, socket) => {
+      socket.on('error', () => undefined).write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n')
+      resolve(socket)
     })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const address = server.address()
-  let [behind, got] = [true, 0]
-  let heard: () => void = () => undefined
-  const driver = new RelayDriver((input) => {
-    if (input.type === 'bytes') got += input.bytes.length
-    heard()
-  }, true, systemOutside, () => behind)
-  const until = async (holds: () => boolean): Promise<void> => {
-    while (!holds()) await new Promise<void>((resolve) => (heard = resolve))
+  const inputs: RelayLinksInput[] = []
+  const driver = new RelayDriver((input) => inputs.push(input), true, systemOutside, isBehind)
+  cleanup.push(() => {
+    driver.close()
+    server.closeAllConnections()
+    server.close()
+  })
+  const port = typeof address === 'object' && address !== null ? address.port : expect.fail('no port')
+  driver.perform({ type: 'relayDial', link: 1, region: region(relay(port)), node: relay(port) })
+  await expect.poll(() => inputs.length).toBe(1)
+  expect(inputs.splice(0)).toMatchObject([{ type: 'opened', link: 1 }])
+  const socket = await far
+  cleanup.push(() => socket.destroy())
+  return { driver, inputs, far: socket }
+}
+
+test('that all is taken is told when it was much, not for each small write', async () => {
+  const { driver, inputs, far } = await opened()
+  let arrived = 0
+  far.on('data', (bytes: Uint8Array) => (arrived += bytes.length))
+  for (let i = 1; i <= 20; i += 1) {
+    driver.perform({ type: 'relayWrite', link: 1, bytes: new Uint8Array(1_000) })
+    await expect.poll(() => arrived).toBe(i * 1_000)
   }
-  driver.perform({ type: 'relayDial', link: 1, region: region(relay(typeof address === 'object' && address !== null ? address.port : 0)), node: relay(typeof address === 'object' && address !== null ? address.port : 0) })
-  await until(() => got > 0)
-  // More than enough time for all of it.
-  await new Promise((resolve) => setTimeout(resolve, 300))
-  expect(got).toBeLessThan(bytes / 16)
+  expect(inputs).toEqual([])
+  driver.perform({ type: 'relayWrite', link: 1, bytes: new Uint8Array(60_000) })
+  await expect.poll(() => inputs).toEqual([{ type: 'writable', link: 1 }])
+})
+
+test('while whoever is fed is behind, a relay has to wait, and all comes once it is not', async () => {
+  const BYTES = 64 * 1024 * 1024
+  let behind = true
+  const { inputs, far } = await opened(() => behind)
+  const brought = (): number => inputs.reduce((sum, input) => sum + (input.type === 'bytes' ? input.bytes.length : 0), 0)
+  const sent = vi.fn()
+  far.write(new Uint8Array(BYTES), sent)
+  await expect.poll(brought).toBeGreaterThan(0)
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  expect(brought()).toBeLessThan(BYTES / 4)
+  expect(sent).not.toHaveBeenCalled()
   behind = false
-  await until(() => got === bytes)
-  // A connection that is held is closed like any other.
-  behind = true
-  driver.close()
-  await new Promise((resolve) => server.close(resolve))
+  await expect.poll(brought).toBe(BYTES)
 })

@@ -7,6 +7,8 @@ import type { Outside } from './outside.ts'
 
 /** How often it is looked whether whoever takes what relays bring has come after it. */
 const LOOK_AGAIN_MS = 5
+/** That so much has been taken is told: a message for each small write would cost more than the write. Far less than what may be on its way. */
+const TOLD_BYTES = 64 * 1024
 
 /** Carries a node's connections with relays over real sockets. */
 export class RelayDriver {
@@ -19,6 +21,8 @@ export class RelayDriver {
   /** Connections that are not read for now. */
   readonly #held: Set<DerpConnection> = new Set()
   #again: NodeJS.Timeout | undefined
+  /** Bytes that were written to each since it was last told that all are taken. */
+  readonly #written: Map<number, number> = new Map()
   #closed = false
 
   /**
@@ -26,8 +30,8 @@ export class RelayDriver {
    * @param isBehind whether what was fed waits in a queue that should not grow: then relays keep what they have
    */
   constructor(feed: (input: RelayLinksInput) => void, plainHttp: boolean, outside: Outside, isBehind: () => boolean = () => false) {
-    this.#isBehind = isBehind
     this.#feed = feed
+    this.#isBehind = isBehind
     this.#plainHttp = plainHttp
     this.#outside = outside
   }
@@ -37,8 +41,7 @@ export class RelayDriver {
       case 'relayDial':
         return this.#dial(output.link, output.node)
       case 'relayWrite':
-        this.#connections.get(output.link)?.write(output.bytes)
-        return
+        return this.#write(output.link, output.bytes)
       case 'relayClose':
         this.#dials.get(output.link)?.abort()
         this.#close(output.link)
@@ -60,6 +63,13 @@ export class RelayDriver {
     this.#connections.clear()
   }
 
+  #write(link: number, bytes: Uint8Array): void {
+    const connection = this.#connections.get(link)
+    if (connection === undefined) return
+    this.#written.set(link, (this.#written.get(link) ?? 0) + bytes.length)
+    connection.write(bytes)
+  }
+
   #dial(link: number, node: RelayNode): void {
     const abort = new AbortController()
     this.#dials.set(link, abort)
@@ -77,10 +87,15 @@ export class RelayDriver {
             this.#tell({ type: 'bytes', link, bytes })
             if (this.#isBehind() && this.#connections.get(link) === connection) this.#hold(connection)
           },
-          writable: () => this.#tell({ type: 'writable', link }),
+          writable: () => {
+            if ((this.#written.get(link) ?? 0) < TOLD_BYTES) return
+            this.#written.delete(link)
+            this.#tell({ type: 'writable', link })
+          },
           closed: (reason) => {
             this.#connections.delete(link)
             this.#held.delete(connection)
+            this.#written.delete(link)
             this.#tell({ type: 'closed', link, reason })
           },
         })
@@ -97,6 +112,7 @@ export class RelayDriver {
     if (connection === undefined) return
     this.#connections.delete(link)
     this.#held.delete(connection)
+    this.#written.delete(link)
     connection.close()
   }
 

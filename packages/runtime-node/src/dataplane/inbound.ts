@@ -1,6 +1,7 @@
 import { DONE, DROPPED, type Instant, type PacketBatch } from '@meshwright/core'
 import { markCongestion } from '@meshwright/wireguard'
 import { arenaBatch, BATCH_SLOTS, type LaneContext, ROW_BYTES } from './lane-context.ts'
+import type { LaneRow, Opened } from './lane-engine.ts'
 import { EINVAL, MSG_DONTWAIT } from './linux-abi.ts'
 import { ReceiveMessage } from './message-header.ts'
 import { RowCutter } from './row-cutter.ts'
@@ -66,6 +67,15 @@ export class Inbound {
     return receives
   }
 
+  /** Opens what relays have brought; `false` when there was nothing. */
+  takeRelayed(now: Instant): boolean {
+    const rows = this.#context.engine.takeRelayed()
+    if (rows.length === 0) return false
+    for (const row of rows) this.#relayedRow(now, row)
+    this.#joiner.flush()
+    return true
+  }
+
   /** Writes a packet of the engine's own making. */
   deliver(packet: Uint8Array): void {
     const { bytes, map } = this.#context
@@ -77,7 +87,7 @@ export class Inbound {
   }
 
   #row(now: Instant, received: number): void {
-    const { view, bytes, map, counters, engine } = this.#context
+    const { view, map, counters, engine } = this.#context
     const { segmentBytes, trafficClass } = this.#message
     const count = Math.ceil(received / segmentBytes)
     const path = this.#paths.find(view, this.#message.nameAt, this.#message.nameBytes)
@@ -93,9 +103,32 @@ export class Inbound {
       const slot = batch.addSlot(at, Math.min(segmentBytes, received - i * segmentBytes))
       if (!isWireGuard(view, at) && engine.foreign(now, path, batch.source(slot))) batch.verdict[slot] = DROPPED
     }
-    const plan = engine.open(now, path, batch)
-    const { verdict, target, targetLength } = batch
-    const congested = (trafficClass & 3) === CONGESTION_EXPERIENCED
+    this.#pass(now, engine.open(now, path, batch), (trafficClass & 3) === CONGESTION_EXPERIENCED)
+  }
+
+  /** As `#row` for datagrams that stand elsewhere: so many at a time as the batch and the place for rows can hold. */
+  #relayedRow(now: Instant, row: LaneRow): void {
+    const { bytes, map } = this.#context
+    const batch = this.#batch
+    const { datagrams } = row
+    for (let next = 0; next < datagrams.length; ) {
+      batch.reset()
+      for (let at = map.received; next < datagrams.length && batch.count < BATCH_SLOTS; next += 1) {
+        const datagram = datagrams[next]
+        if (datagram === undefined || datagram.length > ROW_BYTES) continue // a relay carries no such thing
+        if (at + datagram.length > map.received + ROW_BYTES) break
+        bytes.set(datagram, at)
+        batch.addSlot(at, datagram.length)
+        at += datagram.length
+      }
+      this.#pass(now, row.open(now, batch), false)
+    }
+  }
+
+  /** Hands on what was opened and may enter. */
+  #pass(now: Instant, plan: Opened, congested: boolean): void {
+    const { bytes, engine } = this.#context
+    const { count, verdict, target, targetLength } = this.#batch
     for (let slot = 0; slot < count; slot += 1) {
       const peer = verdict[slot] === DONE ? plan.peerOf(slot) : undefined
       if (peer === undefined) continue

@@ -9,6 +9,18 @@ export interface LaneDoors {
   deliver(packet: Uint8Array): void
 }
 
+/** What was opened of a batch: who sealed the slots that are `DONE`. */
+export interface Opened {
+  peerOf(slot: number): NodePublicKey | undefined
+}
+
+/** Sealed datagrams that a relay brought from one sender, one behind the other. */
+export interface LaneRow {
+  readonly datagrams: readonly Uint8Array[]
+  /** Opens a batch of them, in place. */
+  open(now: Instant, batch: PacketBatch): Opened
+}
+
 /**
  * Whoever decides about the packets of a lane: who gets them, who may send them, by which way. The lane moves bytes and decides nothing.
  * `Peer` is the engine's own object for a peer: the same one for the same peer, so that neighbours in a row are known by it.
@@ -20,16 +32,16 @@ export interface LaneEngine<Peer extends object = object> {
   seal(now: Instant, peer: Peer, batch: PacketBatch): number
   /** Where the peer's datagrams go by UDP; `undefined` when nowhere. */
   pathOf(now: Instant, peer: Peer): UdpPath | undefined
-  /** Whether the peer's datagrams go by a relay, beside a path or without one: each is handed to `relay`. */
-  isRelayed(now: Instant, peer: Peer): boolean
-  /** Takes a sealed datagram for a relay; the bytes are valid during the call. */
-  relay(now: Instant, peer: Peer, datagram: Uint8Array): void
+  /** Sends the slots that are `DONE` by a relay, if the peer's datagrams go by one, beside a path or without one; the bytes are valid during the call. */
+  relay(now: Instant, peer: Peer, batch: PacketBatch): void
   /** So many sealed datagrams, of so many bytes together, went out by UDP. */
   sent(path: UdpPath, bytes: number, datagrams: number): void
   /** So many sealed datagrams did not go out by UDP: there was no path for them. Those that went by a relay are among them. */
   notSent(now: Instant, peer: Peer, datagrams: number): void
   /** Opens a batch that came by one path, in place; gives who sealed the slots that are `DONE` afterwards. */
-  open(now: Instant, from: UdpPath, batch: PacketBatch): { peerOf(slot: number): NodePublicKey | undefined }
+  open(now: Instant, from: UdpPath, batch: PacketBatch): Opened
+  /** Takes off what relays have brought; it is opened before anything else happens. */
+  takeRelayed(): readonly LaneRow[]
   /** Takes a datagram that is none of WireGuard's, if it wants it: `true`. The bytes are valid during the call. */
   foreign(now: Instant, from: UdpPath, datagram: Uint8Array): boolean
   /** Whether an opened packet goes to the TUN device. What the engine keeps for itself, and what it drops, does not. */

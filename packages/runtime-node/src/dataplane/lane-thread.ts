@@ -169,12 +169,12 @@ export class LaneThread<To, From extends { readonly type: string }> {
     })
   }
 
-  /** Posts a message, waking the worker. Without a worker it is lost. */
-  tell(message: To): void {
+  /** Posts a message, waking the worker. Without a worker it is lost. @param given memory that goes with it and is not copied */
+  tell(message: To, given: readonly ArrayBuffer[] = []): void {
     // Also since the wake descriptor is closed with the last one: its number may be somebody else's by now.
     if (this.#running === undefined) return
     this.#running.posted += 1
-    this.#running.port.postMessage(message)
+    this.#running.port.postMessage(message, given)
     const { arena, border } = this.#main
     arena.fill(0, 0, 8)
     arena[0] = 1

@@ -140,7 +140,10 @@ export class Lane {
 
   /** Sends what the engine owes. */
   settle(now: Instant): void {
-    this.context.engine.settle(now, this.#doors)
+    const { engine } = this.context
+    engine.settle(now, this.#doors)
+    // What is opened may make the engine owe something again: a first packet lets out those that waited for it.
+    while (this.#inbound.takeRelayed(now)) engine.settle(now, this.#doors)
   }
 
   /** Closes the sockets; the TUN device belongs to the host. */

@@ -36,8 +36,10 @@ const engine: LaneEngine = {
     return done
   },
   pathOf: () => (reached ? path : undefined),
-  isRelayed: () => relayed,
-  relay: () => asked.push('relay'),
+  relay: (_now, _peer, batch) => {
+    for (let slot = 0; relayed && slot < batch.count; slot += 1) if (batch.verdict[slot] === DONE) asked.push('relay')
+  },
+  takeRelayed: () => [],
   sent: (_path, _bytes, datagrams) => asked.push(['sent', datagrams]),
   notSent: (_now, peer, datagrams) => asked.push(['not sent', peer === PEER, datagrams]),
   open: () => ({ peerOf: () => undefined }), foreign: () => false, admits: () => false, settle: () => undefined, handleTimeout: () => undefined, pollTimeout: () => undefined,

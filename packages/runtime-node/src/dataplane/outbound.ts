@@ -145,7 +145,7 @@ export class Outbound {
     const { engine } = this.#context
     const sealed = owner === undefined ? 0 : engine.seal(now, owner, batch)
     if (owner === undefined || sealed === 0) return
-    if (engine.isRelayed(now, owner)) for (let i = 0; i < batch.count; i += 1) if (batch.verdict[i] === DONE) engine.relay(now, owner, batch.result(i))
+    engine.relay(now, owner, batch)
     const path = engine.pathOf(now, owner)
     if (path === undefined) return engine.notSent(now, owner, sealed)
     const { count, target, targetLength, verdict } = batch

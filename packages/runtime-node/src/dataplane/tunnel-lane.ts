@@ -8,6 +8,8 @@ import type { EnginePeer, TunnelEngine } from './tunnel-engine.ts'
 /** What a device says beside datagrams and packets. */
 export type TunnelOutput = Exclude<WireGuardOutput<UdpPath>, { readonly type: 'transmit' | 'packet' }>
 
+const NOTHING = [] as const
+
 /** The engine of an interface that WireGuard's tools configure, on a lane: every path is an address, and nothing is relayed. */
 export class TunnelLane implements LaneEngine<EnginePeer> {
   readonly engine: TunnelEngine<UdpPath>
@@ -30,12 +32,12 @@ export class TunnelLane implements LaneEngine<EnginePeer> {
     return this.engine.device.pathOf(peer.publicKey)
   }
 
-  isRelayed(): boolean {
-    return false
-  }
-
   relay(): void {
     // There are no relays.
+  }
+
+  takeRelayed(): readonly [] {
+    return NOTHING
   }
 
   sent(): void {

@@ -24,8 +24,8 @@ export interface EngineHostDoors {
   readonly wallClock: () => number
   readonly stopwatch: () => number
   readonly provider: CryptoProvider
-  /** To the node's thread. */
-  readonly post: (message: FromEngine) => void
+  /** To the node's thread, with the memory that is given away by it. */
+  readonly post: (message: FromEngine, given?: readonly ArrayBuffer[]) => void
   /** How many messages the node's thread has not taken yet. Absent: it takes each at once. */
   readonly untaken?: () => number
   /** By UDP. The bytes are not kept. */
@@ -111,7 +111,10 @@ export class EngineHost {
       this.#owesChanged ||= told.length < owed.length
       owed = told
     }
-    if (owed.length > 0) this.#doors.post({ type: 'outputs', engine: this.#number, outputs: toPortable(owed) })
+    if (owed.length === 0) return
+    // What a machine owes belongs to whoever takes it.
+    const given: ArrayBuffer[] = []
+    this.#doors.post({ type: 'outputs', engine: this.#number, outputs: toPortable(owed, given) }, given)
   }
 
   /** Whether an inner packet answers an echo request that the node itself has sent. */
@@ -158,7 +161,7 @@ export class EngineHost {
     const { random, wallClock, stopwatch, provider } = this.#doors
     let link = seed.firstLink
     this.#number = number
-    this.#engine = new Engine({ ...seed, random, wallClock, stopwatch, provider, nextLink: () => (link += 1) })
+    this.#engine = new Engine({ ...seed, random, wallClock, stopwatch, provider, nextLink: () => (link += 1), relayedRows: true })
   }
 
   #end(now: Instant): void {

@@ -1,9 +1,9 @@
-import { DROPPED, type Instant, type PacketBatch } from '@meshwright/core'
+import { DONE, DROPPED, type Instant, type PacketBatch } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { type Endpoint, formatEndpoint, isServiceAddress, PacketView } from '@meshwright/ip'
 import type { DataPath } from '@meshwright/mesh'
 import { classifyDatagram, type Path } from '@meshwright/nat-traversal'
-import type { LaneDoors, LaneEngine } from '../dataplane/lane-engine.ts'
+import type { LaneDoors, LaneEngine, LaneRow, Opened } from '../dataplane/lane-engine.ts'
 import { type UdpPath, udpPathTo } from '../dataplane/socket-address.ts'
 import { EngineHost, type EngineHostDoors } from './engine-host.ts'
 import type { ToEngine } from './engine-messages.ts'
@@ -15,6 +15,7 @@ const SERVICE_IPV4_NUMBER = 0x64646464
 /** Of fd7a:115c:a1e0::/48. */
 const ULA_FIRST_BYTE = 0xfd
 const NOBODY = { peerOf: (): undefined => undefined }
+const NOTHING = [] as const
 
 /** What the lane owes to doors that it is only lent. */
 type Owed = { readonly to: UdpPath | undefined; readonly bytes: Uint8Array }
@@ -86,19 +87,21 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
     else if (type !== 'relay') this.host.engine?.noteBlocked(datagrams)
   }
 
-  isRelayed(now: Instant, peer: NodePublicKey): boolean {
-    const { type } = this.#path(now, peer)
-    return type === 'relay' || type === 'both'
-  }
-
-  relay(now: Instant, peer: NodePublicKey, datagram: Uint8Array): void {
+  relay(now: Instant, peer: NodePublicKey, batch: PacketBatch): void {
+    const { engine } = this.host
     const path = this.#path(now, peer)
-    if (path.type !== 'relay' && path.type !== 'both') return
-    this.host.engine?.plane.noteCarried('relay', datagram.length, 1)
-    this.host.engine?.relays.send(now, path.region, peer, datagram.slice())
+    if (engine === undefined || (path.type !== 'relay' && path.type !== 'both')) return
+    let [datagrams, bytes] = [0, 0]
+    for (let slot = 0; slot < batch.count; slot += 1) {
+      if (batch.verdict[slot] !== DONE) continue
+      datagrams += 1
+      bytes += batch.targetLength[slot] ?? 0
+    }
+    engine.plane.noteCarried('relay', bytes, datagrams)
+    engine.relays.sendBatch(now, path.region, peer, batch)
   }
 
-  open(now: Instant, from: UdpPath, batch: PacketBatch): { peerOf(slot: number): NodePublicKey | undefined } {
+  open(now: Instant, from: UdpPath, batch: PacketBatch): Opened {
     const { engine } = this.host
     if (engine === undefined || engine.udpBlocked) {
       batch.verdict.fill(DROPPED, 0, batch.count)
@@ -106,6 +109,14 @@ export class MeshLane implements LaneEngine<NodePublicKey> {
       return NOBODY
     }
     return engine.plane.open(now, this.#origin(from), batch)
+  }
+
+  takeRelayed(): readonly LaneRow[] {
+    const { engine } = this.host
+    const rows = engine?.takeRelayed() ?? NOTHING
+    if (engine === undefined || rows.length === 0) return NOTHING
+    this.#pathFor = undefined
+    return rows.map(({ from, datagrams }) => ({ datagrams, open: (now, batch) => engine.plane.open(now, from, batch) }))
   }
 
   foreign(now: Instant, from: UdpPath, datagram: Uint8Array): boolean {

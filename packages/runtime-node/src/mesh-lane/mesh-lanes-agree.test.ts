@@ -155,11 +155,11 @@ class Remote {
         this.engine.handleInput(now, { type: 'relay', input: { type: 'writable', link: output.link } })
       } else if (output.type === 'relayDial') {
         const { link } = output
+        this.engine.handleInput(now, { type: 'relay', input: { type: 'opened', link } })
         relay.open(this.index, (bytes) => {
           this.engine.handleInput(now, { type: 'relay', input: { type: 'bytes', link, bytes } })
           this.drain(relay)
         })
-        this.engine.handleInput(now, { type: 'relay', input: { type: 'opened', link } })
       }
     }
   }
@@ -422,6 +422,68 @@ test('a mesh node on both lanes, 100 peers, directly and by relay: the same data
   expect(Object.keys(own.drops(now))).toEqual(expect.arrayContaining(['filter-in', 'wrong-source', 'no-peer', 'wireguard-packet-auth', 'wireguard-packet-replay']))
   expect([rows > 3, lane.lane.joined.packets > 20, delivered > 200, relayedFrames > 100]).toEqual([true, true, true, true])
 }, 240_000)
+
+test('what a relay brings at once is opened in rows, and segments of one flow enter as one row', () => {
+  const SEGMENTS = 40
+  now = instant(1_000)
+  const provider = must(wasmCryptoProvider(nodeCryptoProvider, 8 * 1024 * 1024))
+  const spare = provider.instance.allocate(200_000)
+  const memory: RowMemory = { bytes: spare, view: new DataView(spare.buffer, spare.byteOffset, spare.length), sums: sumsFor(provider, spare.byteOffset) }
+  const relay = new Relay()
+  const lane: MemoryMeshLane = new MemoryMeshLane({ provider, random: new SeededRandom(7).bytes, wallClock })
+  const remote: RemoteEngine = new RemoteEngine(1, optionsOf(0, new SeededRandom(0)), (message) => lane.take(message))
+  const peer = new Remote(FIRST_RELAYED, relay, provider)
+  const keys = keysOf(peer.index)
+  const arrived: Uint8Array[] = []
+  let dialled = 0
+  /** What the relay has for the node comes as one piece. */
+  const settle = (): void => {
+    for (let busy = true; busy; ) {
+      busy = false
+      for (const message of lane.posted.splice(0)) if (message.type !== 'service') remote.receive(message)
+      for (let output = remote.pollOutput(); output !== undefined; output = remote.pollOutput()) {
+        if (output.type === 'relayDial') {
+          dialled = output.link
+          relay.open(0, (bytes) => void arrived.push(bytes))
+          remote.handleInput(now, { type: 'relay', input: { type: 'opened', link: dialled } })
+        } else if (output.type === 'relayWrite') relay.write(0, output.bytes)
+        busy = true
+      }
+      if (arrived.length === 0) continue
+      remote.handleInput(now, { type: 'relay', input: { type: 'bytes', link: dialled, bytes: Uint8Array.from(Buffer.concat(arrived.splice(0))) } })
+      busy = true
+    }
+  }
+  const send = (packet: Uint8Array): void => {
+    peer.engine.handleInput(now, { type: 'packet', bytes: packet })
+    peer.drain(relay)
+  }
+  remote.setRelayMap(now, relays)
+  remote.setHome(now, 1)
+  remote.apply(now, {
+    warnings: [],
+    paths: [{ nodeKey: keys.node.publicKey(), discoKey: keys.disco.publicKey(), endpoints: [], homeRegion: 1 }],
+    plane: { peers: [keys.node.publicKey()], routes: [{ prefix: prefix(`${peer.address}/32`), peer: keys.node.publicKey().text }], rules: [{ SrcIPs: ['*'], DstPorts: [{ IP: '*', Ports: { First: ALLOWED_PORT, Last: ALLOWED_PORT } }] }], local: IpSet.from([prefix('100.64.1.0/32')]) },
+  })
+  settle()
+  const ends = { src: { ip: ip(peer.address), port: 1 }, dst: { ip: OWN, port: ALLOWED_PORT } }
+  send(encodeUdpPacket({ ...ends, payload: new Uint8Array(10) }))
+  settle()
+  expect(unjoined(memory, must(lane.kernel.tunOut).splice(0)).length).toBe(1)
+  const packets = Array.from({ length: SEGMENTS }, (_, i) => encodeTcpPacket({ ...ends, sequence: i * 1_000, flags: TCP_ACK, payload: new Uint8Array(1_000).fill(i) }))
+  for (const packet of packets) send(packet)
+  settle()
+  const written = must(lane.kernel.tunOut).splice(0)
+  expect(written.length).toBe(1)
+  const payloads = (each: readonly Uint8Array[]): readonly string[] => each.map((packet) => hex(packet.subarray(40)))
+  expect(payloads(unjoined(memory, written))).toEqual(payloads(packets))
+  expect(must(lane.mesh.host.engine).traffic().received.relay.datagrams).toBeGreaterThan(SEGMENTS)
+  // More than a row has room for, and much of it for somebody else.
+  for (let i = 0; i < 300; i += 1) send(encodeUdpPacket({ src: ends.src, dst: { ip: OWN, port: i % 3 === 0 ? DENIED_PORT : ALLOWED_PORT }, payload: Uint8Array.of(i >> 8, i) }))
+  settle()
+  expect(unjoined(memory, must(lane.kernel.tunOut).splice(0)).map((packet) => ((packet[28] ?? 0) << 8) | (packet[29] ?? 0))).toEqual(Array.from({ length: 300 }, (_, i) => i).filter((i) => i % 3 !== 0))
+  expect(must(lane.mesh.host.engine).drops(now)['filter-in']).toBe(100)
+})
 
 /** The frames of a relay (type, length, payload); one piece where there are none, at a connection's beginning. */
 function framesIn(bytes: Uint8Array): Uint8Array[] {

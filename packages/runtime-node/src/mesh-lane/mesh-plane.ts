@@ -16,8 +16,8 @@ import { RemoteEngine } from './remote-engine.ts'
 
 const STOP_MS = 2_000
 const LOOK_MS = 1_000
-/** Messages that wait for the worker, at most, before connections with relays are not read any more: each brings up to 64 KiB. */
-const MAX_UNTAKEN = 128
+/** Messages that wait for the worker, at most, before connections with relays are not read any more: each brings some 64 KiB at most. */
+const MAX_UNTAKEN = 32
 
 /** How the data plane of a node is started. */
 export interface MeshPlaneOptions {
@@ -127,7 +127,7 @@ export class MeshPlane {
   /** Makes the engine of a node, in the worker, in the place of the one before. */
   makeEngine(options: EngineOptions): RemoteEngine {
     this.#engines += 1
-    this.#engine = new RemoteEngine(this.#engines, options, (message) => this.#thread.tell(message))
+    this.#engine = new RemoteEngine(this.#engines, options, (message, given) => this.#thread.tell(message, given))
     return this.#engine
   }
 

@@ -51,7 +51,7 @@ export function runMeshLaneWorker(): void {
   const start: unknown = workerData
   if (isMainThread || !isStart(start)) throw new TypeError('this thread was not started for a mesh node')
   optimizeSooner()
-  const post = (message: FromMeshWorker): void => start.port.postMessage(message)
+  const post = (message: FromMeshWorker, given: readonly ArrayBuffer[] = []): void => start.port.postMessage(message, given)
   const needs = laneNeeds()
   if ('reason' in needs) {
     post({ type: 'unavailable', reason: needs.reason })
@@ -62,7 +62,7 @@ export function runMeshLaneWorker(): void {
 
 class MeshLaneThread {
   readonly #start: Start
-  readonly #post: (message: FromMeshWorker) => void
+  readonly #post: (message: FromMeshWorker, given?: readonly ArrayBuffer[]) => void
   readonly #clock: () => Instant
   readonly #engine: MeshLane
   readonly #context: LaneContext
@@ -71,10 +71,10 @@ class MeshLaneThread {
   #viewedAt: Instant
   #packets = 0
 
-  constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromMeshWorker) => void) {
+  constructor(start: Start, koffi: unknown, provider: WasmProvider, post: (message: FromMeshWorker, given?: readonly ArrayBuffer[]) => void) {
     this.#start = start
     const posts = new CountedPosts(start.pulse, post)
-    this.#post = (message) => posts.post(message)
+    this.#post = (message, given) => posts.post(message, given)
     const own = suspendAwareClock()
     const behind = performance.timeOrigin - start.timeOrigin
     this.#clock = () => instant(own() + behind)

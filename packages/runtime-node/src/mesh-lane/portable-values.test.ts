@@ -36,6 +36,16 @@ test('bytes are copied: a view into a large memory takes only itself along', () 
   expect(written instanceof Uint8Array ? written.buffer.byteLength : 0).toBe(4)
 })
 
+test('bytes that are given away go without a copy where they have their memory to themselves', () => {
+  const [own, shared] = [new Uint8Array(70_000).fill(1), new Uint8Array(100).fill(2)]
+  const given: ArrayBuffer[] = []
+  const message = toPortable({ own, views: [shared.subarray(0, 50), shared.subarray(50)], again: own }, given)
+  expect(given).toEqual([own.buffer])
+  const back = fromPortable(structuredClone(message, { transfer: given }))
+  expect([own.length, shared.length]).toEqual([0, 100])
+  expect([back.own.length, back.again.length, ...back.views.map(({ length }) => length)]).toEqual([70_000, 70_000, 50, 50])
+})
+
 test('a key that has been read leaves nothing of it in the message', () => {
   const message = structuredClone(toPortable(NodePrivateKey.generate(systemRandom)))
   fromPortable(message)

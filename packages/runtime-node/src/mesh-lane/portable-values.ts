@@ -22,7 +22,7 @@ interface Kind {
 const bytesOf = (plain: unknown): Uint8Array => (plain instanceof Uint8Array ? plain : new Uint8Array(0))
 
 /** Copies: a posted view would carry the whole memory that it looks into. */
-const copy = (bytes: Uint8Array): Uint8Array => Uint8Array.from(bytes)
+const copy = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)
 
 const KINDS: ReadonlyMap<unknown, Kind> = new Map<unknown, Kind>([
   [Ip, { name: 'ip', write: (value) => (value instanceof Ip ? copy(value.bytes) : undefined), read: (plain) => Ip.fromBytes(bytesOf(plain)) }],
@@ -59,9 +59,10 @@ function rangeOf(plain: unknown): { readonly first: Ip; readonly last: Ip } {
  * Writes a value for another thread: plain objects, arrays, maps and sets of plain values, bytes, addresses, sets of addresses, and node and disco keys.
  * Secret keys are copied with it: post it, and keep it nowhere.
  * @throws MeshwrightError `PORTABLE_CLASS` for an object of any other class: a value that would arrive as something else is a mistake
+ * @param given takes the memory of bytes that have one to themselves: they are not copied, and are no more once the message is posted with it
  */
-export function toPortable<T>(value: T): Portable<T> {
-  return write(value) as Portable<T> // the phantom of the interface has no value
+export function toPortable<T>(value: T, given?: ArrayBuffer[]): Portable<T> {
+  return write(value, given) as Portable<T> // the phantom of the interface has no value
 }
 
 /** Reads what {@link toPortable} wrote. @throws MeshwrightError `PORTABLE_BROKEN` when it did not */
@@ -69,21 +70,28 @@ export function fromPortable<T>(value: Portable<T>): T {
   return read(value) as T // written by toPortable, which knows T
 }
 
-function write(value: unknown): unknown {
+function write(value: unknown, given: ArrayBuffer[] | undefined): unknown {
   if (typeof value !== 'object' || value === null) return value
-  if (Array.isArray(value)) return value.map(write)
-  if (value instanceof Uint8Array) return copy(value)
-  if (value instanceof Map) return new Map([...value].map(([key, each]) => [write(key), write(each)]))
-  if (value instanceof Set) return new Set([...value].map(write))
+  if (Array.isArray(value)) return value.map((each) => write(each, given))
+  if (value instanceof Uint8Array) return give(value, given) ?? copy(value)
+  if (value instanceof Map) return new Map([...value].map(([key, each]) => [write(key, given), write(each, given)]))
+  if (value instanceof Set) return new Set([...value].map((each) => write(each, given)))
   const prototype: unknown = Object.getPrototypeOf(value)
   if (prototype === Object.prototype || prototype === null) {
-    const plain = Object.fromEntries(Object.entries(value).map(([key, each]) => [key, write(each)]))
+    const plain = Object.fromEntries(Object.entries(value).map(([key, each]) => [key, write(each, given)]))
     // Values that others sent may have such a field themselves.
     return TAG in value ? { [TAG]: OBJECT, plain: Object.entries(plain) } : plain
   }
   const kind = KINDS.get(value.constructor)
   if (kind === undefined) throw new MeshwrightError('PORTABLE_CLASS', `a ${value.constructor.name} cannot be posted to another thread`)
   return { [TAG]: kind.name, plain: kind.write(value) }
+}
+
+function give(bytes: Uint8Array, given: ArrayBuffer[] | undefined): Uint8Array | undefined {
+  const { buffer } = bytes
+  if (given === undefined || !(buffer instanceof ArrayBuffer) || buffer.byteLength !== bytes.length || given.includes(buffer)) return undefined
+  given.push(buffer)
+  return bytes
 }
 
 function read(value: unknown): unknown {

@@ -24,7 +24,7 @@ export class RemoteEngine implements NodeEngine {
   readonly privateKey: NodePrivateKey
   /** Tells this engine from the ones before it. */
   readonly number: number
-  readonly #post: (message: ToEngine) => void
+  readonly #post: (message: ToEngine, given?: readonly ArrayBuffer[]) => void
   readonly #options: EngineOptions
   readonly #outbox: Outbox<EngineOutput> = new Outbox()
   /** The same rules once more, for questions about them. */
@@ -45,7 +45,7 @@ export class RemoteEngine implements NodeEngine {
   #lastLink: number
   #isLost = false
 
-  constructor(number: number, options: EngineOptions, post: (message: ToEngine) => void) {
+  constructor(number: number, options: EngineOptions, post: (message: ToEngine, given?: readonly ArrayBuffer[]) => void) {
     this.number = number
     this.privateKey = options.privateKey
     this.#options = options
@@ -200,7 +200,9 @@ export class RemoteEngine implements NodeEngine {
 
   handleInput(_now: Instant, input: EngineInput): void {
     if (input.type === 'relay' && input.input.type === 'closed') this.#links.delete(input.input.link)
-    this.#command({ do: 'input', input })
+    // What a connection brought is nobody's any more.
+    const given: ArrayBuffer[] | undefined = input.type === 'relay' && input.input.type === 'bytes' ? [] : undefined
+    this.#post({ type: 'command', engine: this.number, command: toPortable<EngineCommand>({ do: 'input', input }, given) }, given)
   }
 
   handleTimeout(_now: Instant): void {
