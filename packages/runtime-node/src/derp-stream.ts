@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { concatBytes } from '@meshwright/core'
 
 /** Handed to the socket at once. Small, so that a slow but living transport shows progress before it is given up. */
 const PIECE_BYTES = 32 * 1024
@@ -96,19 +97,9 @@ export class GatheredReader {
     this.#turn = undefined
     const [first, ...others] = this.#chunks
     if (first === undefined) return
-    const bytes = others.length === 0 ? first : joined(this.#chunks, this.#bytes)
+    const bytes = others.length === 0 ? first : concatBytes(...this.#chunks)
     this.#chunks = []
     this.#bytes = 0
     this.#onBytes(bytes)
   }
-}
-
-function joined(chunks: readonly Uint8Array[], length: number): Uint8Array {
-  const bytes = new Uint8Array(length)
-  let at = 0
-  for (const chunk of chunks) {
-    bytes.set(chunk, at)
-    at += chunk.length
-  }
-  return bytes
 }

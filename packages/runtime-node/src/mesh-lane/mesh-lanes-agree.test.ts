@@ -1,5 +1,6 @@
 import { type Instant, instant, type RelayMap } from '@meshwright/core'
 import { type CryptoProvider, DiscoPrivateKey, NodePrivateKey } from '@meshwright/crypto'
+import type { WasmProvider } from '@meshwright/crypto/wasm'
 import { DerpServer } from '@meshwright/derp'
 import { encodeTcpPacket, encodeUdpPacket, type Endpoint, formatEndpoint, IpSet, TCP_ACK } from '@meshwright/ip'
 import { type AppliedMap, Engine, type EngineInput, type EngineOptions, type EngineOutput, type NodeEngine } from '@meshwright/mesh'
@@ -165,18 +166,24 @@ class Remote {
   }
 }
 
-test('a mesh node on both lanes, 100 peers, directly and by relay: the same datagrams, frames, packets and counters', () => {
-  const random = new SeededRandom(42)
-  const pick = (most: number): number => {
-    const [high = 0, low = 0] = random.bytes(2)
-    return (high * 256 + low) % most
-  }
+/** A lane with its engine's other half, a relay, and memory for rows beside the lane's own. */
+function laneAndRemote(): { readonly provider: WasmProvider; readonly memory: RowMemory; readonly relay: Relay; readonly lane: MemoryMeshLane; readonly remote: RemoteEngine } {
   const provider = must(wasmCryptoProvider(nodeCryptoProvider, 8 * 1024 * 1024))
   const spare = provider.instance.allocate(200_000)
   const memory: RowMemory = { bytes: spare, view: new DataView(spare.buffer, spare.byteOffset, spare.length), sums: sumsFor(provider, spare.byteOffset) }
   const relay = new Relay()
   const lane: MemoryMeshLane = new MemoryMeshLane({ provider, random: new SeededRandom(7).bytes, wallClock })
   const remote: RemoteEngine = new RemoteEngine(1, optionsOf(0, new SeededRandom(0)), (message) => lane.take(message))
+  return { provider, memory, relay, lane, remote }
+}
+
+test('a mesh node on both lanes, 100 peers, directly and by relay: the same datagrams, frames, packets and counters', () => {
+  const random = new SeededRandom(42)
+  const pick = (most: number): number => {
+    const [high = 0, low = 0] = random.bytes(2)
+    return (high * 256 + low) % most
+  }
+  const { provider, memory, relay, lane, remote } = laneAndRemote()
   const portable = new Engine(optionsOf(0, new SeededRandom(7)))
   const [laneActs, portableActs] = [new Acts(), new Acts()]
   const toRemotes: { readonly to: string; readonly bytes: Uint8Array }[] = []
@@ -426,12 +433,7 @@ test('a mesh node on both lanes, 100 peers, directly and by relay: the same data
 test('what a relay brings at once is opened in rows, and segments of one flow enter as one row', () => {
   const SEGMENTS = 40
   now = instant(1_000)
-  const provider = must(wasmCryptoProvider(nodeCryptoProvider, 8 * 1024 * 1024))
-  const spare = provider.instance.allocate(200_000)
-  const memory: RowMemory = { bytes: spare, view: new DataView(spare.buffer, spare.byteOffset, spare.length), sums: sumsFor(provider, spare.byteOffset) }
-  const relay = new Relay()
-  const lane: MemoryMeshLane = new MemoryMeshLane({ provider, random: new SeededRandom(7).bytes, wallClock })
-  const remote: RemoteEngine = new RemoteEngine(1, optionsOf(0, new SeededRandom(0)), (message) => lane.take(message))
+  const { provider, memory, relay, lane, remote } = laneAndRemote()
   const peer = new Remote(FIRST_RELAYED, relay, provider)
   const keys = keysOf(peer.index)
   const arrived: Uint8Array[] = []
