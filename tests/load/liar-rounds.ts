@@ -9,8 +9,11 @@ export const GROWTH_MUST_MEGABYTES = 160
 /** Where those come from who were never there before: neither liars nor nodes share it. */
 export const NEWCOMER_ADDRESS = '127.0.0.99'
 export const NEWCOMER_MUST_SECONDS = 2
-/** An attacker has a computer of its own. Here it has what server and honest clients leave of this one. */
-const LIAR_NICE = '19'
+/**
+ * An attacker has a computer of its own. Here it has what server and honest clients leave of this one: SCHED_IDLE (sched(7)), because a process that
+ * is only nice still gets its hundredth of the time, in slices of a tick of 4 ms, and that is p99 of whoever stands in the way.
+ */
+export const WITH_WHAT_IS_LEFT: readonly [program: string, ...words: readonly string[]] = ['chrt', '--idle', '0']
 
 /** What came of lies: those that were begun, and those that were over in time. */
 export interface LiarResult {
@@ -135,12 +138,13 @@ export async function measureRounds<Kind extends string>({ kinds: wanted, rounds
   return { kinds, grownMegabytes: (rssBytes() - rss) / 1_048_576, growthMustMegabytes: GROWTH_MUST_MEGABYTES, newcomerMustSeconds: NEWCOMER_MUST_SECONDS }
 }
 
-/** A process that lies as it is told, nice to all others. `nice` starts it, so that every thread of it is nice. */
+/** A process that lies as it is told, in the time that nobody else wants. `chrt` starts it, so that this holds for every thread of it. */
 export class Attacker<Order extends object> {
   readonly #child: ChildProcess
 
   constructor(file: string, words: readonly string[]) {
-    this.#child = fork(path.join(import.meta.dirname, file), words, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execPath: 'nice', execArgv: ['-n', LIAR_NICE, process.execPath, ...process.execArgv] })
+    const [program, ...idle] = WITH_WHAT_IS_LEFT
+    this.#child = fork(path.join(import.meta.dirname, file), words, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execPath: program, execArgv: [...idle, process.execPath, ...process.execArgv] })
   }
 
   get pid(): number {

@@ -5,12 +5,12 @@ import os from 'node:os'
 import path from 'node:path'
 import tls from 'node:tls'
 import { NodePrivateKey } from '@meshwright/crypto'
-import { encodePacketFrame, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
+import { encodeFrame, encodePacketFrame, FRAME_PING, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
 import { encodeBindingRequest } from '@meshwright/nat-traversal'
 import { systemRandom } from '@meshwright/runtime-node/relay'
 import { freePort } from '../interop/lab-process.ts'
 import { joinRelay } from './flood.ts'
-import { atPace, Attacker, type LiarReport, measureRounds, NEWCOMER_ADDRESS, PHASE_MS, type Sample } from './liar-rounds.ts'
+import { atPace, Attacker, type LiarReport, type LiarResult, measureRounds, NEWCOMER_ADDRESS, PHASE_MS, type Sample, WITH_WHAT_IS_LEFT } from './liar-rounds.ts'
 import type { RelayLieKind } from './lies.ts'
 import { cpuSecondsOf, Measured, until } from './process.ts'
 import type { RelayLiarOrder } from './relay-liar-process.ts'
@@ -32,6 +32,8 @@ export interface RelayLiarOptions {
   readonly halfOpen: number
   readonly kinds: readonly RelayLieKind[]
   readonly perSecond: number | undefined
+  /** Whether each kind is also measured with its lies told to another relay, which nobody else uses: what they cost by sharing the machine alone. */
+  readonly elsewhere: boolean
   /** The relay has TLS of its own, as honest clients speak it. */
   readonly tls: boolean
   readonly rounds: number
@@ -39,20 +41,21 @@ export interface RelayLiarOptions {
 }
 
 /** Packets of honest clients through our relay, and their questions to its STUN, beside a process that lies. */
-export async function measureRelayLiars({ halfOpen, kinds, perSecond, tls: secure, rounds, tell }: RelayLiarOptions): Promise<LiarReport> {
+export async function measureRelayLiars({ halfOpen, kinds, perSecond, elsewhere, tls: secure, rounds, tell }: RelayLiarOptions): Promise<LiarReport> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'meshwright-relay-liars-'))
   const bundled = await bundleProgram('examples/relay/src/main.ts', 'lied-to-relay')
-  const [port, stunPort] = [await freePort(), await freePort()]
-  const relay = new Measured('our relay', process.execPath, [bundled.file, '--key-file', path.join(folder, 'relay.json'), secure ? '--self-signed' : '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', String(stunPort)])
+  const start = (name: string, nice: boolean): Promise<LiedTo> => LiedTo.start({ file: bundled.file, keyFile: path.join(folder, `${name}.json`), secure, nice })
+  const lied = await start('relay', false)
+  const other = elsewhere ? await start('other', true) : undefined
+  const { relay, port } = lied
   const attacker = new Attacker<RelayLiarOrder>('relay-liar-process.ts', [String(halfOpen)])
   const dial = (localAddress: string): net.Socket => {
     const socket = net.connect({ port, host: '127.0.0.1', localAddress, noDelay: true })
     return secure ? tls.connect({ socket, host: '127.0.0.1', rejectUnauthorized: false }) : socket
   }
   const pairs: Pair[] = []
-  const stun = new StunAsker(stunPort)
+  const stun = new StunAsker(lied.stunPort)
   try {
-    if ((await until(() => relay.log.includes('relay listening'), 20_000)) === undefined) throw new Error(`our relay does not start: ${relay.log}`)
     for (let i = 0; i < PAIRS; i += 1) pairs.push(await Pair.join(port, dial))
     const newcomer = async (): Promise<number> => {
       const begun = performance.now()
@@ -73,12 +76,15 @@ export async function measureRelayLiars({ halfOpen, kinds, perSecond, tls: secur
       const own = process.cpuUsage()
       return [relay.cpuSeconds, cpuSecondsOf(attacker.pid), (own.user + own.system) / 1_000_000]
     }
+    const besideOf = (to: LiedTo) => <T>(kind: RelayLieKind, work: () => Promise<T>): Promise<readonly [T, LiarResult]> =>
+      attacker.beside({ kind, ms: PHASE_MS, port: to.port, stunPort: to.stunPort, perSecond }, work)
     const measured = await measureRounds<RelayLieKind>({
       kinds,
       rounds,
       requests,
       newcomer,
-      beside: (kind, work) => attacker.beside({ kind, ms: PHASE_MS, port, stunPort, perSecond }, work),
+      beside: besideOf(lied),
+      ...(other !== undefined && { elsewhere: besideOf(other) }),
       spent,
       rssBytes: () => relay.rssBytes,
       tell,
@@ -89,9 +95,42 @@ export async function measureRelayLiars({ halfOpen, kinds, perSecond, tls: secur
     stun.close()
     for (const pair of pairs) pair.close()
     await relay.stop()
+    await other?.relay.stop()
     bundled.remove()
     rmSync(folder, { recursive: true, force: true })
   }
+}
+
+/** A relay of ours as a process, started as its README says. */
+class LiedTo {
+  readonly relay: Measured
+  readonly port: number
+  readonly stunPort: number
+
+  private constructor(relay: Measured, port: number, stunPort: number) {
+    this.relay = relay
+    this.port = port
+    this.stunPort = stunPort
+  }
+
+  /**
+   * With MESHWRIGHT_LOAD_PROFILE, a folder, it leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node.
+   * @param nice it gets the processor when nobody else wants it
+   */
+  static async start({ file, keyFile, secure, nice }: { readonly file: string; readonly keyFile: string; readonly secure: boolean; readonly nice: boolean }): Promise<LiedTo> {
+    const [port, stunPort] = [await freePort(), await freePort()]
+    const [program, ...first] = nice ? [...WITH_WHAT_IS_LEFT, process.execPath] : [process.execPath]
+    const words = ['--key-file', keyFile, secure ? '--self-signed' : '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', String(stunPort)]
+    const relay = new Measured('our relay', program, [...first, ...nodeFlags(), file, ...words])
+    if ((await until(() => relay.log.includes('relay listening'), 20_000)) !== undefined) return new LiedTo(relay, port, stunPort)
+    await relay.stop()
+    throw new Error(`our relay does not start: ${relay.log}`)
+  }
+}
+
+function nodeFlags(): readonly string[] {
+  const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
+  return [...(process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== ''), ...(profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir', profile])]
 }
 
 /** What is waited for, by a number or a name of its own. */
@@ -134,7 +173,8 @@ class Pair {
     to.on('data', (bytes: Buffer) => {
       reader.push(bytes)
       for (let frame = reader.next(); frame !== undefined; frame = reader.next()) {
-        if (frame.code === FRAME_RECV_PACKET) this.#waiting.came(Buffer.from(frame.payload).readBigUInt64BE(KEY_BYTES))
+        if (frame.code === FRAME_PING) to.write(encodeFrame({ type: 'pong', data: frame.payload.slice() }))
+        else if (frame.code === FRAME_RECV_PACKET) this.#waiting.came(Buffer.from(frame.payload).readBigUInt64BE(KEY_BYTES))
       }
     })
     from.resume()

@@ -104,13 +104,13 @@ async function liars({ halfOpen, named, perSecond, elsewhere, onDisk, tls, relay
   const known: readonly (LieKind | RelayLieKind)[] = tls ? TLS_LIES : relay ? RELAY_LIES : LIES
   const paceIsWrong = perSecond !== undefined && !(Number.isSafeInteger(perSecond) && perSecond > 0 && perSecond <= 10_000)
   const namesAreWrong = named?.some((name) => !known.some((kind) => kind === name)) === true
-  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || !Number.isSafeInteger(rounds) || rounds < 1 || rounds > 50 || paceIsWrong || namesAreWrong || (relay && (elsewhere || onDisk))) {
+  if (!Number.isSafeInteger(halfOpen) || halfOpen < 0 || halfOpen > 15_000 || !Number.isSafeInteger(rounds) || rounds < 1 || rounds > 50 || paceIsWrong || namesAreWrong || (relay && onDisk)) {
     process.stderr.write(USAGE)
     return 2
   }
   const wanted = <Kind extends string>(kinds: readonly Kind[]): readonly Kind[] => kinds.filter((kind) => named?.includes(kind) !== false)
-  const same = { halfOpen, perSecond, tls, rounds, tell: (line: string) => void process.stderr.write(`  ${line}\n`) }
-  const figures = relay ? await measureRelayLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(RELAY_LIES) }) : await measureLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(LIES), elsewhere, onDisk })
+  const same = { halfOpen, perSecond, elsewhere, tls, rounds, tell: (line: string) => void process.stderr.write(`  ${line}\n`) }
+  const figures = relay ? await measureRelayLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(RELAY_LIES) }) : await measureLiars({ ...same, kinds: tls ? wanted(TLS_LIES) : wanted(LIES), onDisk })
   process.stdout.write(json ? `${JSON.stringify({ machine: machineName(), figures }, null, 2)}\n` : `${machineName()}\n\n${formatLiars(figures)}`)
   return liarsHeld(figures) ? 0 : 1
 }

@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import { NODE_FLAGS } from '../../examples/control-server/src/node-flags.ts'
 import { bundle } from '../bundle.ts'
 import { freePort } from '../interop/lab-process.ts'
+import { WITH_WHAT_IS_LEFT } from './liar-rounds.ts'
 import { Measured, pause } from './process.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
@@ -109,7 +110,7 @@ export async function startServer(kind: ServerKind, policy: LoadPolicy, options:
   const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
   const profiling = bundled === undefined || profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]
   const flags = bundled === undefined ? [] : [...NODE_FLAGS, ...(process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')]
-  const [start, first] = options.nice === true ? ['nice', ['-n', '19', file]] : [file, []]
+  const [start, ...first] = options.nice === true ? [...WITH_WHAT_IS_LEFT, file] : [file]
   const server = new Measured(kind, start, [...first, ...flags, ...profiling, ...before, 'serve', bundled === undefined ? '-c' : '--config', config])
   const clear = (): void => {
     bundled?.remove()

@@ -4,8 +4,8 @@ import { fastCryptoProvider } from '@meshwright/runtime-node/control'
 
 export { acceptControl, drive, systemRandom } from '@meshwright/runtime-node/control'
 export type { AcceptedControl, Driver, ReadPace } from '@meshwright/runtime-node/control'
-export { attachDerpServer, HANDSHAKE_LIMITS, metacertPem, Newcomers, selfSignedCertificate, startStunService } from '@meshwright/runtime-node/relay'
-export type { DerpService, StunService } from '@meshwright/runtime-node/relay'
+export { attachDerpServer, firstBytes, Gate, HANDSHAKE_LIMITS, metacertPem, Newcomers, selfSignedCertificate, startStunService } from '@meshwright/runtime-node/relay'
+export type { DerpService, StunService, Turns } from '@meshwright/runtime-node/relay'
 
 /**
  * The fastest that works here. Without the optional package `koffi`, a handshake takes five times as long: `node:crypto` imports every

@@ -1,7 +1,19 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import https from 'node:https'
 import net, { type Socket } from 'node:net'
-import { HANDSHAKE_LIMITS, Newcomers } from '@meshwright/runtime-node/relay'
+import { firstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '@meshwright/runtime-node/relay'
+
+/** What a connection costs beside the turn in which it is let in: accepting it, its head or TLS handshake, its end. */
+const CONNECTION_MS = 0.3
+const SECURE_CONNECTION_MS = 2
+
+/** What a web server takes as a head; behind it, it says itself that it is too long. */
+const MAX_HEAD_BYTES = 16_384
+const END_OF_HEAD = '\r\n\r\n'
+/** The first byte of a TLS handshake, and where the length of its record stands (RFC 8446, section 5.1). */
+const TLS_HANDSHAKE = 0x16
+const RECORD_HEADER_BYTES = 5
+const RECORD_LENGTH_AT = 3
 
 /** What of all connections has proved nothing: for metrics. */
 export interface EntranceFigures {
@@ -16,8 +28,8 @@ export interface EntranceFigures {
 
 /**
  * Where connections come in. Those that have not asked anything yet are bounded in number and time, as a whole and for each address, and so are
- * TLS handshakes among them, each of which may hold far more. One handshake begins in a turn of the event loop, of each address in its turn:
- * who is let in goes on between them, and a newcomer waits no longer than there are other addresses.
+ * TLS handshakes among them, each of which may hold far more. Once its head or ClientHello is whole, each waits at the gate before the web server
+ * hears of it, and so does each request: who is let in goes on meanwhile, and a newcomer waits no longer than there are other addresses.
  */
 export class Entrance {
   /** What listens, in the place of the web server. */
@@ -26,12 +38,12 @@ export class Entrance {
   readonly #newcomers = new Newcomers(() => false)
   readonly #handshakes = new Newcomers(() => false, HANDSHAKE_LIMITS)
   readonly #sockets: Set<Socket> = new Set()
-  /** Connections whose handshake has not begun, by where they come from; unread. */
-  readonly #waiting: Map<string, Set<Socket>> = new Map()
-  #isTurnDue = false
+  readonly #gate: Gate
 
-  constructor(web: Server | https.Server) {
+  /** @param answer answers a request, in its turn */
+  constructor(web: Server | https.Server, gate: Gate, answer: (request: IncomingMessage, response: ServerResponse) => void) {
     this.#web = web
+    this.#gate = gate
     const secure = web instanceof https.Server
     // Sockets with TLS close both ways at once.
     this.server = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: !secure }, (socket) => {
@@ -39,8 +51,11 @@ export class Entrance {
       this.#sockets.add(socket)
       socket.once('close', () => this.#sockets.delete(socket))
       this.#newcomers.add(socket)
-      if (secure) this.#wait(socket)
-      else this.#enter(socket)
+      const enter = (): void => {
+        if (secure) this.#handshakes.add(socket)
+        if (!socket.destroyed) this.#enter(socket)
+      }
+      firstBytes(socket, () => this.#inTurn(socket, secure ? SECURE_CONNECTION_MS : CONNECTION_MS, enter), secure ? isClientHello : isHead)
     })
     // With it a web server begins to look after its connections.
     this.server.once('listening', () => web.emit('listening'))
@@ -49,9 +64,12 @@ export class Entrance {
       this.#newcomers.add(socket)
     })
     web.on('request', (request: IncomingMessage, response: ServerResponse) => {
-      this.#newcomers.remove(request.socket)
-      response.once('close', () => {
-        if (!request.socket.destroyed) this.#newcomers.add(request.socket)
+      this.#inTurn(request.socket, 0, () => {
+        this.#newcomers.remove(request.socket)
+        response.once('close', () => {
+          if (!request.socket.destroyed) this.#newcomers.add(request.socket)
+        })
+        answer(request, response)
       })
     })
   }
@@ -83,36 +101,24 @@ export class Entrance {
     socket.resume()
   }
 
-  #wait(socket: Socket): void {
-    const from = this.#newcomers.sourceOf(socket) ?? ''
-    const waiting = this.#waiting.get(from) ?? new Set<Socket>()
-    this.#waiting.set(from, waiting.add(socket))
-    socket.once('close', () => this.#leave(from, waiting, socket))
-    this.#nextTurn()
-  }
-
-  #leave(from: string, waiting: Set<Socket>, socket: Socket): void {
-    if (waiting.delete(socket) && waiting.size === 0) this.#waiting.delete(from)
-  }
-
-  #nextTurn(): void {
-    if (this.#isTurnDue || this.#waiting.size === 0) return
-    this.#isTurnDue = true
-    setImmediate(() => {
-      this.#isTurnDue = false
-      for (const [from, waiting] of this.#waiting) {
-        const [socket] = waiting
-        this.#waiting.delete(from)
-        if (socket === undefined) continue
-        waiting.delete(socket)
-        if (waiting.size > 0) this.#waiting.set(from, waiting) // behind the others
-        this.#handshakes.add(socket)
-        if (!socket.destroyed) this.#enter(socket)
-        break
-      }
-      this.#nextTurn()
+  /** Does what a connection asks for when it is its turn, unless it gave way or did not wait. */
+  #inTurn(socket: Socket, besideMs: number, work: () => void): void {
+    this.#gate.add(this.#newcomers.sourceOf(socket) ?? '', () => {
+      if (socket.destroyed) return
+      this.#gate.beside(besideMs)
+      work()
     })
   }
+}
+
+/** A whole head, or more than one may have. */
+function isHead(bytes: Buffer): boolean {
+  return bytes.length > MAX_HEAD_BYTES || bytes.includes(END_OF_HEAD)
+}
+
+/** The first record of a TLS handshake as a whole, or what is none. */
+function isClientHello(bytes: Buffer): boolean {
+  return bytes[0] !== TLS_HANDSHAKE || (bytes.length >= RECORD_HEADER_BYTES && bytes.length >= RECORD_HEADER_BYTES + bytes.readUInt16BE(RECORD_LENGTH_AT))
 }
 
 /** Who is told of an error closes; what went wrong with a stranger's connection is no news. */

@@ -180,11 +180,46 @@ async function metric(relay: Relay, name: string): Promise<number> {
   return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(answer)?.[1])
 }
 
+/** A whole record with the beginning of a ClientHello of 196 bytes. */
+const BEGUN_HANDSHAKE = Buffer.from('1603010006010000c40303', 'hex')
+
+test('who says half a record is no handshake yet, and half a head no request: a place among newcomers is all that it takes', async () => {
+  const relay = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
+  const sockets = Array.from({ length: 50 }, () => net.connect(relay.port, '127.0.0.1').on('error', () => undefined))
+  cleanup.push(() => sockets.forEach((socket) => socket.destroy()))
+  for (const socket of sockets) socket.resume().write(BEGUN_HANDSHAKE.subarray(0, -1))
+  await expect.poll(() => metric(relay, 'meshwright_newcomers'), { timeout: 10_000 }).toBeGreaterThanOrEqual(50)
+  expect(await metric(relay, 'meshwright_tls_handshakes')).toBe(0)
+  sockets[0]?.write(BEGUN_HANDSHAKE.subarray(-1))
+  await expect.poll(() => metric(relay, 'meshwright_tls_handshakes'), { timeout: 10_000 }).toBe(1)
+})
+
+test('a head that comes byte by byte is a head', async () => {
+  const relay = await start('--http')
+  const socket = net.connect({ port: relay.port, host: '127.0.0.1', noDelay: true })
+  cleanup.push(() => void socket.destroy())
+  const answer = text(socket)
+  for (const character of 'GET /robots.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n') {
+    socket.write(character)
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  expect(await answer).toContain('Disallow: /')
+})
+
+test('a head that is too long is told so', async () => {
+  const relay = await start('--http')
+  const socket = net.connect({ port: relay.port, host: '127.0.0.1', noDelay: true })
+  cleanup.push(() => void socket.destroy())
+  const answer = text(socket)
+  socket.write(`GET / HTTP/1.1\r\nX: ${'a'.repeat(20_000)}`)
+  expect(await answer).toMatch(/^HTTP\/1\.1 431 /)
+})
+
 test('TLS handshakes that do not go on are bounded: the oldest give way, and a client is let in meanwhile', async () => {
   const relay = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
   const sockets = Array.from({ length: 700 }, () => net.connect(relay.port, '127.0.0.1').on('error', () => undefined))
   cleanup.push(() => sockets.forEach((socket) => socket.destroy()))
-  for (const socket of sockets) socket.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  for (const socket of sockets) socket.resume().write(BEGUN_HANDSHAKE)
   await expect.poll(() => metric(relay, 'meshwright_newcomers_evicted_total'), { timeout: 30_000 }).toBeGreaterThanOrEqual(700 - 256)
   expect(await metric(relay, 'meshwright_tls_handshakes')).toBeLessThanOrEqual(256)
   await join(relay, false)
@@ -194,7 +229,7 @@ test('who begins a TLS handshake and does not go on is closed like who sends hal
   const relay = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
   const socket = net.connect(relay.port, '127.0.0.1').on('error', () => undefined)
   cleanup.push(() => void socket.destroy())
-  socket.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  socket.resume().write(BEGUN_HANDSHAKE)
   await new Promise((resolve) => socket.once('close', resolve))
   expect(await metric(relay, 'meshwright_newcomers_overdue_total')).toBeGreaterThanOrEqual(1)
 })
@@ -204,7 +239,7 @@ test('a relay that is told to end does so at once, also while somebody is in the
   if (options === undefined) throw new Error('help')
   const relay = await startRelay(options, () => undefined)
   const begun = net.connect(relay.port, '127.0.0.1').on('error', () => undefined)
-  begun.resume().write(Buffer.from('16030100c8010000c403', 'hex'))
+  begun.resume().write(BEGUN_HANDSHAKE)
   const closed = new Promise((resolve) => begun.once('close', resolve))
   await expect.poll(() => metric(relay, 'meshwright_tls_handshakes')).toBe(1)
   await relay.close()

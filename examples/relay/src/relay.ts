@@ -4,7 +4,7 @@ import https from 'node:https'
 import net, { isIP, type Socket } from 'node:net'
 import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
 import {
-  attachDerpServer, type DerpService, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
+  attachDerpServer, type DerpService, Gate, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
 } from '@meshwright/runtime-node/relay'
 import { Entrance } from './entrance.ts'
 import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
@@ -45,18 +45,19 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   const web = certificate === undefined ? http.createServer(PATIENCE) : createTlsServer(secrets())
   web.maxRequestsPerSocket = MAX_REQUESTS
   web.on('dropRequest', (_request: http.IncomingMessage, socket: Socket) => socket.destroy())
-  const entrance = new Entrance(web)
+  const gate = new Gate()
+  const entrance = new Entrance(web, gate, (request, response) => answer(service, () => metricsOf(server, stun, entrance, gate), request, response))
   const clock = suspendAwareClock()
   const { meshWith, meshCaFile } = options
   const links = meshKey && new MeshLinks({ targets: meshWith, privateKey, meshKey, provider: nodeCryptoProvider, clock, log, ...(meshCaFile !== undefined && { ca: read(meshCaFile) }) }, () => service)
   const service: DerpService = attachDerpServer(undefined, server, {
     clock,
+    gate,
     forward: (output) => links?.forward(output),
     ...(verifyUrl !== undefined && { verify: verifyByUrl(verifyUrl, options.failOpen) }),
     ...(options.verbose && { log }),
   })
   let stun: StunService | undefined
-  web.on('request', (request, response) => answer(service, () => metricsOf(server, stun, entrance), request, response))
   web.on('upgrade', (request: http.IncomingMessage, socket: Socket, head: Buffer) => {
     socket.on('error', () => socket.destroy())
     // The relay bounds those that it has not let in itself; others stay newcomers until they are gone.
@@ -129,7 +130,7 @@ function answer(service: DerpService, metrics: () => string, request: http.Incom
   }
 }
 
-function metricsOf(server: DerpServer, stun: StunService | undefined, entrance: Entrance): string {
+function metricsOf(server: DerpServer, stun: StunService | undefined, entrance: Entrance, gate: Gate): string {
   const { answered, ignored } = stun?.stats() ?? { answered: 0, ignored: 0 }
   const { newcomers, handshakes, evicted, overdue } = entrance.figures
   const lines = [
@@ -144,6 +145,8 @@ function metricsOf(server: DerpServer, stun: StunService | undefined, entrance: 
     `meshwright_newcomers_evicted_total ${evicted}`,
     '# TYPE meshwright_newcomers_overdue_total counter',
     `meshwright_newcomers_overdue_total ${overdue}`,
+    '# TYPE meshwright_gate_waiting gauge',
+    `meshwright_gate_waiting ${gate.size}`,
   ]
   return `${formatDerpMetrics(server.stats())}${lines.join('\n')}\n`
 }

@@ -1,7 +1,6 @@
 export type { ControlServerFigures } from './figures.ts'
 export { ControlServer, type ControlServerInput, type ControlServerOptions, type ControlServerOutput } from './server.ts'
 export { controlServerConfig, DEFAULT_PREFIX_V4, DEFAULT_PREFIX_V6, type ControlServerConfig, type DnsSettings } from './config.ts'
-export { type Allowance, FairShare, type FairShareLimits } from './fair-share.ts'
 export { ControlServerError, type ControlServerErrorCode } from './errors.ts'
 export type { AdminCommand, AdminProblem } from './admin-commands.ts'
 export { decodeAdminCommand } from './admin-decode.ts'

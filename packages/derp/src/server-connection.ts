@@ -50,6 +50,8 @@ export class ServerConnection {
   preferred = false
   /** Bytes written and not yet taken by the transport. */
   inFlight = 0
+  /** Bytes of its packets that went to somebody, or were queued for somebody. */
+  carriedBytes = 0
   /** Bytes of packets in the queues. */
   queuedBytes = 0
   /** Control frames that wait for the transport. */

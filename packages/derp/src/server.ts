@@ -86,6 +86,15 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     return this.#region.localKeys()
   }
 
+  /**
+   * Bytes of this connection's packets that went on to somebody, so far; `undefined`: it is gone, or not let in. For whoever shares out time among
+   * connections: who says much that reaches nobody can wait.
+   */
+  carriedBytes(conn: DerpConnectionId): number | undefined {
+    const connection = this.#connections.get(conn)
+    return connection?.state === 'active' ? connection.carriedBytes : undefined
+  }
+
   /** Closes every connection of a key: the node was deleted, or has lost its right. */
   closePeer(now: Instant, key: NodePublicKey): void {
     for (const conn of [...(this.#region.peer(key.bytes)?.connections ?? [])]) this.#close(now, conn, 'closed-by-request')
@@ -258,7 +267,7 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
       case 'closePeer':
         return conn.trusted ? this.closePeer(now, frame.peer) : this.#close(now, conn, 'not-privileged')
       case 'forwardPacket':
-        return conn.trusted ? this.#handleForward(now, frame.source, frame.destination, frame.packet) : this.#close(now, conn, 'not-privileged')
+        return conn.trusted ? this.#handleForward(now, conn, frame.source, frame.destination, frame.packet) : this.#close(now, conn, 'not-privileged')
       default:
         return this.#close(now, conn, 'frame-invalid') // unknown types have been skipped by the reader
     }
@@ -272,11 +281,13 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     count(this.#tallies.received, kind, packet.length)
     const target = this.#region.peer(payload.subarray(0, T.KEY_BYTES))
     if (target?.active !== undefined) {
+      conn.carriedBytes += T.FRAME_HEADER_BYTES + payload.length
       return this.#writer.deliver(now, target.active, conn.peer, encodePacketFrame(T.FRAME_RECV_PACKET, conn.key.bytes, packet), kind, packet.length)
     }
     const link = target?.forwarders[0]
     if (target !== undefined && link !== undefined) {
       this.#tallies.forwardedOut += 1
+      conn.carriedBytes += T.FRAME_HEADER_BYTES + payload.length
       this.#outbox.push({ type: 'forward', link, source: conn.key, destination: target.key, packet })
       return
     }
@@ -284,12 +295,13 @@ export class DerpServer implements Machine<DerpServerInput, DerpServerOutput> {
     if (kind === 'disco') this.#tellNotHere(now, conn, payload)
   }
 
-  #handleForward(now: Instant, source: NodePublicKey, destination: NodePublicKey, packet: Uint8Array): void {
+  #handleForward(now: Instant, conn: ServerConnection, source: NodePublicKey, destination: NodePublicKey, packet: Uint8Array): void {
     this.#tallies.forwardedIn += 1
     const kind = packetKind(packet)
     const target = this.#region.peer(destination.bytes)?.active
     // Never forwarded again: a packet crosses the mesh once.
     if (target === undefined) return this.#tallies.drop('unknown_dest_on_fwd', kind, packet.length)
+    conn.carriedBytes += T.FRAME_HEADER_BYTES + 2 * T.KEY_BYTES + packet.length
     const from: RegionPeer | undefined = this.#region.peer(source.bytes)
     this.#writer.deliver(now, target, from, encodePacketFrame(T.FRAME_RECV_PACKET, source.bytes, packet), kind, packet.length)
   }

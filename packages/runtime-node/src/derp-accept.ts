@@ -9,6 +9,9 @@ import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import { BatchedWriter } from './derp-stream.ts'
 import { acceptDerpWebSocket } from './derp-websocket.ts'
 import { drive, type Driver } from './drive.ts'
+import { Gate } from './gate.ts'
+import { siteOf } from './newcomers.ts'
+import { type RelayTurn, RelayTurns } from './relay-turns.ts'
 
 const TCP_KEEPALIVE_MS = 600_000
 const VERIFY_TIMEOUT_MS = 5_000
@@ -30,6 +33,8 @@ export interface DerpServiceOptions {
   readonly verify?: (request: DerpAdmissionRequest) => Promise<boolean>
   /** Hands a packet to another relay of the region. */
   readonly forward?: (output: Extract<DerpServerOutput, { type: 'forward' }>) => void
+  /** Where connections wait for their turn; one of its own unless told, and that of the server around it where there is one. */
+  readonly gate?: Gate
   /** One line of what happens, without secrets. */
   readonly log?: (line: string) => void
 }
@@ -97,13 +102,15 @@ class Service implements DerpService {
   readonly #server: DerpServer
   readonly #options: DerpServiceOptions
   readonly #driver: Driver<DerpServerInput>
-  readonly #sockets: Map<number, { readonly socket: Duplex; readonly writer: BatchedWriter }> = new Map()
+  readonly #turns: RelayTurns
+  readonly #sockets: Map<number, { readonly socket: Duplex; readonly writer: BatchedWriter; readonly turn: RelayTurn }> = new Map()
   #nextConnection = 1
   #closed = false
 
   constructor(server: DerpServer, options: DerpServiceOptions) {
     this.#server = server
     this.#options = options
+    this.#turns = new RelayTurns(options.gate ?? new Gate())
     this.#driver = drive(server, options.clock, (output) => this.#perform(output))
   }
 
@@ -159,16 +166,24 @@ class Service implements DerpService {
     const from = endpointOf(transport)
     if (transport instanceof net.Socket) transport.setTimeout(0).setNoDelay(true).setKeepAlive(true, TCP_KEEPALIVE_MS)
     const writer = new BatchedWriter(socket, (bytes, drained) => this.#driver.feed(drained ? { type: 'writable', conn } : { type: 'writable', conn, bytes }))
-    this.#sockets.set(conn, { socket, writer })
-    socket.on('data', (bytes: Uint8Array) => this.#driver.feed({ type: 'bytes', conn, bytes }))
-    socket.on('end', () => socket.destroy())
+    const turn = this.#turns.add({
+      source: siteOf(transport instanceof net.Socket ? transport.remoteAddress : undefined) ?? '',
+      carried: () => this.#server.carriedBytes(conn),
+      take: (bytes) => this.#driver.feed({ type: 'bytes', conn, bytes }),
+      read: (on) => (on ? socket.resume() : socket.pause()),
+      end: () => socket.destroy(),
+    })
+    this.#sockets.set(conn, { socket, writer, turn })
+    socket.on('data', (bytes: Uint8Array) => turn.push(bytes))
+    socket.on('end', () => turn.finish())
     socket.once('close', () => {
+      turn.close()
       if (this.#sockets.delete(conn)) this.#driver.feed({ type: 'closed', conn })
     })
     // The first thing that a client sees, save under fast start, where there is no answer at all.
     if (!fastStart) writer.write(encodeUpgradeResponse(this.#server.publicKey))
     this.#driver.feed({ type: 'accepted', conn, notIdeal, ...(from && { from }) })
-    if (head.length > 0) this.#driver.feed({ type: 'bytes', conn, bytes: head })
+    if (head.length > 0) turn.push(head)
   }
 
   #perform(output: DerpServerOutput): void {
@@ -177,10 +192,10 @@ class Service implements DerpService {
         this.#sockets.get(output.conn)?.writer.write(output.bytes)
         return
       case 'pause':
-        this.#sockets.get(output.conn)?.socket.pause()
+        this.#sockets.get(output.conn)?.turn.hold(true)
         return
       case 'resume':
-        this.#sockets.get(output.conn)?.socket.resume()
+        this.#sockets.get(output.conn)?.turn.hold(false)
         return
       case 'close':
         return this.#end(output.conn, output.reason)
@@ -201,6 +216,7 @@ class Service implements DerpService {
     const entry = this.#sockets.get(conn)
     if (entry === undefined) return
     this.#sockets.delete(conn)
+    entry.turn.close()
     entry.writer.flush()
     entry.socket.destroy()
     this.#options.log?.(`connection ${conn} closed: ${reason}`)

@@ -88,8 +88,7 @@ export class Newcomers {
   /** Who its connections count for together, as text; `undefined`: an address that stands for many, or one that is gone. */
   sourceOf(socket: Socket): string | undefined {
     const ip = parseIp(socket.remoteAddress ?? '')?.unmapped()
-    if (ip === undefined || this.#shared(ip)) return undefined
-    return Buffer.from(ip.family === 4 ? ip.bytes : ip.bytes.subarray(0, IPV6_SITE_BYTES)).toString('hex')
+    return ip === undefined || this.#shared(ip) ? undefined : siteText(ip)
   }
 
   stop(): void {
@@ -159,6 +158,16 @@ export class Newcomers {
     this.#bySource.set(source, siblings)
     return siblings
   }
+}
+
+/** Who connections of an address count for together, as text: an IPv4 address, or a /64 of IPv6; `undefined` where there is no address. */
+export function siteOf(address: string | undefined): string | undefined {
+  const ip = parseIp(address ?? '')?.unmapped()
+  return ip && siteText(ip)
+}
+
+function siteText(ip: Ip): string {
+  return Buffer.from(ip.family === 4 ? ip.bytes : ip.bytes.subarray(0, IPV6_SITE_BYTES)).toString('hex')
 }
 
 // Of both ends: from one port of theirs somebody may connect with each address of ours.

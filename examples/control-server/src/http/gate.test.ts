@@ -1,45 +1,13 @@
 import { expect, test } from 'vitest'
-import { Gate } from './gate.ts'
-
-/** Turns that the test takes, and a clock that only work moves. */
-class Turns {
-  readonly #next: { readonly run: () => void; readonly done: () => void }[] = []
-  readonly #later: { readonly at: number; readonly run: () => void }[] = []
-  clock = 0
-
-  now(): number {
-    return this.clock
-  }
-
-  next(run: () => void, done: () => void): void {
-    this.#next.push({ run, done })
-  }
-
-  later(ms: number, run: () => void): void {
-    this.#later.push({ at: this.clock + ms, run })
-  }
-
-  /** One turn of the event loop, waiting for the next timer when there is nothing else; whether there was something to do. */
-  turn(): boolean {
-    const next = this.#next.shift()
-    if (next !== undefined) {
-      next.run()
-      next.done()
-      return true
-    }
-    const timer = this.#later.shift()
-    if (timer === undefined) return false
-    this.clock = Math.max(this.clock, timer.at)
-    timer.run()
-    return true
-  }
-}
+import { GateTurns } from '../../../../packages/runtime-node/test/gate-turns.ts'
+import { Gate } from '../runtime.ts'
+import { trustMachine } from './visitor.ts'
 
 const ANYBODY = '192.0.2.1'
 
 test('nothing is done before its turn, and a turn does one piece of work', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
   let done = 0
   for (let i = 0; i < 100; i += 1) gate.add(ANYBODY, () => ((done += 1), (turns.clock += 1)))
   expect(done).toBe(0)
@@ -50,9 +18,9 @@ test('nothing is done before its turn, and a turn does one piece of work', () =>
 })
 
 test('while a registered machine asks, strangers get a tenth of the time, whatever they send', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
-  gate.trust('mkey:1', '192.0.2.9')
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
+  trustMachine(gate, 'mkey:1', '192.0.2.9')
   let done = 0
   for (let i = 0; i < 1_000; i += 1) gate.add(`192.0.2.${i % 8}`, () => ((done += 1), (turns.clock += 1)))
   while (turns.clock < 1_000) {
@@ -64,14 +32,14 @@ test('while a registered machine asks, strangers get a tenth of the time, whatev
 })
 
 test('a thousand registered machines that come at once from a thousand addresses are not held up as strangers are', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
   let back = 0
   for (let i = 0; i < 1_000; i += 1) {
     gate.add(`site ${i}`, () => {
       turns.clock += 1.5
       back += 1
-      gate.trust(`mkey:${i}`, `site ${i}`)
+      trustMachine(gate, `mkey:${i}`, `site ${i}`)
       gate.admits(`mkey:${i}`)
     })
   }
@@ -80,12 +48,12 @@ test('a thousand registered machines that come at once from a thousand addresses
 })
 
 test('a machine that comes again and again gives strangers nothing more', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
   let done = 0
   for (let i = 0; i < 1_000; i += 1) gate.add(ANYBODY, () => ((done += 1), (turns.clock += 1)))
   while (turns.clock < 1_000) {
-    gate.trust('mkey:1', 'site')
+    trustMachine(gate, 'mkey:1', 'site')
     gate.admits('mkey:1')
     turns.turn()
   }
@@ -93,8 +61,8 @@ test('a machine that comes again and again gives strangers nothing more', () => 
 })
 
 test('sources take turns: one that floods delays itself', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
   const order: string[] = []
   const add = (source: string): void => gate.add(source, () => (order.push(source), (turns.clock += 3)))
   for (let i = 0; i < 50; i += 1) add('liar')
@@ -105,9 +73,9 @@ test('sources take turns: one that floods delays itself', () => {
 })
 
 test('an address from which a registered machine came is served before strangers', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
-  gate.trust('mkey:1', 'site')
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
+  trustMachine(gate, 'mkey:1', 'site')
   const order: string[] = []
   for (const source of ['liar', 'liar', 'site', 'site']) gate.add(source, () => (order.push(source), (turns.clock += 1)))
   while (turns.turn()) expect(order.length).toBeLessThanOrEqual(4)
@@ -115,9 +83,9 @@ test('an address from which a registered machine came is served before strangers
 })
 
 test('a registered machine that costs too much is a stranger until it has paid back', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
-  gate.trust('mkey:1', 'site')
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
+  trustMachine(gate, 'mkey:1', 'site')
   gate.spent('mkey:1', 250)
   expect(gate.admits('mkey:1')).toBe(false)
   turns.clock += 501 // 50 ms at a tenth of the time
@@ -125,9 +93,9 @@ test('a registered machine that costs too much is a stranger until it has paid b
 })
 
 test('what work sets going for later counts as its own cost', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
-  gate.trust('mkey:1', 'site')
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
+  trustMachine(gate, 'mkey:1', 'site')
   let done = 0
   for (let i = 0; i < 100; i += 1) gate.add(ANYBODY, () => ((done += 1), gate.beside(10)))
   while (turns.clock < 400) {
@@ -139,8 +107,8 @@ test('what work sets going for later counts as its own cost', () => {
 })
 
 test('work that puts more work in is served too', () => {
-  const turns = new Turns()
-  const gate = new Gate(turns)
+  const turns = new GateTurns()
+  const gate = new Gate({}, turns)
   const order: number[] = []
   gate.add('a', () => {
     order.push(1)

@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest'
+import { Gate } from '../runtime.ts'
 import { BodyBudget } from './body.ts'
-import { Gate } from './gate.ts'
 import { Visitor } from './visitor.ts'
 
 /** A gate whose turns the test takes. */
 function rig(): { readonly gate: Gate; turn(): boolean } {
   const next: { readonly run: () => void; readonly done: () => void }[] = []
-  const gate = new Gate({ now: () => 0, next: (run, done) => void next.push({ run, done }), later: () => undefined })
+  const gate = new Gate({}, { now: () => 0, next: (run, done) => void next.push({ run, done }), later: () => undefined })
   return {
     gate,
     turn: () => {

@@ -1,7 +1,12 @@
-import type { ReadPace } from '../runtime.ts'
+import type { Gate, ReadPace } from '../runtime.ts'
 import type { BodyBudget } from './body.ts'
-import type { Gate } from './gate.ts'
 
+/** What an address is trusted with from which a registered machine came: a thousand reconnections at once. */
+const SITE_ALLOWANCE = { atOnceMs: 1_000, share: 0.05 }
+/** What a registered machine may cost: far more than any client asks for. */
+const MACHINE_ALLOWANCE = { atOnceMs: 200, share: 0.1 }
+/** What the way from its first connection to the proof of its key costs a registered machine that is not known here yet, roughly. */
+const ARRIVAL_MS = 2
 /** What is given to HTTP/2 at once: few enough bytes that even the dearest frames take about a millisecond. */
 const GATE_STEP_BYTES = 512
 /** Of a registered machine within its allowance: two or three requests, so that no turn of the event loop is much longer than one of them. */
@@ -40,7 +45,7 @@ export class Visitor implements ReadPace {
   /** It has turned out to be a registered machine. */
   proved(machineKey: string): void {
     this.#machineKey = machineKey
-    this.#gate.trust(machineKey, this.#address)
+    trustMachine(this.#gate, machineKey, this.#address)
   }
 
   /** It has asked for something. */
@@ -88,4 +93,13 @@ export class Visitor implements ReadPace {
     while (more && !this.#refused && performance.now() < until) more = step()
     if (more) this.wait(step)
   }
+}
+
+/**
+ * A registered machine came, from this address. One that was not known yet gives back what its arrival took of the strangers' time, so that
+ * those who all come again at once hold each other up by no more than what they cost.
+ */
+export function trustMachine(gate: Gate, machineKey: string, address: string): void {
+  if (gate.trust(machineKey, MACHINE_ALLOWANCE)) gate.refund(ARRIVAL_MS)
+  gate.trust(address, SITE_ALLOWANCE)
 }

@@ -2,8 +2,7 @@ import { once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
 import tls from 'node:tls'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { Newcomers, type SelfSigned, selfSignedCertificate } from '@meshwright/runtime-node/relay'
-import { Gate } from './gate.ts'
+import { Gate, Newcomers, type SelfSigned, selfSignedCertificate } from '@meshwright/runtime-node/relay'
 import { Web, type WebOptions } from './web.ts'
 
 // The port as strangers meet it: bytes in, bytes out.

@@ -3,9 +3,8 @@ import https from 'node:https'
 import net, { type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { formatIp, parseIp, type Prefix } from '@meshwright/ip'
-import { HANDSHAKE_LIMITS, Newcomers } from '../runtime.ts'
+import { firstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '../runtime.ts'
 import { clientAddress, isTrusted } from './client-address.ts'
-import type { Gate } from './gate.ts'
 import { endWith, faultOf, MAX_FIELDS, REFUSAL_TEXTS, refusal, refusalOf, type RefusalStatus } from './refusals.ts'
 import { Unanswered } from './unanswered.ts'
 
@@ -190,19 +189,6 @@ function endAtError(this: Socket): void {
 function enter(server: http.Server | undefined, socket: Socket): void {
   server?.emit('connection', socket)
   socket.resume()
-}
-
-/** Waits for the first bytes of a connection, and leaves them in it. Nothing more is read of it until somebody else does. */
-function firstBytes(socket: Socket, seen: (bytes: Buffer) => void): void {
-  const look = (): void => {
-    const bytes = socket.read() as Buffer | null // no encoding was set
-    if (bytes === null) return // its end: `end` or `close` follows
-    socket.off('readable', look).off('end', gone)
-    socket.unshift(bytes)
-    seen(bytes)
-  }
-  const gone = (): void => void socket.destroy()
-  socket.on('readable', look).once('end', gone)
 }
 
 /** Gives a request to its server again, without what was asked for beside the answer, and what came behind its head. */

@@ -61,6 +61,11 @@ export class FairShare<Work> {
     return this.#size
   }
 
+  /** Whether the next piece of work is that of a trusted source: one that may always begin. */
+  get isTrustedNext(): boolean {
+    return this.#trusted.size > 0
+  }
+
   /** Puts work in, behind what its source has put in before. */
   add(now: Instant, source: string, work: Work): void {
     this.#size += 1
