@@ -7,6 +7,7 @@ import path from 'node:path'
 import { NodePrivateKey, NodePublicKey } from '@meshwright/crypto'
 import { DerpClient, type DerpClientInput, type DerpClientOutput, encodePacketFrame, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
 import { drive, nodeCryptoProvider, suspendAwareClock, systemRandom } from '@meshwright/runtime-node/relay'
+import { NODE_FLAGS } from '../../examples/relay/src/node-flags.ts'
 import { freePort } from '../interop/lab-process.ts'
 import { Measured, pause } from './process.ts'
 import { bundleProgram } from './servers.ts'
@@ -139,7 +140,7 @@ async function startRelay(kind: RelayKind, folder: string, cleanups: (() => void
   const { file, remove } = await bundleProgram('examples/relay/src/main.ts', 'relay')
   cleanups.push(remove)
   const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
-  const relay = new Measured('our relay', process.execPath, [...(profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]), file, '--key-file', key, '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', '-1'])
+  const relay = new Measured('our relay', process.execPath, [...NODE_FLAGS, ...(profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile]), file, '--key-file', key, '--http', '--addr', `127.0.0.1:${port}`, '--stun-port', '-1'])
   cleanups.push(() => relay.stop())
   if (!(await listening(relay, port))) throw new Error(`our relay does not start: ${relay.log}`)
   return { relay, port }

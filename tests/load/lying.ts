@@ -7,8 +7,8 @@ import { pause } from './process.ts'
 
 /** Conversations that go on at any time, without a pause: there is always more to do for the server than it does. */
 export const AT_ONCE = 24
-const REOPENED_EVERY_MS = 100
-const REOPENED_AT_ONCE = 100
+const REOPENED_EVERY_MS = 10
+const REOPENED_AT_ONCE = 10
 const GIVEN_UP_MS = 2_000
 /** With a number of lies a second: begun whatever became of those before, as long as no more than so many are open. */
 const MAX_OPEN = 4_000
@@ -85,9 +85,11 @@ export class Lying {
     await crowd.open(this.#port, count, first, 250, LIAR_ADDRESSES)
     this.begin()
     let seen = crowd.closed
+    let due = 0
     while (!this.over) {
       await pause(REOPENED_EVERY_MS)
-      const gone = this.perSecond === undefined ? Math.min(REOPENED_AT_ONCE, crowd.closed - seen) : Math.round((this.perSecond * REOPENED_EVERY_MS) / 1000)
+      due = (due % 1) + ((this.perSecond ?? 0) * REOPENED_EVERY_MS) / 1000
+      const gone = this.perSecond === undefined ? Math.min(REOPENED_AT_ONCE, crowd.closed - seen) : Math.floor(due)
       const done = Math.min(gone, crowd.closed - seen)
       seen += done
       this.#conversations += done

@@ -8,6 +8,7 @@ import { NodePrivateKey } from '@meshwright/crypto'
 import { encodeFrame, encodePacketFrame, FRAME_PING, FRAME_RECV_PACKET, FRAME_SEND_PACKET, FrameReader } from '@meshwright/derp'
 import { encodeBindingRequest } from '@meshwright/nat-traversal'
 import { systemRandom } from '@meshwright/runtime-node/relay'
+import { NODE_FLAGS } from '../../examples/relay/src/node-flags.ts'
 import { freePort } from '../interop/lab-process.ts'
 import { joinRelay } from './flood.ts'
 import { atPace, Attacker, type LiarReport, type LiarResult, measureRounds, NEWCOMER_ADDRESS, PHASE_MS, type Sample, WITH_WHAT_IS_LEFT } from './liar-rounds.ts'
@@ -17,8 +18,8 @@ import type { RelayLiarOrder } from './relay-liar-process.ts'
 import { bundleProgram } from './servers.ts'
 
 const PAIRS = 10
-const PACKETS_PER_SECOND = 100
-const QUESTIONS_PER_SECOND = 50
+const PACKETS_PER_SECOND = 400
+const QUESTIONS_PER_SECOND = 200
 const PACKET_BYTES = 200
 /** What has not come by then is lost. */
 const LOST_MS = 2_000
@@ -114,7 +115,8 @@ class LiedTo {
   }
 
   /**
-   * With MESHWRIGHT_LOAD_PROFILE, a folder, it leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node.
+   * With MESHWRIGHT_LOAD_PROFILE, a folder, it leaves a CPU profile there; MESHWRIGHT_LOAD_NODE_FLAGS are more flags for its Node
+   * than the README names.
    * @param nice it gets the processor when nobody else wants it
    */
   static async start({ file, keyFile, secure, nice }: { readonly file: string; readonly keyFile: string; readonly secure: boolean; readonly nice: boolean }): Promise<LiedTo> {
@@ -130,7 +132,7 @@ class LiedTo {
 
 function nodeFlags(): readonly string[] {
   const profile = process.env['MESHWRIGHT_LOAD_PROFILE']
-  return [...(process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== ''), ...(profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir', profile])]
+  return [...NODE_FLAGS, ...(process.env['MESHWRIGHT_LOAD_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== ''), ...(profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir', profile])]
 }
 
 /** What is waited for, by a number or a name of its own. */

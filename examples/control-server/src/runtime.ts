@@ -4,7 +4,7 @@ import { fastCryptoProvider } from '@meshwright/runtime-node/control'
 
 export { acceptControl, drive, systemRandom } from '@meshwright/runtime-node/control'
 export type { AcceptedControl, Driver, ReadPace } from '@meshwright/runtime-node/control'
-export { attachDerpServer, firstBytes, Gate, HANDSHAKE_LIMITS, metacertPem, Newcomers, selfSignedCertificate, startStunService } from '@meshwright/runtime-node/relay'
+export { attachDerpServer, FirstBytes, Gate, HANDSHAKE_LIMITS, metacertPem, Newcomers, selfSignedCertificate, startAdvice, startStunService } from '@meshwright/runtime-node/relay'
 export type { DerpService, StunService, Turns } from '@meshwright/runtime-node/relay'
 
 /**

@@ -18,9 +18,9 @@ import { Web } from './http/web.ts'
 import { readOrMakeKeyFile } from './key-file.ts'
 import { type Log, makeLog } from './log.ts'
 import { formatMetrics } from './metrics.ts'
-import { startAdvice } from './node-flags.ts'
+import { NODE_FLAGS } from './node-flags.ts'
 import { readRelayMaps, withEmbedded } from './relay-map.ts'
-import { Gate, Newcomers, startStunService, systemRandom } from './runtime.ts'
+import { Gate, Newcomers, startAdvice, startStunService, systemRandom } from './runtime.ts'
 import { SqliteStore } from './store-sqlite.ts'
 import { VERSION } from './version.ts'
 
@@ -122,7 +122,7 @@ export async function startServer(configFile: string, options: { readonly allowL
     )
     closers.push(() => closeServer(admin))
     const { body } = await service.command({ command: 'health' })
-    const advice = startAdvice(process.execArgv)
+    const advice = startAdvice(NODE_FLAGS, 'main.js serve', process.execArgv)
     if (advice !== undefined) log.info(advice)
     log.info('ready', { version: VERSION, url: settings.serverUrl, listen: settings.listenAddr, socket: settings.unixSocket, policy: policyOf(body) })
     const reload = async (): Promise<void> => {

@@ -1,7 +1,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import https from 'node:https'
 import net, { type Socket } from 'node:net'
-import { firstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '@meshwright/runtime-node/relay'
+import { FirstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '@meshwright/runtime-node/relay'
 
 /** What a connection costs beside the turn in which it is let in: accepting it, its head or TLS handshake, its end. */
 const CONNECTION_MS = 0.3
@@ -38,6 +38,7 @@ export class Entrance {
   readonly #newcomers = new Newcomers(() => false)
   readonly #handshakes = new Newcomers(() => false, HANDSHAKE_LIMITS)
   readonly #sockets: Set<Socket> = new Set()
+  readonly #firstBytes = new FirstBytes()
   readonly #gate: Gate
 
   /** @param answer answers a request, in its turn */
@@ -45,17 +46,21 @@ export class Entrance {
     this.#web = web
     this.#gate = gate
     const secure = web instanceof https.Server
+    const sockets = this.#sockets
+    const closed = function (this: Socket): void {
+      sockets.delete(this)
+    }
+    const enter = (socket: Socket): void => {
+      if (secure) this.#handshakes.add(socket)
+      if (!socket.destroyed) this.#enter(socket)
+    }
+    const seen = (socket: Socket): void => this.#inTurn(socket, secure ? SECURE_CONNECTION_MS : CONNECTION_MS, () => enter(socket))
+    const isEnough = secure ? isClientHello : isHead
     // Sockets with TLS close both ways at once.
     this.server = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: !secure }, (socket) => {
-      socket.on('error', endAtError)
-      this.#sockets.add(socket)
-      socket.once('close', () => this.#sockets.delete(socket))
+      this.#sockets.add(socket.on('error', endAtError).on('close', closed))
       this.#newcomers.add(socket)
-      const enter = (): void => {
-        if (secure) this.#handshakes.add(socket)
-        if (!socket.destroyed) this.#enter(socket)
-      }
-      firstBytes(socket, () => this.#inTurn(socket, secure ? SECURE_CONNECTION_MS : CONNECTION_MS, enter), secure ? isClientHello : isHead)
+      this.#firstBytes.wait(socket, seen, isEnough)
     })
     // With it a web server begins to look after its connections.
     this.server.once('listening', () => web.emit('listening'))

@@ -1,4 +1,6 @@
 import { isMeshwrightError } from '@meshwright/core'
+import { startAdvice } from '@meshwright/runtime-node/relay'
+import { NODE_FLAGS } from './node-flags.ts'
 import { parseOptions, USAGE, UsageError } from './options.ts'
 import { startRelay } from './relay.ts'
 import { VERSION } from './version.ts'
@@ -17,6 +19,8 @@ async function main(argv: readonly string[]): Promise<void> {
   const relay = await startRelay(options, log)
   log(`relay listening on ${options.plainHttp ? 'http' : 'https'}, TCP port ${relay.port}; STUN port ${relay.node.STUNPort}`)
   log(`for the DERP map: ${JSON.stringify(relay.node)}`)
+  const advice = startAdvice(NODE_FLAGS, 'main.js --key-file relay.json …', process.execArgv)
+  if (advice !== undefined) log(advice)
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void relay.close())
 }
 

@@ -4,7 +4,7 @@ import https from 'node:https'
 import net, { isIP, type Socket } from 'node:net'
 import { DerpServer, formatDerpMetrics } from '@meshwright/derp'
 import {
-  attachDerpServer, type DerpService, Gate, metacertPem, nodeCryptoProvider, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
+  attachDerpServer, type DerpService, type Gate, metacertPem, nodeCryptoProvider, relayGate, startStunService, type StunService, suspendAwareClock, systemRandom, verifyByUrl,
 } from '@meshwright/runtime-node/relay'
 import { Entrance } from './entrance.ts'
 import { loadCertificate, loadMeshKey, loadPrivateKey, read } from './files.ts'
@@ -45,7 +45,7 @@ export async function startRelay(options: RelayOptions, log: (line: string) => v
   const web = certificate === undefined ? http.createServer(PATIENCE) : createTlsServer(secrets())
   web.maxRequestsPerSocket = MAX_REQUESTS
   web.on('dropRequest', (_request: http.IncomingMessage, socket: Socket) => socket.destroy())
-  const gate = new Gate()
+  const gate = relayGate()
   const entrance = new Entrance(web, gate, (request, response) => answer(service, () => metricsOf(server, stun, entrance, gate), request, response))
   const clock = suspendAwareClock()
   const { meshWith, meshCaFile } = options
@@ -131,12 +131,13 @@ function answer(service: DerpService, metrics: () => string, request: http.Incom
 }
 
 function metricsOf(server: DerpServer, stun: StunService | undefined, entrance: Entrance, gate: Gate): string {
-  const { answered, ignored } = stun?.stats() ?? { answered: 0, ignored: 0 }
+  const { answered, ignored, limited } = stun?.stats() ?? { answered: 0, ignored: 0, limited: 0 }
   const { newcomers, handshakes, evicted, overdue } = entrance.figures
   const lines = [
     '# TYPE stun_requests counter',
     `stun_requests{disposition="success"} ${answered}`,
     `stun_requests{disposition="not_stun"} ${ignored}`,
+    `stun_requests{disposition="too_many"} ${limited}`,
     '# TYPE meshwright_newcomers gauge',
     `meshwright_newcomers ${newcomers}`,
     '# TYPE meshwright_tls_handshakes gauge',

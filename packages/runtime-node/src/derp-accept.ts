@@ -2,22 +2,27 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { STATUS_CODES } from 'node:http'
 import net from 'node:net'
 import type { Duplex } from 'node:stream'
+import { TLSSocket } from 'node:tls'
 import type { Instant } from '@meshwright/core'
 import type { NodePublicKey } from '@meshwright/crypto'
 import { decideUpgrade, type DerpServer, type DerpServerInput, type DerpServerOutput, encodeUpgradeResponse, type PlainResponse } from '@meshwright/derp'
 import { type Endpoint, formatIp, parseIp } from '@meshwright/ip'
 import { BatchedWriter } from './derp-stream.ts'
-import { acceptDerpWebSocket } from './derp-websocket.ts'
+import { acceptDerpWebSocket, loadWebSockets } from './derp-websocket.ts'
 import { drive, type Driver } from './drive.ts'
-import { Gate } from './gate.ts'
+import type { Gate } from './gate.ts'
 import { siteOf } from './newcomers.ts'
-import { type RelayTurn, RelayTurns } from './relay-turns.ts'
+import { relayGate, type RelayTurn, RelayTurns } from './relay-turns.ts'
 
 const TCP_KEEPALIVE_MS = 600_000
 const VERIFY_TIMEOUT_MS = 5_000
 const MAX_VERIFY_ANSWER_BYTES = 4_096
 /** So long a refused client may take to read why. */
 const LAST_WORDS_MS = 1_000
+
+/** What a client costs on its way in: connection, head and introduction, and the handshake of TLS. */
+const ARRIVAL_MS = 0.8
+const TLS_ARRIVAL_MS = 3
 
 /** A client that asks to be let in. */
 export interface DerpAdmissionRequest {
@@ -110,7 +115,8 @@ class Service implements DerpService {
   constructor(server: DerpServer, options: DerpServiceOptions) {
     this.#server = server
     this.#options = options
-    this.#turns = new RelayTurns(options.gate ?? new Gate())
+    this.#turns = new RelayTurns(options.gate ?? relayGate())
+    loadWebSockets()
     this.#driver = drive(server, options.clock, (output) => this.#perform(output))
   }
 
@@ -168,6 +174,7 @@ class Service implements DerpService {
     const writer = new BatchedWriter(socket, (bytes, drained) => this.#driver.feed(drained ? { type: 'writable', conn } : { type: 'writable', conn, bytes }))
     const turn = this.#turns.add({
       source: siteOf(transport instanceof net.Socket ? transport.remoteAddress : undefined) ?? '',
+      arrivalMs: transport instanceof TLSSocket ? TLS_ARRIVAL_MS : ARRIVAL_MS,
       carried: () => this.#server.carriedBytes(conn),
       take: (bytes) => this.#driver.feed({ type: 'bytes', conn, bytes }),
       read: (on) => (on ? socket.resume() : socket.pause()),

@@ -14,12 +14,17 @@ const SENT_MESSAGE_BYTES = 16_384
 /** RFC 6455 section 7.4.1: a type of data that cannot be accepted. */
 const CLOSE_UNSUPPORTED_DATA = 1003
 
+/** Loads what speaks WebSocket now: to load it when the first client asks would hold up all others for ten milliseconds. */
+export function loadWebSockets(): void {
+  import('ws').catch(() => undefined) // whoever asks for one is told
+}
+
 /**
  * Takes a WebSocket upgrade of the subprotocol `derp` and gives the bytes of its binary messages as one stream; the borders of messages
  * mean nothing. A text message ends the connection. Source: tailscale/tailscale:derp/derpserver/websocket.go.
  */
 export async function acceptDerpWebSocket(request: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<Duplex> {
-  const { WebSocketServer } = await import('ws') // only when somebody asks for it: most relays never load it
+  const { WebSocketServer } = await import('ws')
   const server = new WebSocketServer({ noServer: true, clientTracking: false, perMessageDeflate: false, ...webSocketBounds(TAKEN_MESSAGE_BYTES), handleProtocols: () => PROTOCOL })
   return new Promise((resolve, reject) => {
     socket.once('close', () => reject(new Error('the connection was closed')))

@@ -118,3 +118,14 @@ test('a debt is never greater than the allowance, so that who was flooded in its
   expect(share.trusts(instant(20), 'a')).toBe(false)
   expect(share.trusts(instant(21), 'a')).toBe(true)
 })
+
+test.each([false, true])('work of a trusted source that has no end: strangers get their share where it is guaranteed, and nothing elsewhere (%s)', (guaranteed) => {
+  const share = new FairShare<string>({ guaranteed })
+  share.trust(instant(0), 'known', { atOnceMs: Number.POSITIVE_INFINITY, share: 1 })
+  many(share, 'stranger', 1_000)
+  for (let i = 0; i < 3_000; i += 1) share.add(instant(0), 'known', 'known')
+  const served = serve(share, 0, 1_000, () => 0.5, true)
+  const ms = served.filter(({ work }) => work === 'stranger').length * 0.5
+  expect(ms).toBeGreaterThanOrEqual(guaranteed ? 95 : 0)
+  expect(ms).toBeLessThanOrEqual(guaranteed ? 105 : 0)
+})

@@ -14,6 +14,8 @@ export interface FairShareLimits {
   readonly savedMs?: number
   /** So long after a known machine asked for something it counts as having work; default 25. */
   readonly busyMs?: number
+  /** Strangers get their share also when trusted sources always have more to do: for those whose allowance has no end. Default: trusted sources come first. */
+  readonly guaranteed?: boolean
   /** Sources whose trust is remembered; those that were used longest ago are forgotten; default 16,384. */
   readonly maxTrusted?: number
 }
@@ -52,7 +54,7 @@ export class FairShare<Work> {
   #out: { readonly source: string; readonly stranger: boolean } | undefined
 
   constructor(limits: FairShareLimits = {}) {
-    this.#limits = { share: 0.1, savedMs: 2, busyMs: 25, maxTrusted: 16_384, ...limits }
+    this.#limits = { share: 0.1, savedMs: 2, busyMs: 25, guaranteed: false, maxTrusted: 16_384, ...limits }
     this.#credit = this.#limits.savedMs
   }
 
@@ -62,8 +64,11 @@ export class FairShare<Work> {
   }
 
   /** Whether the next piece of work is that of a trusted source: one that may always begin. */
-  get isTrustedNext(): boolean {
-    return this.#trusted.size > 0
+  isTrustedNext(now: Instant): boolean {
+    if (this.#trusted.size === 0) return false
+    if (!this.#limits.guaranteed || this.#strangers.size === 0) return true
+    this.#refill(now)
+    return this.#credit <= ROUNDING_MS
   }
 
   /** Puts work in, behind what its source has put in before. */
@@ -132,14 +137,14 @@ export class FairShare<Work> {
   next(now: Instant): Work | undefined {
     const due = this.nextAt(now)
     if (due === undefined || due > now) return undefined
-    const row = this.#trusted.size > 0 ? this.#trusted : this.#strangers
+    const row = this.isTrustedNext(now) ? this.#trusted : this.#strangers
     for (const [source, waiting] of row) {
       const work = waiting.shift()
       // To the end of the row: the others come first now.
       row.delete(source)
       if (waiting.length > 0) row.set(source, waiting)
       this.#size -= 1
-      this.#out = { source, stranger: row === this.#strangers && this.#isBusy(now) }
+      this.#out = { source, stranger: row === this.#strangers && (this.#trusted.size > 0 || this.#isBusy(now)) }
       return work
     }
     return undefined

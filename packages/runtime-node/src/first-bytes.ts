@@ -1,22 +1,56 @@
 import type { Socket } from 'node:net'
 
+/** What is waited for of one connection. */
+interface Waiting {
+  readonly seen: (socket: Socket, bytes: Buffer) => void
+  readonly isEnough: (bytes: Buffer) => boolean
+  bytes: Buffer | undefined
+}
+
 /**
- * Waits for the first bytes of a connection, and leaves them in it. Nothing more is read of it until somebody else does, so that whoever says
- * nothing, or half of it, costs nothing but the socket. One that ends before is destroyed.
- * @param isEnough whether these are all that is waited for; the bytes so far, again each time that more have come
+ * Waits for the first bytes of connections, and leaves them in them. Nothing more is read of one until somebody else does, so that whoever says
+ * nothing, or half of it, costs little more than the socket. One that ends before is destroyed.
  */
-export function firstBytes(socket: Socket, seen: (bytes: Buffer) => void, isEnough: (bytes: Buffer) => boolean = () => true): void {
-  const came: Buffer[] = []
-  const look = (): void => {
-    const bytes = socket.read() as Buffer | null // no encoding was set
-    if (bytes === null) return // its end: `end` or `close` follows
-    came.push(bytes)
-    const all = came.length === 1 ? bytes : Buffer.concat(came)
-    if (!isEnough(all)) return
-    socket.off('readable', look).off('end', gone)
-    socket.unshift(all)
-    seen(all)
+export class FirstBytes {
+  readonly #waiting = new Map<Socket, Waiting>()
+  readonly #look: (this: Socket) => void
+  readonly #gone: (this: Socket) => void
+
+  constructor() {
+    const waiting = this.#waiting
+    const look = (socket: Socket): void => this.#lookAt(socket)
+    // The same functions for all connections: a flood of them is garbage that somebody must collect.
+    this.#look = function (this: Socket): void {
+      look(this)
+    }
+    this.#gone = function (this: Socket): void {
+      waiting.delete(this)
+      this.destroy()
+    }
   }
-  const gone = (): void => void socket.destroy()
-  socket.on('readable', look).once('end', gone)
+
+  /**
+   * @param seen is called once, when enough is there
+   * @param isEnough whether these bytes, all so far, are what is waited for
+   */
+  wait(socket: Socket, seen: (socket: Socket, bytes: Buffer) => void, isEnough: (bytes: Buffer) => boolean = anything): void {
+    this.#waiting.set(socket, { seen, isEnough, bytes: undefined })
+    socket.on('readable', this.#look).on('end', this.#gone).on('close', this.#gone)
+  }
+
+  #lookAt(socket: Socket): void {
+    const waiting = this.#waiting.get(socket)
+    const bytes = socket.read() as Buffer | null // no encoding was set
+    if (waiting === undefined || bytes === null) return // its end: `end` or `close` follows
+    waiting.bytes = waiting.bytes === undefined ? bytes : Buffer.concat([waiting.bytes, bytes])
+    if (!waiting.isEnough(waiting.bytes)) return
+    this.#waiting.delete(socket)
+    socket.off('readable', this.#look).off('end', this.#gone).off('close', this.#gone)
+    socket.unshift(waiting.bytes)
+    waiting.seen(socket, waiting.bytes)
+  }
+}
+
+function anything(): boolean {
+  return true
 }

@@ -19,7 +19,7 @@ const REAL: Turns = {
     setImmediate(run)
     setImmediate(done)
   },
-  later: (ms, run) => void setTimeout(run, ms),
+  later: (ms, run) => void setTimeout(run, ms).unref(),
 }
 
 /**
@@ -30,7 +30,9 @@ const REAL: Turns = {
 export class Gate {
   readonly #share: FairShare<() => void>
   readonly #turns: Turns
-  #armed = false
+  /** A turn is coming, or the time when one may begin. */
+  #armed: 'turn' | 'wait' | undefined
+  #due: Instant = instant(0)
   #besideMs = 0
 
   constructor(limits: FairShareLimits = {}, turns: Turns = REAL) {
@@ -64,6 +66,11 @@ export class Gate {
     this.#share.refund(this.#now(), ms)
   }
 
+  /** Calls `run` so many milliseconds later, unless nothing else keeps the process alive. */
+  later(ms: number, run: () => void): void {
+    this.#turns.later(ms, run)
+  }
+
   /** Who is known has work: strangers get their share alone for a while. */
   busy(): void {
     this.#share.busy(this.#now())
@@ -91,17 +98,25 @@ export class Gate {
   }
 
   #arm(): void {
-    if (this.#armed) return
+    if (this.#armed === 'turn') return
     const now = this.#now()
     const due = this.#share.nextAt(now)
     if (due === undefined) return
-    this.#armed = true
-    if (due > now) this.#turns.later(due - now, () => this.#again())
-    else this.#turn()
+    if (due <= now) {
+      this.#armed = 'turn'
+      return this.#turn()
+    }
+    if (this.#armed === 'wait' && this.#due <= due) return
+    this.#armed = 'wait'
+    this.#due = due
+    this.#turns.later(due - now, () => {
+      // Somebody who need not wait may have come meanwhile: then this wait is over, and was set anew behind their turn.
+      if (this.#armed === 'wait' && this.#due === due) this.#again()
+    })
   }
 
   #again(): void {
-    this.#armed = false
+    this.#armed = undefined
     this.#arm()
   }
 
@@ -112,7 +127,7 @@ export class Gate {
         const until = this.#turns.now() + TURN_MS
         for (let now = this.#now(); ; now = this.#now()) {
           if (begun !== undefined) {
-            if (now >= until || !this.#share.isTrustedNext) return // charged when all that it set going is done
+            if (now >= until || !this.#share.isTrustedNext(now)) return // charged when all that it set going is done
             this.#charge(now, begun)
           }
           const work = this.#share.next(now)

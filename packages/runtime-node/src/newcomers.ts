@@ -10,6 +10,7 @@ const PATIENCE_MS = 10_000
 const ROUND_MS = 20
 const ENDED_IN_ROUND = 25
 const IPV6_SITE_BYTES = 8
+const MAX_KNOWN_SOURCES = 4_096
 
 /**
  * TLS handshakes that are not complete, of one address and of all: each may hold 0.2 MB, because a ClientHello may say that it has 128 KiB, and
@@ -51,9 +52,13 @@ export class Newcomers {
   /** Those with a time of their own, in the order of it. */
   readonly #owing = new Set<Newcomer>()
   readonly #bySource = new Map<string, Set<Newcomer>>()
-  readonly #watched = new WeakSet<Socket>()
+  /** Those that are listened to, and what they are here by. */
+  readonly #watched = new Map<Socket, string>()
+  readonly #closed: (this: Socket) => void
   readonly #limits: Required<NewcomerLimits>
   readonly #shared: (address: Ip) => boolean
+  /** What addresses were found to be: to parse one costs more than all else that is done here. */
+  readonly #sources = new Map<string | undefined, { readonly source: string | undefined }>()
   #timer: NodeJS.Timeout | undefined
   #evicted = 0
   #overdue = 0
@@ -62,6 +67,11 @@ export class Newcomers {
   constructor(shared: (address: Ip) => boolean, limits: NewcomerLimits = {}) {
     this.#shared = shared
     this.#limits = { ofSource: MAX_OF_SOURCE, ofAll: MAX_OF_ALL, patienceMs: PATIENCE_MS, ...limits }
+    const gone = (socket: Socket): void => this.#gone(socket)
+    // The same function for all connections: a flood of them is garbage that somebody must collect.
+    this.#closed = function (this: Socket): void {
+      gone(this)
+    }
   }
 
   /** Connections that have proved nothing, those that gave way, and those whose time was over: for metrics. */
@@ -87,8 +97,14 @@ export class Newcomers {
 
   /** Who its connections count for together, as text; `undefined`: an address that stands for many, or one that is gone. */
   sourceOf(socket: Socket): string | undefined {
-    const ip = parseIp(socket.remoteAddress ?? '')?.unmapped()
-    return ip === undefined || this.#shared(ip) ? undefined : siteText(ip)
+    const { remoteAddress } = socket
+    const known = this.#sources.get(remoteAddress)
+    if (known !== undefined) return known.source
+    const ip = parseIp(remoteAddress ?? '')?.unmapped()
+    const source = ip === undefined || this.#shared(ip) ? undefined : siteText(ip)
+    if (this.#sources.size >= MAX_KNOWN_SOURCES) this.#sources.clear()
+    this.#sources.set(remoteAddress, { source })
+    return source
   }
 
   stop(): void {
@@ -105,14 +121,20 @@ export class Newcomers {
     this.#all.set(key, newcomer)
     if (due !== Number.POSITIVE_INFINITY) this.#owing.add(newcomer)
     if (!this.#watched.has(socket)) {
-      this.#watched.add(socket)
-      socket.once('close', () => this.#forget(this.#all.get(key)))
+      this.#watched.set(socket, key)
+      socket.on('close', this.#closed)
     }
     const siblings = source === undefined ? undefined : this.#siblings(source)
     siblings?.add(newcomer)
     if (siblings !== undefined && siblings.size > this.#limits.ofSource) this.#evict(siblings.values().next().value)
     if (this.#all.size > this.#limits.ofAll) this.#evict((this.#largest() ?? this.#all.values()).next().value)
     this.#timer ??= setInterval(() => this.#endOverdue(), ROUND_MS).unref()
+  }
+
+  #gone(socket: Socket): void {
+    const key = this.#watched.get(socket)
+    this.#watched.delete(socket)
+    if (key !== undefined) this.#forget(this.#all.get(key))
   }
 
   #forget(newcomer: Newcomer | undefined): void {

@@ -1,4 +1,4 @@
-import type { Gate } from './gate.ts'
+import { Gate, type Turns } from './gate.ts'
 
 /** What clients of one address that were let in may cost without waiting, in milliseconds of the thread: those who say little are never held up. */
 const LIGHT_ALLOWANCE = { atOnceMs: 0.5, share: 0.02 }
@@ -19,10 +19,25 @@ const IDLE_KIB_MS = 0.025
 /** How far back it is looked whether what a connection says reaches anybody: longer than any packet. */
 const LOOKED_BACK_BYTES = 262_144
 
+/** Who was let in and is still there after so long gives back what the way in took of the strangers' time. */
+const STAYS_MS = 500
+
+/** Of the time in which clients that were let in have something to say, what strangers get, all together. */
+const STRANGERS_SHARE = 0.03
+/** What they may save up: those who give back what they took do so many at once. */
+const SAVED_MS = 8
+
+/** The gate of a relay, for all that strangers make it do. */
+export function relayGate(turns?: Turns): Gate {
+  return new Gate({ share: STRANGERS_SHARE, savedMs: SAVED_MS, guaranteed: true }, turns)
+}
+
 /** A connection of a relay, as it is read. */
 export interface RelayReading {
   /** Who it counts for, together with others: its address. */
   readonly source: string
+  /** What its way in has cost, roughly, in milliseconds of the thread. */
+  readonly arrivalMs: number
   /** Bytes of it that were carried to somebody, so far; `undefined` before it is let in. */
   carried(): number | undefined
   /** Works on what came. */
@@ -41,6 +56,8 @@ export interface RelayReading {
  * | let in, and its address says little | at once |
  * | let in, and most of what it says is carried to somebody | in turns of addresses, with all the time that is left over |
  * | not let in; or let in, says much, and little of it reaches anybody | as strangers at the gate: a share of the time, one piece in a turn of the event loop |
+ *
+ * Who is let in and stays gives back what it took of that share, so that many who come again at once hold each other up by little more than what they cost.
  */
 export class RelayTurns {
   readonly gate: Gate
@@ -82,6 +99,7 @@ export class RelayTurn {
   #isReading = true
   #hasEnded = false
   #isClosed = false
+  #wasLetIn = false
   #said = 0
   #carried = 0
 
@@ -104,6 +122,7 @@ export class RelayTurn {
   /** Whether it is to be left alone, as others decide: a limit of rate, or somebody is asked about it. */
   hold(isHeld: boolean): void {
     this.#isHeld = isHeld
+    if (!isHeld) this.#lookForLetIn()
     this.#settle()
   }
 
@@ -172,12 +191,21 @@ export class RelayTurn {
   #take(bytes: Uint8Array): void {
     const before = this.#reading.carried()
     this.#reading.take(bytes)
-    if (before === undefined) return
+    if (before === undefined) return this.#lookForLetIn()
     this.#said += bytes.length
     this.#carried += (this.#reading.carried() ?? before) - before
     if (this.#said < LOOKED_BACK_BYTES) return
     this.#said /= 2
     this.#carried /= 2
+  }
+
+  #lookForLetIn(): void {
+    if (this.#wasLetIn || this.#isClosed || this.#reading.carried() === undefined) return
+    this.#wasLetIn = true
+    const { gate } = this.#turns
+    gate.later(STAYS_MS, () => {
+      if (!this.#isClosed) gate.refund(this.#reading.arrivalMs)
+    })
   }
 
   #count(bytes: number): void {

@@ -57,6 +57,25 @@ test('the STUN service tells a client its address, and is silent to others', asy
   client.send(to, encodeBindingRequest(new Uint8Array(12).fill(2)))
   await got
   expect(decodeBindingAnswer(answers[0] ?? new Uint8Array(0))).toMatchObject({ endpoint: { ip: loopback, port: client.portIpv4 } })
-  expect(service.stats()).toEqual({ answered: 1, ignored: 2 })
+  expect(service.stats()).toEqual({ answered: 1, ignored: 2, limited: 0 })
   await Promise.all([client.close(), service.close()])
+})
+
+test('the STUN service gives one address a thousand answers in a second, and others theirs meanwhile', async () => {
+  const service = await startStunService({ port: 0, address: '127.0.0.1' })
+  const client = await openUdp({ ipv6: false, onDatagram: () => undefined })
+  let arrived = (): void => undefined
+  const got = new Promise<void>((resolve) => (arrived = resolve))
+  const other = await openUdp({ ipv4: '127.0.0.2', ipv6: false, onDatagram: () => arrived() })
+  const to = { ip: loopback, port: service.portIpv4 ?? 0 }
+  const question = encodeBindingRequest(new Uint8Array(12).fill(2))
+  for (let i = 0; i < 1_000 && service.stats().limited === 0; i += 1) {
+    for (let j = 0; j < 100; j += 1) client.send(to, question)
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  expect(service.stats().limited).toBeGreaterThan(0)
+  expect(service.stats().answered).toBeGreaterThanOrEqual(1_000)
+  other.send(to, question)
+  await got
+  await Promise.all([client.close(), other.close(), service.close()])
 })

@@ -13,10 +13,12 @@ export class GateTurns {
   }
 
   later(ms: number, run: () => void): void {
-    this.#later.push({ at: this.clock + ms, run })
+    const at = this.clock + ms
+    const later = this.#later.findIndex((each) => each.at > at)
+    this.#later.splice(later < 0 ? this.#later.length : later, 0, { at, run })
   }
 
-  /** One turn of the event loop, waiting for the next timer when there is nothing else; whether there was something to do. */
+  /** One turn of the event loop, waiting for the timer that is due next when there is nothing else; whether there was something to do. */
   turn(): boolean {
     const next = this.#next.shift()
     if (next !== undefined) {

@@ -3,7 +3,7 @@ import https from 'node:https'
 import net, { type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { formatIp, parseIp, type Prefix } from '@meshwright/ip'
-import { firstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '../runtime.ts'
+import { FirstBytes, type Gate, HANDSHAKE_LIMITS, Newcomers } from '../runtime.ts'
 import { clientAddress, isTrusted } from './client-address.ts'
 import { endWith, faultOf, MAX_FIELDS, REFUSAL_TEXTS, refusal, refusalOf, type RefusalStatus } from './refusals.ts'
 import { Unanswered } from './unanswered.ts'
@@ -53,6 +53,7 @@ export class Web {
   readonly #plain: http.Server | undefined
   readonly #secure: https.Server | undefined
   readonly #unanswered = new Unanswered()
+  readonly #firstBytes = new FirstBytes()
   /** Connections whose TLS handshake has begun and is not complete. */
   readonly #handshakes: Newcomers
 
@@ -163,7 +164,7 @@ export class Web {
   #letIn(socket: Socket, source: string | undefined): void {
     const [plain, secure] = [this.#plain, this.#secure]
     if (secure === undefined) return enter(plain, socket)
-    firstBytes(socket, (bytes) => {
+    this.#firstBytes.wait(socket, (_socket, bytes) => {
       if (bytes[0] !== TLS_HANDSHAKE) return plain === undefined ? endWith(socket, refusal(400, 'this port speaks TLS: write https:// in the address\n')) : enter(plain, socket)
       if (bytes.length > MAX_RECORD_BYTES) return void socket.destroy()
       socket.allowHalfOpen = false
