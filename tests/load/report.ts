@@ -98,7 +98,7 @@ export function formatLiars(report: LiarReport): string {
     ]),
   ]
   const held = `memory added by all of them: ${report.grownMegabytes.toFixed(0)} MB (must ${report.growthMustMegabytes} MB)`
-  return `honest requests alone and among liars at ${report.at}, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars run at nice 19, ${report.perSecond === undefined ? '24 conversations at once without a pause' : `${report.perSecond} lies begun a second whatever becomes of them`}; elsewhere: times, beside the same lies told to another server)\n${columns(lines)}\n  ${held}\n`
+  return `honest requests alone and among liars at ${report.at}, ${report.halfOpen} connections half open (p99: the median of those of the rounds; must: at most ${RATIO_MUST} times, none failed, a newcomer joins within ${report.newcomerMustSeconds} s; liars have the time that nobody else wants, ${report.perSecond === undefined ? '24 conversations at once without a pause' : `${report.perSecond} lies begun a second whatever becomes of them`}; elsewhere: times, beside the same lies told to another server)\n${columns(lines)}\n  ${held}\n`
 }
 
 /** Whether honest clients keep working beside every kind of liars. */

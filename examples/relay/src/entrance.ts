@@ -9,11 +9,18 @@ const SECURE_CONNECTION_MS = 2
 
 /** What a web server takes as a head; behind it, it says itself that it is too long. */
 const MAX_HEAD_BYTES = 16_384
+/** A method, or the beginning of one; empty lines before it are passed over (RFC 9112, section 2.2). */
+const METHOD = /^[\r\n]{0,2}[A-Z-]{0,20}(?: |$)/
+const METHOD_LOOKED_AT = 24
 const END_OF_HEAD = '\r\n\r\n'
 /** The first byte of a TLS handshake, and where the length of its record stands (RFC 8446, section 5.1). */
 const TLS_HANDSHAKE = 0x16
 const RECORD_HEADER_BYTES = 5
 const RECORD_LENGTH_AT = 3
+/** The longest record (section 5.2). */
+const MAX_RECORD_BYTES = 16_384 + 256
+/** Who says more at once, before anything was answered, waits for no answer. */
+const MAX_FIRST_BYTES = 32_768
 
 /** What of all connections has proved nothing: for metrics. */
 export interface EntranceFigures {
@@ -54,7 +61,10 @@ export class Entrance {
       if (secure) this.#handshakes.add(socket)
       if (!socket.destroyed) this.#enter(socket)
     }
-    const seen = (socket: Socket): void => this.#inTurn(socket, secure ? SECURE_CONNECTION_MS : CONNECTION_MS, () => enter(socket))
+    const seen = (socket: Socket, bytes: Buffer): void => {
+      if (bytes.length > MAX_FIRST_BYTES) return void socket.destroy()
+      this.#inTurn(socket, secure ? SECURE_CONNECTION_MS : CONNECTION_MS, () => enter(socket))
+    }
     const isEnough = secure ? isClientHello : isHead
     // Sockets with TLS close both ways at once.
     this.server = net.createServer({ pauseOnConnect: true, noDelay: true, allowHalfOpen: !secure }, (socket) => {
@@ -116,14 +126,17 @@ export class Entrance {
   }
 }
 
-/** A whole head, or more than one may have. */
+/** A whole head, more than one may have, or what begins none: a web server says itself what it does not understand. */
 function isHead(bytes: Buffer): boolean {
-  return bytes.length > MAX_HEAD_BYTES || bytes.includes(END_OF_HEAD)
+  return bytes.length > MAX_HEAD_BYTES || !METHOD.test(bytes.toString('latin1', 0, METHOD_LOOKED_AT)) || bytes.includes(END_OF_HEAD)
 }
 
 /** The first record of a TLS handshake as a whole, or what is none. */
 function isClientHello(bytes: Buffer): boolean {
-  return bytes[0] !== TLS_HANDSHAKE || (bytes.length >= RECORD_HEADER_BYTES && bytes.length >= RECORD_HEADER_BYTES + bytes.readUInt16BE(RECORD_LENGTH_AT))
+  if (bytes[0] !== TLS_HANDSHAKE) return true
+  if (bytes.length < RECORD_HEADER_BYTES) return false
+  const length = bytes.readUInt16BE(RECORD_LENGTH_AT)
+  return length > MAX_RECORD_BYTES || bytes.length >= RECORD_HEADER_BYTES + length
 }
 
 /** Who is told of an error closes; what went wrong with a stranger's connection is no news. */

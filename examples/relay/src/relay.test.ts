@@ -206,6 +206,15 @@ test('a head that comes byte by byte is a head', async () => {
   expect(await answer).toContain('Disallow: /')
 })
 
+test.each(['\u00fe\u00fe\u00fe', 'get / HTTP', 'AVERYLONGMETHODTHATNOBODYKNOWS', 'GET/ HTTP', '\r\n\r\nx'])('what begins no request is refused at once: %j', async (first) => {
+  const relay = await start('--http')
+  const socket = net.connect({ port: relay.port, host: '127.0.0.1', noDelay: true })
+  cleanup.push(() => void socket.destroy())
+  const answer = text(socket)
+  socket.write(first, 'latin1')
+  expect(await answer).toMatch(/^HTTP\/1\.1 400 /)
+})
+
 test('a head that is too long is told so', async () => {
   const relay = await start('--http')
   const socket = net.connect({ port: relay.port, host: '127.0.0.1', noDelay: true })
@@ -213,6 +222,21 @@ test('a head that is too long is told so', async () => {
   const answer = text(socket)
   socket.write(`GET / HTTP/1.1\r\nX: ${'a'.repeat(20_000)}`)
   expect(await answer).toMatch(/^HTTP\/1\.1 431 /)
+})
+
+test('who says a lot before anything is answered is ended, and a record of more bytes than any has is refused at once', async () => {
+  const plain = await start('--http')
+  const long = net.connect({ port: plain.port, host: '127.0.0.1' }).on('error', () => undefined)
+  cleanup.push(() => void long.destroy())
+  const ended = new Promise((resolve) => long.resume().once('close', resolve))
+  long.write(`GET / HTTP/1.1\r\nHost: x\r\n\r\n${'a'.repeat(60_000)}`)
+  await ended
+  const secure = await start('--self-signed', '--cert', file('relay.crt'), '--key', file('relay.key'))
+  const record = net.connect({ port: secure.port, host: '127.0.0.1' }).on('error', () => undefined)
+  cleanup.push(() => void record.destroy())
+  const refused = new Promise((resolve) => record.resume().once('close', resolve))
+  record.write(Buffer.from('160301ffff01', 'hex'))
+  await refused
 })
 
 test('TLS handshakes that do not go on are bounded: the oldest give way, and a client is let in meanwhile', async () => {
